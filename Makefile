@@ -1,0 +1,43 @@
+# `make demo` and `make test` are the only set-up: each builds .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format schemas bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(INSTALLED) ## Build .venv with everything the job, the demo and the tests need
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two minutes)
+	$(BIN)/finer-ray demo demo_export
+
+test: $(INSTALLED) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: $(INSTALLED) ## Write schemas/ anew from the code
+	$(BIN)/finer-ray schema schemas
+
+bench: $(INSTALLED) ## Run the benchmarks: tables on the screen, JSON beside them
+	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+
+clean: ## Remove .venv and what the demo wrote
+	rm -rf $(VENV) demo_export
