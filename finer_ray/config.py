@@ -1,0 +1,298 @@
+"""The job config: typed, loaded from YAML, overridden by `a.b=c` on the command line.
+
+Only what needs no file and no model is judged here; what the files say (weights, shards, class names) is
+judged by the parts that open them, still before Ray starts, and reported in the same form.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from finer_ray.errors import ConfigError
+
+MapName = Literal["gradcam", "finer_gradcam"]
+MAP_NAMES: tuple[str, ...] = get_args(MapName)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FieldsConfig(Section):
+    """Where each annotation stands in a sample. None means the format's own default, '' switches it off.
+
+    `a;b` tries a, then b. A dot descends into a JSON member (`json.label`) or a Parquet struct.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    box: str | None = None
+    mask: str | None = None
+    key: str | None = None
+    box_format: Literal["xyxy", "xywh"] = "xyxy"
+
+
+class InputConfig(Section):
+    """The image shards."""
+
+    shards: list[str] = Field(min_length=1, description="fsspec URLs, globs or {0000..0015} ranges")
+    format: Literal["webdataset", "parquet", "folder"] | None = Field(
+        None, description="guessed from the URL when null"
+    )
+    fields: FieldsConfig = FieldsConfig()
+    max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
+    max_image_pixels: Positive = Field(100_000_000, description="images with more pixels become failures")
+    max_member_bytes: Positive = Field(256 * 2**20, description="members with more bytes become failures")
+    fast_jpeg: bool = Field(False, description="let the JPEG decoder halve very large photos; not exact")
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+
+class ModelConfig(Section):
+    """The classifier that is explained."""
+
+    backbone: str = Field(pattern=r"^(timm|open_clip):.+$", description="timm:NAME or open_clip:NAME")
+    weights: str = Field(
+        description="pretrained tag | path to safetensors or a weights_only checkpoint | "
+        "package:NAME/FILE inside an installed Python package | random (seeded)"
+    )
+    match: Literal["name", "order"] = Field(
+        "name",
+        description="order: the checkpoint's tensors have other names but the backbone's order and shapes",
+    )
+    head: str = Field("native", description="native | text | path to a safetensors file (weight, bias)")
+    classes: str | list[str] | None = Field(
+        None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
+    )
+    templates: list[str] = Field(["a photo of a {}."], min_length=1, description="prompts for head: text")
+    image_size: Positive | tuple[Positive, Positive] | None = Field(
+        None, description="null: the backbone's own"
+    )
+    resize: Literal["shortest", "squash"] | None = None
+    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    seed: int = Field(0, description="for weights: random")
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_have_a_place(cls, value: list[str]) -> list[str]:
+        for template in value:
+            if template.count("{}") != 1:
+                raise ValueError(f"template {template!r} must hold {{}} once, where the class name goes")
+        return value
+
+    @model_validator(mode="after")
+    def _text_needs_names_and_a_text_tower(self) -> Self:
+        if self.head == "text" and self.classes is None:
+            raise ValueError("head: text needs model.classes, the names to put into the prompts")
+        if self.head == "text" and not self.backbone.startswith("open_clip:"):
+            raise ValueError("head: text needs an open_clip backbone, which has a text tower")
+        return self
+
+
+class SaliencyConfig(Section):
+    """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
+
+    maps: list[MapName] = Field(["gradcam", "finer_gradcam"], min_length=1)
+    gamma: float = Field(
+        0.6, ge=-10.0, le=10.0, allow_inf_nan=False, description="strength of the comparison"
+    )
+    references: Annotated[int, Field(ge=0, le=64)] = Field(
+        3, description="K, the number of reference classes"
+    )
+    selection: Literal["logit", "weight"] | list[int | str] = Field(
+        "logit",
+        description="closest logits | most similar classifier weights (Eq. 11) | classes by name or index",
+    )
+    aggregation: Literal["mean_before_relu", "max_before_relu", "mean_after_relu"] = "mean_before_relu"
+    target: Literal["predicted", "label"] | int | str = Field(
+        "predicted", description="predicted | label | one class by name or index"
+    )
+
+    @field_validator("maps")
+    @classmethod
+    def _once_each(cls, value: list[MapName]) -> list[MapName]:
+        if len(set(value)) != len(value):
+            raise ValueError("names a map twice")
+        return value
+
+
+class MetricsConfig(Section):
+    """Which metrics are computed for every image and map."""
+
+    localisation: bool = Field(
+        True, description="energy share and pointing hit, where a box or mask is given"
+    )
+
+
+class OutputConfig(Section):
+    """The export's place and shape."""
+
+    url: str = Field(min_length=1, description="any fsspec URL or a local folder")
+    rows_per_unit: Positive = Field(512, description="rows of one Zarr shard object = one unit of work")
+    rows_per_chunk: Positive = Field(32, description="rows that are read together; divides rows_per_unit")
+    basis: bool = Field(True, description="store the contrast basis, from which any gamma is recomputed")
+    embedding: bool = True
+
+    @model_validator(mode="after")
+    def _chunks_fill_units(self) -> Self:
+        if self.rows_per_unit % self.rows_per_chunk:
+            raise ValueError(
+                f"rows_per_chunk {self.rows_per_chunk} must divide rows_per_unit {self.rows_per_unit}"
+            )
+        return self
+
+
+class ComputeConfig(Section):
+    """Resources. Nothing here changes results beyond floating-point noise."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    actors_min: Positive = 1
+    actors_max: Positive | None = Field(None, description="null: one per GPU, or one per two CPUs")
+    gpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
+    cpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
+    threads_per_actor: Positive | None = Field(None, description="torch threads on CPU; null: CPUs / actors")
+    decode_cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="CPUs one decoding task takes")
+    batch_size: Positive = 32
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _min_is_at_most_max(self) -> Self:
+        if self.actors_max is not None and self.actors_max < self.actors_min:
+            raise ValueError(f"actors_max {self.actors_max} is below actors_min {self.actors_min}")
+        return self
+
+
+class Config(Section):
+    """A whole job."""
+
+    input: InputConfig
+    model: ModelConfig
+    saliency: SaliencyConfig = SaliencyConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    output: OutputConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the bytes of a row, as 16 hex digits.
+
+        Left out: which shards (a later run may add some), where the export lies, resources, limits on
+        failures, and the places of weights and class names (model and head have fingerprints of their own).
+        """
+        parts = self.model_dump(mode="json", exclude={"output": {"url"}})
+        for key in ("shards", "max_failures"):
+            del parts["input"][key]
+        for key in ("weights", "head", "classes"):
+            del parts["model"][key]
+        parts["compute"] = {"precision": self.compute.precision}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply `a.b=c` overrides, whose values are YAML too.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key or a value out of range; every fault is listed
+            with its config path and, where a name was mistyped, the nearest valid ones.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must be a mapping with the keys {', '.join(Config.model_fields)}")
+    for override in overrides:
+        _override(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """Check a config given as plain dicts and lists. Raises ConfigError as `load_config` does."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = dict.fromkeys(_explain(fault) for fault in error.errors())
+        raise ConfigError("the config is wrong:\n" + "\n".join(f"  {fault}" for fault in faults)) from None
+
+
+def nearest(name: str, valid: Sequence[str], count: int = 3) -> str:
+    """The valid names closest to a mistyped one, as a hint for an error message: ' (nearest: a, b)' or ''."""
+    close = difflib.get_close_matches(name, valid, n=count, cutoff=0.5)
+    return f" (nearest: {', '.join(close)})" if close else ""
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r} must have the form a.b=c")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {path}: the value is not YAML: {error}") from error
+    node = tree
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {path}: {key} is a value, not a section")
+        node = child
+    node[keys[-1]] = value
+
+
+def _explain(fault: Any) -> str:
+    """One line for one pydantic fault: where, what, and the nearest valid names."""
+    # Pydantic puts the names of union members into the path; our own keys and positions are the place.
+    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part in _KEYS)
+    given, message = fault["input"], fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        place = ".".join(map(str, fault["loc"]))
+        valid = list(_section(fault["loc"][:-1]).model_fields)
+        return f"{place}: unknown key{nearest(str(fault['loc'][-1]), valid)}; valid: {', '.join(valid)}"
+    if fault["type"] == "missing":
+        return f"{place}: this key is needed"
+    if fault["type"] == "literal_error":
+        valid = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
+        message += f", got {given!r}{nearest(str(given), valid)}"
+    elif not isinstance(given, dict):
+        message += f", got {given!r}"
+    return f"{place or 'config'}: {message}"
+
+
+def _section(place: Sequence[int | str]) -> type[Section]:
+    """The section class at a config path."""
+    section: type[Section] = Config
+    for key in place:
+        section = section.model_fields[str(key)].annotation  # type: ignore[assignment]
+    return section
+
+
+def _all_keys(section: type[Section]) -> set[str]:
+    keys = set(section.model_fields)
+    for field in section.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys |= _all_keys(field.annotation)
+    return keys
+
+
+_KEYS = _all_keys(Config)

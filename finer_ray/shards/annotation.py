@@ -1,0 +1,108 @@
+"""Annotations: labels and boxes as data sets write them, made strict."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+INT64 = 2**63
+FARTHEST = 1e9
+
+
+class FieldError(ValueError):
+    """A sample's field cannot be used; the message begins with the field's name."""
+
+
+def parse_json(name: str, text: bytes | str) -> Any:
+    """JSON text as Python values. Raises FieldError naming the member or column."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FieldError(f"{name}: not valid JSON ({' '.join(str(error).split())[:100]})") from None
+
+
+def descend(name: str, value: Any, path: Sequence[str]) -> Any:
+    """Follow keys into nested mappings; None as soon as a key is absent or null.
+
+    Raises:
+        FieldError: a value on the way is no mapping.
+    """
+    for key in path:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise FieldError(f"{name}: expected an object with the key {key!r}, got {_kind(value)}")
+        name, value = f"{name}.{key}", value.get(key)
+    return value
+
+
+def text_label(name: str, text: bytes) -> int | str:
+    """The label in a text member: an integer, or else a class name. Raises FieldError."""
+    try:
+        label = text.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise FieldError(f"{name}: not UTF-8 text") from None
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", label):
+        return _in_range(name, int(label))
+    return _class_name(name, label)
+
+
+def parse_label(name: str, value: Any) -> int | str:
+    """A label from JSON or Arrow: an integer, a float without fraction, or a class name. Raises FieldError."""
+    if isinstance(value, bytes):
+        return text_label(name, value)
+    if isinstance(value, str):
+        return _class_name(name, value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FieldError(f"{name}: a label must be an integer or a class name, got {_kind(value)}")
+    if isinstance(value, float) and not value.is_integer():
+        raise FieldError(f"{name}: a label must be an integer or a class name, got {value!r}")
+    return _in_range(name, int(value))
+
+
+def parse_box(name: str, value: Any, box_format: str) -> tuple[float, float, float, float]:
+    """A box as x1, y1, x2, y2 with x2 > x1 and y2 > y1. Raises FieldError.
+
+    Args:
+        name: of the field, for messages.
+        value: four finite numbers.
+        box_format: 'xyxy' or 'xywh'.
+    """
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        raise FieldError(f"{name}: a box must be a list of 4 numbers, got {_kind(value)}")
+    x1, y1, x2, y2 = (_coordinate(name, number) for number in value)
+    if box_format == "xywh":
+        x2, y2 = x1 + x2, y1 + y2
+    if not (x2 > x1 and y2 > y1):
+        raise FieldError(f"{name}: an empty box, x1 y1 x2 y2 = {x1:g} {y1:g} {x2:g} {y2:g}")
+    return x1, y1, x2, y2
+
+
+def _class_name(name: str, label: str) -> str:
+    if not label.strip():
+        raise FieldError(f"{name}: an empty label")
+    if not label.isascii() and re.search("[\ud800-\udfff]", label):
+        raise FieldError(f"{name}: a label that is not valid Unicode")
+    return label
+
+
+def _in_range(name: str, label: int) -> int:
+    if not -INT64 <= label < INT64:
+        raise FieldError(f"{name}: a label out of the range of 64-bit integers")
+    return label
+
+
+def _coordinate(name: str, number: Any) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise FieldError(f"{name}: a box must be a list of 4 numbers, got {_kind(number)} among them")
+    if not abs(number) < FARTHEST:
+        raise FieldError(f"{name}: a box must be finite and within ±1e9 pixels, got {float(number) if isinstance(number, float) else "a huge integer"}")
+    return float(number)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return {dict: "an object", bool: "a boolean", str: "text", bytes: "bytes"}.get(type(value), repr(value)[:40])

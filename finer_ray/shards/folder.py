@@ -1,0 +1,109 @@
+"""Image folders: root/class/**/image.ext, one shard per root."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from finer_ray.shards.fields import Fields, alternatives
+from finer_ray.shards.files import is_local, locate
+from finer_ray.shards.message import brief, printable
+from finer_ray.shards.sample import Sample
+from finer_ray.shards.shard import ShardIndex, ShardRef
+
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An image file: its path for fsspec, its path below the root (the key), and its bytes."""
+
+    path: str
+    key: str
+    size: int
+
+    @property
+    def label(self) -> str | None:
+        """Name of the folder below the root; None for files in the root itself."""
+        return self.key.split("/")[0] if "/" in self.key else None
+
+
+def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
+    """Count a folder's images by one listing; the fingerprint covers relative paths and sizes."""
+    if fields.label not in ("", "folder"):
+        problem = f"label {fields.label!r}: an image folder has the field 'folder' or '' only"
+        return ShardIndex(ref, 0, "", (), problem)
+    _, files = _listing(ref, fields)
+    digest = sha256()
+    for file in files:
+        digest.update(f"{file.size} {file.key}\0".encode())
+    problem = None if files else f"no image in the folder: looked for {', '.join(_extensions(fields))}"
+    starts = tuple(range(0, len(files), rows_per_unit))
+    return ShardIndex(ref, len(files), digest.hexdigest(), starts, problem)
+
+
+def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
+    """Relative paths of the images that `index` counts, in order."""
+    yield from (file.key for file in _listing(ref, fields)[1])
+
+
+def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
+    """Up to `count` images from an index of the listing on.
+
+    The folder is listed again for each call, so a folder of very many files is better packed into shards.
+    """
+    fs, files = _listing(ref, fields)
+    for file in islice(files, start, start + count):
+        yield _sample(fs, file, fields, max_member_bytes)
+
+
+def _sample(fs: Any, file: File, fields: Fields, limit: int) -> Sample:
+    if file.size > limit:
+        return Sample(file.key, error=f"{file.size} bytes are more than the allowed {limit}")
+    try:
+        with fs.open(file.path, "rb") as opened:
+            image = opened.read(limit + 1)
+    except Exception as error:
+        return Sample(file.key, error=f"the file cannot be read: {brief(error)}")
+    if len(image) > limit:
+        return Sample(file.key, error=f"more than the allowed {limit} bytes")
+    return Sample(file.key, image, label=file.label if fields.label == "folder" else None)
+
+
+def _listing(ref: ShardRef, fields: Fields) -> tuple[Any, list[File]]:
+    """The file system and the images below the root, sorted by key. Raises OSError where it cannot be listed."""
+    fs, root = locate(ref.url)
+    if is_local(fs):
+        root = os.path.realpath(root)
+    root = root.rstrip("/")
+    if not fs.isdir(root):
+        raise FileNotFoundError(f"no folder {ref.url}")
+    suffixes = tuple(f".{ext}" for ext in _extensions(fields))
+    files = []
+    for path, info in fs.find(root, detail=True).items():
+        relative = path[len(root) :].lstrip("/")
+        hidden = any(part.startswith(".") for part in relative.split("/"))
+        if hidden or not relative.lower().endswith(suffixes) or not _inside(root, path, info):
+            continue
+        files.append(File(path, _utf8(relative), int(info.get("size") or 0)))
+    return fs, sorted(files, key=lambda file: file.key)
+
+
+def _extensions(fields: Fields) -> tuple[str, ...]:
+    return tuple(ext.lower().lstrip(".") for ext in alternatives(fields.image)) or EXTENSIONS
+
+
+def _inside(root: str, path: str, info: dict[str, Any]) -> bool:
+    """Whether an entry is a file of this folder: local links out of the root, or to folders, are not followed."""
+    if not info.get("islink"):
+        return info.get("type", "file") == "file"
+    target = os.path.realpath(path)
+    return os.path.isfile(target) and Path(target).is_relative_to(root)
+
+
+def _utf8(name: str) -> str:
+    """A file name as text that can be written; bytes that are not UTF-8 become backslash escapes."""
+    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -1,0 +1,247 @@
+"""Parquet shards: one row per sample, images in a binary column or in a struct with the field `bytes`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label
+from finer_ray.shards.fields import Fields, alternatives
+from finer_ray.shards.files import open_random, size_of
+from finer_ray.shards.message import brief, printable
+from finer_ray.shards.sample import Sample
+from finer_ray.shards.shard import ShardIndex, ShardRef
+
+BATCH = 32
+BUFFER = 4 * 2**20
+FOOTER = 8
+
+
+class ColumnError(ValueError):
+    """The file has no column for a field that needs one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One alternative of a field: a column, and the path into it where it is a struct or JSON text."""
+
+    column: str
+    path: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return ".".join((self.column, *self.path))
+
+
+class Layout:
+    """Fields, as columns of one file. Raises ColumnError where there is no column for the image, or for an
+    annotation that the user asked for by a name other than the default."""
+
+    def __init__(self, fields: Fields, columns: list[str]) -> None:
+        usual = Fields.defaults("parquet")
+        self.images = _sources("image", fields.image, columns, needed=True)
+        self.labels = _sources("label", fields.label, columns, needed=fields.label != usual.label)
+        self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
+        self.masks = _sources("mask", fields.mask, columns, needed=fields.mask != usual.mask)
+        self.keys = _sources("key", fields.key, columns, needed=fields.key != usual.key)
+        self.box_format = fields.box_format
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        parts = (*self.images, *self.labels, *self.boxes, *self.masks, *self.keys)
+        return sorted({source.column for source in parts})
+
+
+def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
+    """Count a Parquet shard from its footer. Raises where the file cannot be opened or has no Parquet footer."""
+    with open_random(ref.url) as file:
+        parquet = pq.ParquetFile(file)
+        fingerprint = _fingerprint(file)
+        rows = parquet.metadata.num_rows
+        try:
+            Layout(fields, parquet.schema_arrow.names)
+        except ColumnError as error:
+            return ShardIndex(ref, 0, fingerprint, (), str(error))
+    return ShardIndex(ref, rows, fingerprint, tuple(range(0, rows, rows_per_unit)))
+
+
+def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
+    """Keys of the rows that `index` counts, in order; '' where a row's key cannot be read."""
+    with open_random(ref.url) as file:
+        parquet = pq.ParquetFile(file, buffer_size=BUFFER)
+        try:
+            layout = Layout(fields, parquet.schema_arrow.names)
+        except ColumnError:
+            return
+        columns = sorted({source.column for source in layout.keys})
+        for row in _rows(parquet, columns, 0, parquet.metadata.num_rows):
+            yield "" if isinstance(row, Broken) else _key(layout, row)
+
+
+def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
+    """Up to `count` samples from a row on.
+
+    Only the row groups that hold those rows are read, and of them only the columns needed; a row group is read
+    from its beginning, so row groups much larger than a unit of work cost time.
+
+    Raises:
+        OSError, ArrowException: the file cannot be opened or has no Parquet footer.
+    """
+    with open_random(ref.url) as file:
+        parquet = pq.ParquetFile(file, buffer_size=BUFFER)
+        try:
+            layout = Layout(fields, parquet.schema_arrow.names)
+        except ColumnError as error:
+            yield from (Sample("", error=str(error)) for _ in range(count))
+            return
+        for row in _rows(parquet, layout.columns, start, start + count):
+            yield Sample("", error=row.reason) if isinstance(row, Broken) else _sample(layout, row, max_member_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a batch; values become Python objects on demand."""
+
+    number: int
+    batch: pa.RecordBatch | None
+    offset: int
+
+    def value(self, column: str) -> Any:
+        """The value of a column. Raises FieldError where Arrow cannot convert it."""
+        assert self.batch is not None
+        try:
+            return self.batch.column(column)[self.offset].as_py()
+        except Exception as error:
+            raise FieldError(f"{column}: {brief(error)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row whose row group cannot be read."""
+
+    reason: str
+
+
+def _rows(parquet: pq.ParquetFile, columns: list[str], start: int, stop: int) -> Iterator[Row | Broken]:
+    """Rows [start, stop) as far as the file has them; a row group that fails gives Broken for its remaining rows."""
+    first = 0
+    for group in range(parquet.metadata.num_row_groups):
+        size = parquet.metadata.row_group(group).num_rows
+        begin, end = max(start, first), min(stop, first + size)
+        if begin < end:
+            yield from _group_rows(parquet, columns, group, first, begin, end)
+        first += size
+
+
+def _group_rows(
+    parquet: pq.ParquetFile, columns: list[str], group: int, first: int, begin: int, end: int
+) -> Iterator[Row | Broken]:
+    done = begin
+    reason = "it holds fewer rows than the footer says"
+    if not columns:
+        yield from (Row(number, None, 0) for number in range(begin, end))
+        return
+    try:
+        for batch in parquet.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
+            for number in range(max(first, done), min(first + batch.num_rows, end)):
+                yield Row(number, batch, number - first)
+                done = number + 1
+            first += batch.num_rows
+            if done >= end:
+                return
+    except Exception as error:
+        reason = brief(error)
+    yield from (Broken(f"row group {group} cannot be read: {reason}") for _ in range(done, end))
+
+
+def _sample(layout: Layout, row: Row, limit: int) -> Sample:
+    key = _key(layout, row)
+    try:
+        image = _bytes(*_first(layout.images, row, "image"), limit)
+        label = _parsed(layout.labels, row, parse_label)
+        box = _parsed(layout.boxes, row, partial(parse_box, box_format=layout.box_format))
+        found = _value(layout.masks, row)
+        mask = _bytes(*found, limit) if found else None
+    except FieldError as error:
+        return Sample(key, error=str(error))
+    return Sample(key, image, label, box, mask)
+
+
+def _key(layout: Layout, row: Row) -> str:
+    try:
+        found = _value(layout.keys, row)
+    except FieldError:
+        return ""
+    if found is None:
+        return str(row.number)
+    key = found[1]
+    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
+
+
+def _value(sources: tuple[Source, ...], row: Row) -> tuple[str, Any] | None:
+    """Name and value of the first alternative that is not null."""
+    for source in sources:
+        value = row.value(source.column)
+        if source.path and isinstance(value, str | bytes):
+            value = parse_json(source.column, value)
+        value = descend(source.column, value, source.path)
+        if value is not None:
+            return source.name, value
+    return None
+
+
+def _first(sources: tuple[Source, ...], row: Row, field: str) -> tuple[str, Any]:
+    found = _value(sources, row)
+    if found is None:
+        raise FieldError(f"{field}: null in {', '.join(source.name for source in sources)}")
+    return found
+
+
+def _parsed(sources: tuple[Source, ...], row: Row, parse: Any) -> Any:
+    found = _value(sources, row)
+    return parse(*found) if found else None
+
+
+def _bytes(name: str, value: Any, limit: int) -> bytes:
+    """The encoded image in a binary value, or in the field `bytes` of a struct (as Hugging Face writes it)."""
+    if isinstance(value, dict) and "bytes" in value:
+        value = value["bytes"]
+        if value is None:
+            raise FieldError(f"{name}: image bytes are not embedded (only a path is); embed them when exporting")
+    if not isinstance(value, bytes):
+        raise FieldError(f"{name}: expected image bytes, got {type(value).__name__}")
+    if len(value) > limit:
+        raise FieldError(f"{name}: {len(value)} bytes are more than the allowed {limit}")
+    return value
+
+
+def _sources(field: str, text: str, columns: list[str], needed: bool) -> tuple[Source, ...]:
+    found = tuple(source for part in alternatives(text) if (source := _source(part, columns)))
+    if not found and (needed and (text or field == "image")):
+        wanted = ", ".join(alternatives(text)) or "nothing"
+        raise ColumnError(f"no column for the {field}: looked for {wanted}; columns: {', '.join(columns)[:500]}")
+    return found
+
+
+def _source(alternative: str, columns: list[str]) -> Source | None:
+    """The longest leading part of an alternative that is a column, with the rest as the path into it."""
+    parts = alternative.split(".")
+    for cut in range(len(parts), 0, -1):
+        if (column := ".".join(parts[:cut])) in columns:
+            return Source(column, tuple(parts[cut:]))
+    return None
+
+
+def _fingerprint(file: BinaryIO) -> str:
+    """Digest of the footer, which holds every column chunk's offset, size and statistics, and of the file's size."""
+    size = size_of(file)
+    file.seek(size - FOOTER)
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(max(0, size - FOOTER - length))
+    return sha256(str(size).encode() + file.read(length)).hexdigest()

@@ -1,0 +1,24 @@
+"""A sample: one image of the input with its annotations, as read and not yet decoded."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image as a shard holds it.
+
+    Attributes:
+        key: name of the sample inside its shard, as the data set's author wrote it (never used as a path).
+        image: the encoded image, or None where it could not be read.
+        label: class index, class name, or None where the shard gives none.
+        box: x1, y1, x2, y2 in pixels of the displayed image (after its EXIF orientation), or None.
+        mask: an encoded single-channel image, non-zero inside the object, or None.
+        error: why the sample cannot be used, or None. Then `image` is None.
+    """
+
+    key: str
+    image: bytes | None = None
+    label: int | str | None = None
+    box: tuple[float, float, float, float] | None = None
+    mask: bytes | None = None
+    error: str | None = None

@@ -1,0 +1,232 @@
+"""WebDataset shards: tar archives whose consecutive members with one base name are one sample."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, BinaryIO
+
+from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, text_label
+from finer_ray.shards.fields import Fields, alternatives
+from finer_ray.shards.files import open_read, open_scan
+from finer_ray.shards.message import brief
+from finer_ray.shards.sample import Sample
+from finer_ray.shards.shard import ShardIndex, ShardRef
+from finer_ray.shards.tar import Member, TarFault, TarScan
+
+HIDDEN = re.compile(r"(^|/)\.(?!\.?/)")
+SPLIT = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
+
+
+def split_name(path: str) -> tuple[str, str] | None:
+    """Key and extension of a member: the path up to the first dot of its base name, and the rest in lower case.
+
+    None for members that belong to no sample: hidden ones (`.x`, `._x`, `.dir/x`) and those without extension.
+    """
+    match = None if HIDDEN.search(path) else SPLIT.fullmatch(path)
+    return (match[1], match[2].lower()) if match else None
+
+
+@dataclass(slots=True)
+class Run:
+    """Consecutive members with one key."""
+
+    key: str
+    start: int
+    members: list[tuple[str, Member]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One alternative of a field: a member's extension, and the path into it where it is JSON."""
+
+    ext: str
+    path: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return ".".join((self.ext, *self.path))
+
+
+class Layout:
+    """Fields, as members of a tar archive."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.images = sources(fields.image)
+        self.labels = sources(fields.label)
+        self.boxes = sources(fields.box)
+        self.masks = sources(fields.mask)
+        self.box_format = fields.box_format
+        self.known = {source.ext for source in (*self.images, *self.labels, *self.boxes, *self.masks)}
+
+
+def sources(text: str) -> tuple[Source, ...]:
+    """The alternatives of a field: all up to a part `json` is the extension, what follows is the path into it."""
+    found = []
+    for alternative in alternatives(text):
+        parts = alternative.split(".")
+        cut = next((i + 1 for i, part in enumerate(parts) if part.lower() == "json"), len(parts))
+        found.append(Source(".".join(parts[:cut]).lower(), tuple(parts[cut:])))
+    return tuple(found)
+
+
+def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
+    """Count a tar shard from its headers. Raises only where the file cannot be opened or read."""
+    count, starts, problem, unused = 0, [], None, set()
+    layout = Layout(fields)
+    with open_scan(ref.url) as file:
+        scan = TarScan(file)
+        last = ""
+        try:
+            for run in _runs(scan, 0):
+                if not _is_sample(run, layout):
+                    unused.update(ext for ext, _ in run.members)
+                    continue
+                if count % rows_per_unit == 0:
+                    starts.append(run.start)
+                count, last = count + 1, run.key
+        except TarFault as fault:
+            problem = _describe(fault, count, last)
+    if not count and not problem and unused:
+        problem = f"no sample: members end in {_some(unused)}; looked for {_some(layout.known)}"
+    return ShardIndex(ref, count, scan.fingerprint, tuple(starts), problem)
+
+
+def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
+    """Keys of the samples that `index` counts, in order."""
+    layout = Layout(fields)
+    with open_scan(ref.url) as file:
+        try:
+            yield from (run.key for run in _runs(TarScan(file), 0) if _is_sample(run, layout))
+        except TarFault:
+            return
+
+
+def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
+    """Up to `count` samples from a byte offset on. Raises OSError where the file cannot be opened or read."""
+    layout = Layout(fields)
+    with open_read(ref.url) as file:
+        runs = (run for run in _runs(TarScan(file), start) if _is_sample(run, layout))
+        try:
+            for run in islice(runs, count):
+                yield _sample(file, run, layout, max_member_bytes)
+        except TarFault:
+            return
+
+
+def _runs(scan: TarScan, start: int) -> Iterator[Run]:
+    """Runs of members with one key; a fault is raised after the last run whose members are whole."""
+    run: Run | None = None
+    try:
+        for member in scan.members(start):
+            name = split_name(member.name) if member.regular else None
+            if name is None:
+                continue
+            key, ext = name
+            if run is None or run.key != key:
+                if run:
+                    yield run
+                run = Run(key, member.start)
+            run.members.append((ext, member))
+    except TarFault as fault:
+        # The sample into which the fault falls has lost a part, which must not pass for an absent label or mask.
+        broken = split_name(fault.name) if fault.name else None
+        if run and (broken is None or broken[0] != run.key):
+            yield run
+        raise
+    if run:
+        yield run
+
+
+def _is_sample(run: Run, layout: Layout) -> bool:
+    return any(ext in layout.known for ext, _ in run.members)
+
+
+def _sample(file: BinaryIO, run: Run, layout: Layout, limit: int) -> Sample:
+    try:
+        parts = _Parts(file, run, layout, limit)
+        return Sample(
+            run.key,
+            parts.image(),
+            parts.first(layout.labels, parse_label),
+            parts.first(layout.boxes, partial(parse_box, box_format=layout.box_format)),
+            parts.mask(),
+        )
+    except FieldError as error:
+        return Sample(run.key, error=str(error))
+
+
+class _Parts:
+    """The members of one sample, read on demand and each once."""
+
+    def __init__(self, file: BinaryIO, run: Run, layout: Layout, limit: int) -> None:
+        self._file, self._layout, self._limit = file, layout, limit
+        self._members: dict[str, Member] = {}
+        self._trees: dict[str, Any] = {}
+        for ext, member in run.members:
+            if ext in self._members and ext in layout.known:
+                raise FieldError(f"{ext}: two members of one sample end in .{ext}")
+            self._members[ext] = member
+
+    def image(self) -> bytes:
+        for source in self._layout.images:
+            if source.ext in self._members:
+                return self._body(source.ext)
+        looked = _some(source.ext for source in self._layout.images)
+        raise FieldError(f"no image member: found {_some(self._members)}; looked for {looked}")
+
+    def mask(self) -> bytes | None:
+        ext = next((source.ext for source in self._layout.masks if source.ext in self._members), None)
+        return None if ext is None else self._body(ext)
+
+    def first(self, alternatives: tuple[Source, ...], parse: Any) -> Any:
+        """The first alternative that has a value, parsed."""
+        for source in alternatives:
+            if source.ext not in self._members:
+                continue
+            if not source.path:
+                return self._whole(source, parse)
+            value = descend(source.ext, self._tree(source.ext), source.path)
+            if value is not None:
+                return parse(source.name, value)
+        return None
+
+    def _whole(self, source: Source, parse: Any) -> Any:
+        """A member that is one value: text for a label, JSON for a box."""
+        if parse is parse_label and source.ext.split(".")[-1] != "json":
+            return text_label(source.name, self._body(source.ext))
+        value = self._tree(source.ext)
+        return None if value is None else parse(source.name, value)
+
+    def _tree(self, ext: str) -> Any:
+        if ext not in self._trees:
+            self._trees[ext] = parse_json(ext, self._body(ext))
+        return self._trees[ext]
+
+    def _body(self, ext: str) -> bytes:
+        member = self._members[ext]
+        if member.size > self._limit:
+            raise FieldError(f"{ext}: {member.size} bytes are more than the allowed {self._limit}")
+        self._file.seek(member.body)
+        body = self._file.read(member.size)
+        if len(body) < member.size:
+            raise FieldError(f"{ext}: the shard was cut off while it was read")
+        return body
+
+
+def _describe(fault: TarFault, count: int, last: str) -> str:
+    if fault.at == 0:
+        return fault.reason
+    after = f"after {count} samples at byte {fault.at}"
+    if fault.reason.startswith("truncated"):
+        return f"truncated {after}{fault.reason.removeprefix('truncated')}"
+    hint = f"; the last sample, {last!r}, may lack members" if count and not fault.name else ""
+    return f"{after}: {fault.reason}{hint}"
+
+
+def _some(names: Any) -> str:
+    """A few names for a message."""
+    listed = sorted(set(names))
+    return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else "nothing"
