@@ -88,6 +88,9 @@ class ModelConfig(Section):
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    pool: Literal["token", "avg"] | None = Field(
+        None, description="of a ViT: class token | mean of the normalised patch tokens; null: its own"
+    )
     seed: int = Field(0, description="for weights: random")
 
     @field_validator("templates")

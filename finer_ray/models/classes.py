@@ -1,0 +1,96 @@
+"""Class names: from the names that people write to indices, and back."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from timm.data import ImageNetInfo
+
+from finer_ray.config import nearest
+from finer_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a head, in its order.
+
+    Attributes:
+        names: one per class, as shown to people.
+        aliases: other names by which a class may be called; those that mean two classes are left out.
+    """
+
+    names: tuple[str, ...]
+    aliases: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def numbered(cls, count: int) -> Self:
+        """Names for a head of which nothing is known: its indices."""
+        return cls(tuple(map(str, range(count))))
+
+    @classmethod
+    def imagenet(cls) -> Self:
+        """ImageNet-1k: the first lemma of each synset (all of them where that is ambiguous), WordNet ids as
+        aliases."""
+        info = ImageNetInfo()
+        lemmas = [info.index_to_description(index) for index in range(info.num_classes())]
+        first = [text.split(",")[0].strip() for text in lemmas]
+        seen = Counter(first)
+        names = tuple(short if seen[short] == 1 else text for short, text in zip(first, lemmas, strict=True))
+        pairs = [(info.index_to_label_name(index), index) for index in range(len(lemmas))]
+        pairs += [(word.strip(), index) for index, text in enumerate(lemmas) for word in text.split(",")]
+        pairs += [(text, index) for index, text in enumerate(lemmas)]
+        owners: dict[str, set[int]] = {}
+        for word, index in pairs:
+            owners.setdefault(word, set()).add(index)
+        return cls(names, {word: min(found) for word, found in owners.items() if len(found) == 1})
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, label: int | str) -> int:
+        """The index of a class given by index or name.
+
+        Raises:
+            LookupError: out of range, unknown, or the name of two classes.
+        """
+        if isinstance(label, int):
+            if 0 <= label < len(self.names):
+                return label
+            raise LookupError(f"class {label} is out of range: the head has the classes 0 to {len(self) - 1}")
+        count = self.names.count(label)
+        if count > 1:
+            raise LookupError(f"{count} classes are called {label!r}: give the index")
+        if count == 1:
+            return self.names.index(label)
+        if label in self.aliases:
+            return self.aliases[label]
+        raise LookupError(f"no class is called {label!r}{nearest(label, [*self.names, *self.aliases])}")
+
+
+def read_classes(classes: str | Sequence[str]) -> ClassNames:
+    """Class names from `model.classes`: imagenet-1k, a .txt file (a name per line), a .json list, or a list.
+
+    Raises:
+        ConfigError: no such file, or no list of names in it.
+    """
+    if not isinstance(classes, str):
+        return ClassNames(tuple(classes))
+    if classes == "imagenet-1k":
+        return ClassNames.imagenet()
+    path = Path(classes).expanduser()
+    where = f"model.classes: {classes!r}"
+    if not path.is_file():
+        raise ConfigError(f"{where} is neither imagenet-1k nor a file (.txt or .json)")
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except ValueError as error:
+        raise ConfigError(f"{where} cannot be read: {error}") from None
+    if path.suffix != ".json":
+        names = [name.strip() for name in names if name.strip()]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where} must hold a list of names")
+    return ClassNames(tuple(names))

@@ -1,0 +1,137 @@
+"""The classifier that is explained: a cut backbone and a head, checked against the library's own forward."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from finer_ray.config import ModelConfig
+from finer_ray.errors import ConfigError
+from finer_ray.models import openclip_backbone, timm_backbone
+from finer_ray.models.backbone import Backbone
+from finer_ray.models.checkpoint import fingerprint
+from finer_ray.models.classes import ClassNames, read_classes
+from finer_ray.models.head import LinearHead, read_probe
+from finer_ray.models.split import Split, Unsupported
+from finer_ray.shards import Transform
+
+# Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
+TOLERANCE = 1e-3
+
+
+class Classifier(nn.Module):
+    """A classifier cut at its CAM layer; `finer_ray.saliency.explain` takes it as it is.
+
+    Attributes:
+        split: the image encoder.
+        head: embedding (B, E) to logits (B, C).
+        transform: from a photo to the input.
+        classes: names of the C classes.
+        grid_size: (h, w) of the maps.
+        embedding_size: E.
+        model_fingerprint, head_fingerprint: hashes of what decides the outputs.
+    """
+
+    head: LinearHead
+
+    def __init__(self, split: Split, head: LinearHead, transform: Transform, classes: ClassNames) -> None:
+        super().__init__()
+        self.split, self.head = split, head
+        self.transform, self.classes = transform, classes
+        self.grid_size, self.embedding_size = (0, 0), 0
+        self.model_fingerprint = self.head_fingerprint = ""
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images, normalised (B, 3, H, W), to the CAM layer's activation and what else the tail needs."""
+        return self.split.trunk(images)
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """Activation to embedding (B, E)."""
+        return self.split.tail(activation, residual)
+
+    def grid(self, activation: Tensor) -> Tensor:
+        """Activation, or its gradient, to (B, D, h, w)."""
+        return self.split.grid(activation)
+
+    def class_weights(self) -> Tensor:
+        """The head's weights (C, E)."""
+        return self.head.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits: Tensor = self.head(self.tail(*self.trunk(images)))
+        return logits
+
+
+def build_classifier(config: ModelConfig) -> Classifier:
+    """The classifier that `model.*` of the config describes, in eval mode, on the CPU, in float32.
+
+    Raises:
+        ConfigError: anything in the section that cannot be done, with its config path.
+    """
+    names = None if config.classes is None else read_classes(config.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            backbone, head = _backbone(config, names)
+        except Unsupported as error:
+            raise _unsupported(config, str(error)) from None
+    if head is None:
+        head, listed = read_probe(Path(config.head).expanduser())
+        if names is None and listed is not None:
+            names = ClassNames(tuple(listed))
+    names = names or ClassNames.numbered(len(head.weight))
+    if len(names) != len(head.weight):
+        raise ConfigError(f"model.classes: {len(names)} names for a head with {len(head.weight)} classes")
+    if len(names) < 2:
+        raise ConfigError("model.classes: a classifier needs two classes at least")
+    classifier = Classifier(backbone.split, head, backbone.transform, names).eval().requires_grad_(False)
+    _measure(classifier, config, native=config.head == "native")
+    return classifier
+
+
+def _backbone(config: ModelConfig, names: ClassNames | None) -> tuple[Backbone, LinearHead | None]:
+    if config.backbone.startswith("timm:"):
+        backbone = timm_backbone.build(config)
+        return backbone, backbone.native
+    return openclip_backbone.build(config, None if names is None else names.names)
+
+
+@torch.no_grad()
+def _measure(classifier: Classifier, config: ModelConfig, native: bool) -> None:
+    """Sizes and fingerprints, and the proof that the cut computes what the library does."""
+    height, width = classifier.transform.size
+    images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
+    try:
+        theirs = classifier.split(images)
+        activation, residual = classifier.trunk(images)
+        embedding = classifier.tail(activation, residual)
+        grid = classifier.grid(activation)
+    except Unsupported as error:
+        raise _unsupported(config, str(error)) from None
+    except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise _unsupported(config, f"its forward pass at {height}x{width} fails: {error}") from error
+    if embedding.ndim != 2 or embedding.shape[1] != classifier.head.weight.shape[1]:
+        raise ConfigError(
+            f"model.head: its weights are for embeddings of {classifier.head.weight.shape[1]}, "
+            f"{config.backbone} gives {tuple(embedding.shape[1:])}"
+        )
+    ours = classifier.head(embedding) if native else embedding
+    # Weights that give NaN are no fault of the cut; such images become failures one by one.
+    if ours.shape != theirs.shape or (ours - theirs).abs().max() > TOLERANCE * theirs.abs().max():
+        raise _unsupported(config, "cut at the CAM layer it does not compute what the library's forward does")
+    classifier.grid_size = (grid.shape[2], grid.shape[3])
+    classifier.embedding_size = embedding.shape[1]
+    classifier.model_fingerprint = fingerprint(
+        classifier.split.state_dict(), config.backbone, str(config.pool), repr(classifier.transform)
+    )
+    classifier.head_fingerprint = fingerprint(
+        classifier.head.state_dict(), str(classifier.head.normalize), *classifier.classes.names
+    )
+
+
+def _unsupported(config: ModelConfig, why: str) -> ConfigError:
+    return ConfigError(
+        f"model.backbone: {config.backbone} cannot be explained: {why}. Supported are timm ViTs of plain blocks, "
+        "timm CNNs, and open_clip's ViTs, ResNets and timm towers of these kinds"
+    )

@@ -1,0 +1,81 @@
+"""Heads: from embedding to logits."""
+
+import json
+from pathlib import Path
+from typing import Self
+
+import safetensors
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finer_ray.errors import ConfigError
+
+
+class LinearHead(nn.Module):
+    """logits = scale * (e W^T) + bias, with e normalised to unit length where `normalize` is set.
+
+    Attributes:
+        weight: (C, E) float.
+        bias: (C,) float.
+        scale: () float; CLIP's exponentiated logit scale, 1 for classifiers.
+        normalize: whether the embedding is normalised first (zero-shot heads, cosine probes).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, scale: float = 1.0, normalize: bool = False
+    ) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.register_buffer("weight", weight.detach().clone().float())
+        zeros = torch.zeros(len(weight)) if bias is None else bias.detach().clone().float()
+        self.register_buffer("bias", zeros)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, E) embeddings to (B, C) logits."""
+        if self.normalize:
+            embedding = functional.normalize(embedding, dim=-1)
+        # Without a scale the bias stays inside the product, as in nn.Linear: the native logits, bit for bit.
+        if self.scale == 1.0:
+            return functional.linear(embedding, self.weight, self.bias)
+        return self.scale * functional.linear(embedding, self.weight) + self.bias
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear) -> Self:
+        """The head of a backbone's own classifier."""
+        return cls(linear.weight, linear.bias)
+
+
+def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
+    """A linear probe from a safetensors file, and its class names.
+
+    The file holds `weight` (C, E) and, if it likes, `bias` (C,); its metadata may give `classes` (a JSON list of
+    C names) and `normalize` ("true": unit-length embeddings).
+
+    Raises:
+        ConfigError: no such file, or not of this form.
+    """
+    where = f"model.head: {str(path)!r}"
+    if not path.is_file():
+        raise ConfigError(f"{where} is no file; valid: native, text, or the path of a safetensors file")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        names = json.loads(metadata["classes"]) if "classes" in metadata else None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{where} cannot be read as safetensors: {error}") from None
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if weight is None or weight.ndim != 2:
+        raise ConfigError(f"{where} needs a tensor `weight` (classes, embedding); it has {sorted(tensors)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ConfigError(f"{where}: bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
+    if names is not None and not (isinstance(names, list) and len(names) == len(weight)):
+        raise ConfigError(f"{where}: its metadata `classes` must be a JSON list of {len(weight)} names")
+    head = LinearHead(weight, bias, normalize=metadata.get("normalize", "").lower() == "true")
+    return head, None if names is None else [str(name) for name in names]

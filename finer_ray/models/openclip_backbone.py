@@ -1,0 +1,198 @@
+"""open_clip backbones: ViTs with class-token or mean pooling, ResNets with attention pooling, timm towers."""
+
+import logging
+from typing import Any
+
+import open_clip
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor
+
+from finer_ray.config import ModelConfig, nearest
+from finer_ray.errors import ConfigError
+from finer_ray.models.backbone import Backbone
+from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
+from finer_ray.models.head import LinearHead
+from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
+from finer_ray.models.timm_backbone import split_timm
+from finer_ray.shards import Transform
+
+POOL_TYPES = {"token": "tok", "avg": "avg"}
+
+
+class OpenClipViT(TokenSplit):
+    """open_clip's VisionTransformer, cut after ln_1 of its last block."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        blocks = visual.transformer.resblocks
+        if not all(type(block) is ResidualAttentionBlock for block in blocks) or visual.output_tokens:
+            raise Unsupported(f"a ViT with blocks of type {type(blocks[-1]).__name__}")
+        super().__init__(visual, prefix=1, shape=tuple(visual.grid_size))
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All blocks but the last, and the last one's ln_1."""
+        tokens = self.encoder._embeds(images)
+        blocks = self.encoder.transformer.resblocks
+        for block in blocks[:-1]:
+            tokens = block(tokens)
+        return blocks[-1].ln_1(tokens), tokens
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The rest of the last block, pooling, the final norm and the projection."""
+        visual, block = self.encoder, self.encoder.transformer.resblocks[-1]
+        tokens = residual + block.ls_1(block.attention(activation))
+        tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+        pooled, _ = visual._pool(tokens)
+        embedding: Tensor = pooled if visual.proj is None else pooled @ visual.proj
+        return embedding
+
+
+class OpenClipResNet(MapSplit):
+    """CLIP's ResNet, cut at its last feature map; attention pooling is the tail."""
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, None]:
+        """Stem and the four stages."""
+        visual = self.encoder
+        features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
+        return features, None
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """Attention pooling with its projection."""
+        embedding: Tensor = self.encoder.attnpool(activation)
+        return embedding
+
+
+class OpenClipTimm(Split):
+    """A timm tower inside an open_clip model, with open_clip's projection at the end."""
+
+    def __init__(self, visual: TimmModel) -> None:
+        super().__init__(visual)
+        # Kept out of the module tree: it is the tower that `visual` already owns.
+        object.__setattr__(self, "tower", split_timm(visual.trunk))
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tower's trunk."""
+        return self.tower.trunk(images)  # type: ignore[no-any-return]
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The tower's tail and open_clip's projection."""
+        embedding: Tensor = self.encoder.head(self.tower.tail(activation, residual))
+        return embedding
+
+    def grid(self, activation: Tensor) -> Tensor:
+        """The tower's grid."""
+        return self.tower.grid(activation)  # type: ignore[no-any-return]
+
+
+def split_openclip(visual: Any) -> Split:
+    """Cut an open_clip image tower. Raises Unsupported."""
+    if isinstance(visual, VisionTransformer):
+        return OpenClipViT(visual)
+    if isinstance(visual, ModifiedResNet):
+        return OpenClipResNet(visual)
+    if isinstance(visual, TimmModel):
+        return OpenClipTimm(visual)
+    raise Unsupported(f"an image tower of type {type(visual).__name__}")
+
+
+def build(config: ModelConfig, names: tuple[str, ...] | None) -> tuple[Backbone, LinearHead | None]:
+    """An open_clip backbone from `model.*` of the config, and for `head: text` the head of the class names.
+
+    Raises:
+        ConfigError: unknown name or tag, weights that do not fit, or an option that the model lacks.
+    """
+    name = config.backbone.removeprefix("open_clip:")
+    if name not in open_clip.list_models():
+        hint = nearest(name, open_clip.list_models())
+        raise ConfigError(f"model.backbone: open_clip has no model {name!r}{hint}")
+    if config.head == "native":
+        raise ConfigError(
+            "model.head: open_clip backbones have no native classifier; use text (with model.classes) "
+            "or the path of a safetensors file"
+        )
+    model = _create(name, config)
+    head = None
+    if config.head == "text":
+        head = text_head(model, open_clip.get_tokenizer(name), names or (), config.templates)
+    if config.pool is not None:
+        _set_pool(model.visual, config.pool)
+    return Backbone(split_openclip(model.visual), _transform(model, config)), head
+
+
+def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: list[str]) -> LinearHead:
+    """The zero-shot head (CLIP, section 3.1.4): per class the mean of its prompts' normalised embeddings,
+    normalised; logits are scale * cosine + bias with the model's own scale and bias."""
+    weights = open_clip.build_zero_shot_classifier(
+        model, tokenizer, classnames=names, templates=[template.format for template in templates]
+    ).T
+    bias = getattr(model, "logit_bias", None)
+    biases = None if bias is None else bias.detach().expand(len(weights))
+    return LinearHead(weights, biases, scale=model.logit_scale.exp().item(), normalize=True)
+
+
+def _create(name: str, config: ModelConfig) -> Any:
+    path = weights_file(config.weights)
+    tag = None if path is not None or config.weights == "random" else config.weights
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag is not None and tag not in tags:
+        raise ConfigError(
+            f"model.weights: {tag!r} is neither a file nor a pretrained tag of open_clip:{name}"
+            f"{nearest(tag, tags)}; its tags: {', '.join(tags) or 'none'}; or: random"
+        )
+    # open_clip warns of random weights even where a checkpoint follows.
+    logging.getLogger().addFilter(_no_pretrained)
+    try:
+        model = open_clip.create_model(
+            name, pretrained=tag, force_image_size=config.image_size, weights_only=True, pretrained_text=False
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"model.weights: open_clip:{name} with {tag or 'no weights'} cannot be made ({error}); "
+            "where the network is missing, download the weights elsewhere and give the file's path"
+        ) from error
+    finally:
+        logging.getLogger().removeFilter(_no_pretrained)
+    if path is not None and config.match == "order":
+        load_into(model, read_checkpoint(path), "order", path)
+    elif path is not None:
+        _load(model, path)
+    return model.eval()
+
+
+def _load(model: Any, path: Any) -> None:
+    """By open_clip's own loader, which knows the other layouts that CLIP checkpoints come in."""
+    try:
+        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except Exception as error:
+        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {error}") from None
+
+
+def _no_pretrained(record: logging.LogRecord) -> bool:
+    return "No pretrained weights loaded" not in record.getMessage()
+
+
+def _set_pool(visual: Any, pool: str) -> None:
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
+        raise ConfigError("model.pool: only ViTs with a class token or mean pooling can change their pooling")
+    visual.pool_type = POOL_TYPES[pool]
+
+
+def _transform(model: Any, config: ModelConfig) -> Transform:
+    data = open_clip.get_model_preprocess_cfg(model)
+    size = config.image_size or data["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if config.resize is None and data.get("resize_mode", "shortest") not in ("shortest", "squash"):
+        raise ConfigError(
+            f"model.resize: this backbone was trained with resize mode {data['resize_mode']!r}; "
+            "say shortest or squash to choose another"
+        )
+    return Transform(
+        size=(height, width),
+        resize=config.resize or data.get("resize_mode", "shortest"),
+        crop_pct=config.crop_pct or 1.0,
+        interpolation=config.interpolation or data.get("interpolation", "bicubic"),
+        mean=config.mean or tuple(data["mean"]),
+        std=config.std or tuple(data["std"]),
+    )
+

@@ -1,0 +1,73 @@
+"""Splits: image encoders cut at their CAM layer.
+
+The CAM layer of a ViT is the output of the last block's first LayerNorm (patch tokens only), that of a CNN the
+last feature map. Everything before it is the trunk, everything from it to the embedding is the tail.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Unsupported(ValueError):
+    """The architecture cannot be cut by these splits."""
+
+
+class Split(nn.Module, ABC):
+    """An encoder with `tail(*trunk(images))` equal to what the encoder itself computes.
+
+    Attributes:
+        encoder: the library's own module.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @abstractmethod
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, H, W) images to the CAM layer's activation, and the residual stream beside it (ViTs)."""
+
+    @abstractmethod
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The activation to the embedding, (B, E)."""
+
+    @abstractmethod
+    def grid(self, activation: Tensor) -> Tensor:
+        """The activation, or its gradient, as (B, D, h, w): patch tokens in their places."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the library's own forward gives: logits where the encoder kept its classifier, else embeddings."""
+        output: Tensor = self.encoder(images)
+        return output
+
+
+class TokenSplit(Split):
+    """A ViT: activation (B, prefix + h*w, D), residual the last block's input.
+
+    Attributes:
+        prefix: tokens before the patch tokens (class, registers).
+        shape: (h, w) of the patch tokens.
+    """
+
+    def __init__(self, encoder: Any, prefix: int, shape: tuple[int, int]) -> None:
+        super().__init__(encoder)
+        self.prefix, self.shape = prefix, shape
+
+    def grid(self, activation: Tensor) -> Tensor:
+        """Patch tokens in their places; class and register tokens are dropped."""
+        tokens = activation[:, self.prefix :]
+        return tokens.transpose(1, 2).unflatten(2, self.shape)
+
+
+class MapSplit(Split):
+    """A CNN: activation (B, D, h, w), or (B, h, w, D) where the library keeps channels last."""
+
+    def __init__(self, encoder: Any, channels_last: bool = False) -> None:
+        super().__init__(encoder)
+        self.channels_last = channels_last
+
+    def grid(self, activation: Tensor) -> Tensor:
+        """The feature map with channels first."""
+        return activation.permute(0, 3, 1, 2) if self.channels_last else activation

@@ -1,0 +1,170 @@
+"""timm backbones: ViTs made of plain blocks, and CNNs whose features are one map."""
+
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from finer_ray.config import ModelConfig, nearest
+from finer_ray.errors import ConfigError
+from finer_ray.models.backbone import Backbone
+from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
+from finer_ray.models.head import LinearHead
+from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
+from finer_ray.shards import Transform
+
+CENTRED = ("center", "squash")
+
+
+class TimmViT(TokenSplit):
+    """A timm VisionTransformer, cut after norm1 of its last block."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        if not all(type(block) is Block for block in vit.blocks):
+            raise Unsupported(f"a ViT with blocks of type {type(vit.blocks[-1]).__name__}")
+        super().__init__(vit, vit.num_prefix_tokens, tuple(vit.patch_embed.grid_size))
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All blocks but the last, and the last one's norm1."""
+        vit = self.encoder
+        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+        tokens = vit.blocks[:-1](tokens)
+        return vit.blocks[-1].norm1(tokens), tokens
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The rest of the last block, the final norm and the pooling."""
+        vit, block = self.encoder, self.encoder.blocks[-1]
+        tokens = residual + block.drop_path1(block.ls1(block.attn(activation)))
+        tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+        embedding: Tensor = vit.forward_head(vit.norm(tokens), pre_logits=True)
+        return embedding
+
+
+class TimmCNN(MapSplit):
+    """Any timm model whose `forward_features` is one feature map."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC")
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, None]:
+        """Everything up to the last feature map."""
+        features = self.encoder.forward_features(images)
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            raise Unsupported(f"features that are no map ({type(self.encoder).__name__})")
+        return features, None
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The pooling, with what the model has between it and the classifier."""
+        embedding: Tensor = self.encoder.forward_head(activation, pre_logits=True)
+        return embedding
+
+
+def split_timm(model: Any) -> Split:
+    """Cut a timm model. Raises Unsupported."""
+    return TimmViT(model) if isinstance(model, VisionTransformer) else TimmCNN(model)
+
+
+def build(config: ModelConfig) -> Backbone:
+    """A timm backbone from `model.*` of the config.
+
+    Raises:
+        ConfigError: unknown name or tag, weights that do not fit, or an option that the model lacks.
+    """
+    name = config.backbone.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise ConfigError(f"model.backbone: timm has no model {name!r}{nearest(name, timm.list_models())}")
+    native = config.head == "native"
+    model = _create(name, config, native)
+    if config.pool is not None:
+        _set_pool(model, config.pool)
+    head = LinearHead.from_linear(_classifier(model, name)) if native else None
+    return Backbone(split_timm(model), _transform(model, config), head)
+
+
+def _create(name: str, config: ModelConfig, native: bool) -> Any:
+    """The timm model with its weights; `num_classes=0` leaves the classifier off."""
+    options: dict[str, Any] = {} if native else {"num_classes": 0}
+    if config.image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
+        options["img_size"] = config.image_size
+    path = weights_file(config.weights)
+    if path is None and config.weights == "random":
+        return timm.create_model(name, **options)
+    if path is None:
+        return _pretrained(name, config.weights, options)
+    state = read_checkpoint(path)
+    key = f"{timm.get_pretrained_cfg(name).classifier}.weight"
+    if native and config.match == "name" and key in state:
+        options["num_classes"] = len(state[key])
+    model = timm.create_model(name, **options)
+    if config.match == "name":
+        state = _adapted(model, state, native)
+    load_into(model, state, config.match, path)
+    return model
+
+
+def _pretrained(name: str, tag: str, options: dict[str, Any]) -> Any:
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+    if tag not in tags:
+        listed = ", ".join(tags) or "none"
+        raise ConfigError(
+            f"model.weights: {tag!r} is neither a file nor a pretrained tag of timm:{name}{nearest(tag, tags)}; "
+            f"its tags: {listed}; or: random"
+        )
+    try:
+        return timm.create_model(f"{name}.{tag}", pretrained=True, **options)
+    except Exception as error:
+        raise ConfigError(
+            f"model.weights: the pretrained weights {tag!r} of timm:{name} cannot be fetched ({error}); "
+            "download them elsewhere and give the file's path"
+        ) from error
+
+
+def _adapted(model: Any, state: dict[str, Tensor], native: bool) -> dict[str, Tensor]:
+    """A checkpoint as timm itself would take it: other authors' ViT names and sizes, no surplus classifier."""
+    if isinstance(model, VisionTransformer):
+        state = checkpoint_filter_fn(state, model)
+    if native:
+        return state
+    classifier = timm.get_pretrained_cfg(model.pretrained_cfg["architecture"]).classifier or ""
+    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier) if name)
+    return {key: value for key, value in state.items() if not (prefixes and key.startswith(prefixes))}
+
+
+def _set_pool(model: Any, pool: str) -> None:
+    if not isinstance(model, VisionTransformer) or model.attn_pool is not None:
+        raise ConfigError("model.pool: only ViTs with a class token or mean pooling can change their pooling")
+    if pool == "token" and not model.has_class_token:
+        raise ConfigError("model.pool: this ViT has no class token; use avg")
+    model.global_pool = pool
+
+
+def _classifier(model: Any, name: str) -> nn.Linear:
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        raise ConfigError(
+            f"model.head: timm:{name} has no linear native classifier; give a safetensors file with weight, bias"
+        )
+    return classifier
+
+
+def _transform(model: Any, config: ModelConfig) -> Transform:
+    data = timm.data.resolve_model_data_config(model)
+    height, width = data["input_size"][1:]
+    if isinstance(config.image_size, int):
+        height = width = config.image_size
+    elif config.image_size is not None:
+        height, width = config.image_size
+    if config.resize is None and data["crop_mode"] not in CENTRED:
+        raise ConfigError(
+            f"model.resize: this backbone was trained with crop mode {data['crop_mode']!r}; "
+            "say shortest or squash to choose another"
+        )
+    return Transform(
+        size=(height, width),
+        resize=config.resize or ("squash" if data["crop_mode"] == "squash" else "shortest"),
+        crop_pct=config.crop_pct or data["crop_pct"],
+        interpolation=config.interpolation or data["interpolation"],
+        mean=config.mean or tuple(data["mean"]),
+        std=config.std or tuple(data["std"]),
+    )
