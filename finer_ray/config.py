@@ -80,9 +80,7 @@ class ModelConfig(Section):
         None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
     )
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="prompts for head: text")
-    image_size: Positive | tuple[Positive, Positive] | None = Field(
-        None, description="null: the backbone's own"
-    )
+    image_size: Positive | tuple[Positive, Positive] | None = Field(None, description="null: the backbone's own")
     resize: Literal["shortest", "squash"] | None = None
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
@@ -114,12 +112,8 @@ class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
 
     maps: list[MapName] = Field(["gradcam", "finer_gradcam"], min_length=1)
-    gamma: float = Field(
-        0.6, ge=-10.0, le=10.0, allow_inf_nan=False, description="strength of the comparison"
-    )
-    references: Annotated[int, Field(ge=0, le=64)] = Field(
-        3, description="K, the number of reference classes"
-    )
+    gamma: float = Field(0.6, ge=-10.0, le=10.0, allow_inf_nan=False, description="strength of the comparison")
+    references: Annotated[int, Field(ge=0, le=64)] = Field(3, description="K, the number of reference classes")
     selection: Literal["logit", "weight"] | list[int | str] = Field(
         "logit",
         description="closest logits | most similar classifier weights (Eq. 11) | classes by name or index",
@@ -140,9 +134,7 @@ class SaliencyConfig(Section):
 class MetricsConfig(Section):
     """Which metrics are computed for every image and map."""
 
-    localisation: bool = Field(
-        True, description="energy share and pointing hit, where a box or mask is given"
-    )
+    localisation: bool = Field(True, description="energy share and pointing hit, where a box or mask is given")
 
 
 class OutputConfig(Section):
@@ -157,9 +149,7 @@ class OutputConfig(Section):
     @model_validator(mode="after")
     def _chunks_fill_units(self) -> Self:
         if self.rows_per_unit % self.rows_per_chunk:
-            raise ValueError(
-                f"rows_per_chunk {self.rows_per_chunk} must divide rows_per_unit {self.rows_per_unit}"
-            )
+            raise ValueError(f"rows_per_chunk {self.rows_per_chunk} must divide rows_per_unit {self.rows_per_unit}")
         return self
 
 

@@ -50,9 +50,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ConfigError: unreadable, or it holds pickled code.
     """
     try:
-        state: dict[str, Any] = timm.models.load_state_dict(
-            str(path), use_ema=False, device="cpu", weights_only=True
-        )
+        state: dict[str, Any] = timm.models.load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -62,9 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def load_into(
-    module: nn.Module, state: Mapping[str, Tensor], match: Literal["name", "order"], path: Path
-) -> None:
+def load_into(module: nn.Module, state: Mapping[str, Tensor], match: Literal["name", "order"], path: Path) -> None:
     """Load a checkpoint, every tensor of the module and nothing else.
 
     Args:

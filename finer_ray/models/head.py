@@ -26,9 +26,7 @@ class LinearHead(nn.Module):
     bias: Tensor
     scale: Tensor
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, scale: float = 1.0, normalize: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: float = 1.0, normalize: bool = False) -> None:
         super().__init__()
         self.normalize = normalize
         self.register_buffer("weight", weight.detach().clone().float())

@@ -68,21 +68,21 @@ class OpenClipTimm(Split):
 
     def __init__(self, visual: TimmModel) -> None:
         super().__init__(visual)
-        # Kept out of the module tree: it is the tower that `visual` already owns.
-        object.__setattr__(self, "tower", split_timm(visual.trunk))
+        # In a tuple, because the tower's parameters already stand in the module tree under `encoder`.
+        self.tower = (split_timm(visual.trunk),)
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tower's trunk."""
-        return self.tower.trunk(images)  # type: ignore[no-any-return]
+        return self.tower[0].trunk(images)
 
     def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
         """The tower's tail and open_clip's projection."""
-        embedding: Tensor = self.encoder.head(self.tower.tail(activation, residual))
+        embedding: Tensor = self.encoder.head(self.tower[0].tail(activation, residual))
         return embedding
 
     def grid(self, activation: Tensor) -> Tensor:
         """The tower's grid."""
-        return self.tower.grid(activation)  # type: ignore[no-any-return]
+        return self.tower[0].grid(activation)
 
 
 def split_openclip(visual: Any) -> Split:
@@ -195,4 +195,3 @@ def _transform(model: Any, config: ModelConfig) -> Transform:
         mean=config.mean or tuple(data["mean"]),
         std=config.std or tuple(data["std"]),
     )
-

@@ -57,8 +57,8 @@ class TokenSplit(Split):
 
     def grid(self, activation: Tensor) -> Tensor:
         """Patch tokens in their places; class and register tokens are dropped."""
-        tokens = activation[:, self.prefix :]
-        return tokens.transpose(1, 2).unflatten(2, self.shape)
+        tokens = activation[:, self.prefix :].transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], *self.shape)
 
 
 class MapSplit(Split):

@@ -75,9 +75,7 @@ class Explanation:
     maps: Tensor
 
 
-def explain(
-    model: SplitClassifier, images: Tensor, question: Question, target: Tensor | None = None
-) -> Explanation:
+def explain(model: SplitClassifier, images: Tensor, question: Question, target: Tensor | None = None) -> Explanation:
     """Explain a batch: one forward pass, then 1 + K vector-Jacobian products through the tail alone.
 
     Args:
@@ -96,9 +94,7 @@ def explain(
         if target is None:
             target = logits.detach().argmax(1)
         references = choose_references(model, logits.detach().to(wide), target, question)
-        basis = contrast_basis(
-            logits, activation, model.grid, torch.cat([target[:, None], references], dim=1)
-        )
+        basis = contrast_basis(logits, activation, model.grid, torch.cat([target[:, None], references], dim=1))
     return Explanation(
         embedding=embedding.detach().to(wide),
         logits=logits.detach().to(wide),

@@ -96,7 +96,7 @@ def _coordinate(name: str, number: Any) -> float:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise FieldError(f"{name}: a box must be a list of 4 numbers, got {_kind(number)} among them")
     if not abs(number) < FARTHEST:
-        raise FieldError(f"{name}: a box must be finite and within ±1e9 pixels, got {float(number) if isinstance(number, float) else "a huge integer"}")
+        raise FieldError(f"{name}: a box must be finite and within ±1e9 pixels, got {number!r:.40}")
     return float(number)
 
 

@@ -58,7 +58,17 @@ def stamp(ref: ShardRef) -> str | None:
         info = fs.info(path)
     except Exception:
         return None
-    names = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
+    names = (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "checksum",
+        "mtime",
+        "LastModified",
+        "last_modified",
+        "updated",
+        "created",
+    )
     # Local file systems call the change time `created`; a copy or chmod moves it, which only costs a recount.
     marks = [f"{name}={info[name]}" for name in names if info.get(name) is not None]
     return " ".join([f"size={info.get('size')}", *marks]) if marks else None

@@ -34,8 +34,8 @@ class File:
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     """Count a folder's images by one listing; the fingerprint covers relative paths and sizes."""
     if fields.label not in ("", "folder"):
-        problem = f"label {fields.label!r}: an image folder has the field 'folder' or '' only"
-        return ShardIndex(ref, 0, "", (), problem)
+        wrong = f"label {fields.label!r}: an image folder has the field 'folder' or '' only"
+        return ShardIndex(ref, 0, "", (), wrong)
     _, files = _listing(ref, fields)
     digest = sha256()
     for file in files:
@@ -99,9 +99,9 @@ def _extensions(fields: Fields) -> tuple[str, ...]:
 def _inside(root: str, path: str, info: dict[str, Any]) -> bool:
     """Whether an entry is a file of this folder: local links out of the root, or to folders, are not followed."""
     if not info.get("islink"):
-        return info.get("type", "file") == "file"
+        return bool(info.get("type", "file") == "file")
     target = os.path.realpath(path)
-    return os.path.isfile(target) and Path(target).is_relative_to(root)
+    return Path(target).is_file() and Path(target).is_relative_to(root)
 
 
 def _utf8(name: str) -> str:

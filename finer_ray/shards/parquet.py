@@ -101,7 +101,7 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
             yield from (Sample("", error=str(error)) for _ in range(count))
             return
         for row in _rows(parquet, layout.columns, start, start + count):
-            yield Sample("", error=row.reason) if isinstance(row, Broken) else _sample(layout, row, max_member_bytes)
+            yield (Sample("", error=row.reason) if isinstance(row, Broken) else _sample(layout, row, max_member_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, text_label
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_read, open_scan
-from finer_ray.shards.message import brief
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.tar import Member, TarFault, TarScan
@@ -74,7 +73,8 @@ def sources(text: str) -> tuple[Source, ...]:
 
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     """Count a tar shard from its headers. Raises only where the file cannot be opened or read."""
-    count, starts, problem, unused = 0, [], None, set()
+    count, starts, problem = 0, [], None
+    unused: set[str] = set()
     layout = Layout(fields)
     with open_scan(ref.url) as file:
         scan = TarScan(file)

@@ -1,0 +1,104 @@
+"""Finding shards: from the patterns of a config to a list of files."""
+
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+
+from finer_ray.config import nearest
+from finer_ray.errors import InputError
+from finer_ray.shards.fields import Format
+from finer_ray.shards.files import is_local, locate
+from finer_ray.shards.shard import ShardRef
+
+SUFFIXES: dict[str, Format] = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def find_shards(patterns: Sequence[str], format: Format | None = None) -> list[ShardRef]:
+    """The shards that patterns name, sorted by URL, each once.
+
+    Args:
+        patterns: fsspec URLs or local paths: files, folders, globs, `{0000..0015}` ranges. A folder that holds
+            shards stands for them, any other for an image folder.
+        format: of all of them; guessed from names when None.
+
+    Raises:
+        InputError: a pattern matches nothing or cannot be read, or a format cannot be guessed.
+    """
+    refs: dict[str, ShardRef] = {}
+    for pattern in patterns:
+        for ref in _expand(pattern, format):
+            refs[ref.url] = ref
+    return [refs[url] for url in sorted(refs)]
+
+
+def _expand(pattern: str, format: Format | None) -> list[ShardRef]:
+    try:
+        found = [ref for text in braceexpand(pattern) for ref in _matches(text, format)]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"input.shards: {pattern!r} cannot be read: {error}") from error
+    return found
+
+
+def _matches(text: str, format: Format | None) -> list[ShardRef]:
+    fs, path = locate(text)
+    if any(mark in path for mark in "*?["):
+        paths = sorted(fs.glob(path))
+        if not paths:
+            raise InputError(f"input.shards: nothing matches {text!r}{_siblings(fs, path)}")
+        return [ref for match in paths for ref in _shards(fs, str(match), format)]
+    if not fs.exists(path):
+        raise InputError(f"input.shards: there is no {text!r}{_siblings(fs, path)}")
+    return _shards(fs, path, format)
+
+
+def _shards(fs: Any, path: str, format: Format | None) -> list[ShardRef]:
+    url = _url(fs, path)
+    if path.lower().endswith(COMPRESSED):
+        raise InputError(f"input.shards: {url!r} is compressed, so units cannot be found in it: unpack it first")
+    if fs.isdir(path):
+        return _folder(fs, path, format)
+    guess = format or SUFFIXES.get(posixpath.splitext(path)[1].lower())
+    if guess is None:
+        raise InputError(
+            f"input.shards: the format of {url!r} cannot be guessed from its name; set input.format "
+            "to webdataset, parquet or folder"
+        )
+    return [ShardRef(url, guess)]
+
+
+def _folder(fs: Any, path: str, format: Format | None) -> list[ShardRef]:
+    if format == "folder":
+        return [ShardRef(_url(fs, path), "folder")]
+    inside = sorted(str(name) for name in fs.ls(path, detail=False))
+    refs = []
+    for name in inside:
+        guess = SUFFIXES.get(posixpath.splitext(name)[1].lower())
+        if guess is not None and format in (None, guess):
+            refs.append(ShardRef(_url(fs, name), guess))
+    if refs:
+        return refs
+    if format is not None:
+        raise InputError(f"input.shards: the folder {_url(fs, path)!r} holds no {format} shards")
+    return [ShardRef(_url(fs, path), "folder")]
+
+
+def _url(fs: Any, path: str) -> str:
+    """An absolute path where local, else a URL with its protocol, so that any worker can open it."""
+    return str(Path(path).absolute()) if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
+def _siblings(fs: Any, path: str) -> str:
+    """The names beside a missing one, as a hint."""
+    parent, name = posixpath.split(path)
+    try:
+        names = [posixpath.basename(str(entry).rstrip("/")) for entry in fs.ls(parent, detail=False)]
+    except (OSError, fsspec.exceptions.FSTimeoutError):
+        return f"; the folder {parent!r} cannot be listed"
+    return nearest(name, names)

@@ -1,0 +1,42 @@
+"""Formats: one way to count, list and read shards of any of them."""
+
+from collections.abc import Iterator
+from itertools import islice
+from types import ModuleType
+
+from finer_ray.shards import folder, parquet, webdataset
+from finer_ray.shards.fields import Fields
+from finer_ray.shards.message import brief
+from finer_ray.shards.sample import Sample
+from finer_ray.shards.shard import ShardIndex, ShardRef
+
+READERS: dict[str, ModuleType] = {"webdataset": webdataset, "parquet": parquet, "folder": folder}
+
+
+def index_shard(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
+    """Count a shard's samples. A shard that cannot be read at all has none, and a problem; nothing is raised."""
+    try:
+        index: ShardIndex = READERS[ref.format].index(ref, fields, rows_per_unit)
+    except Exception as error:
+        return ShardIndex(ref, 0, "", (), brief(error))
+    return index
+
+
+def list_keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
+    """Keys of the samples that `index_shard` counts, in order. Raises OSError where the shard is gone."""
+    yield from READERS[ref.format].keys(ref, fields)
+
+
+def read_unit(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
+    """Exactly `count` samples from one of the index's `starts` on.
+
+    Samples that the shard no longer gives are errors themselves; nothing is raised.
+    """
+    done, reason = 0, "the shard ends before this sample: it changed since it was counted"
+    try:
+        for sample in islice(READERS[ref.format].read(ref, fields, start, count, max_member_bytes), count):
+            yield sample
+            done += 1
+    except Exception as error:
+        reason = f"the shard cannot be read: {brief(error)}"
+    yield from (Sample("", error=reason) for _ in range(done, count))
