@@ -130,11 +130,12 @@ def _mask(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.boo
             "region",
             f"the mask is {image.size[0]}x{image.size[1]}, the photo as displayed {size[0]}x{size[1]}",
         )
-    if pixels.ndim == 2:
-        return np.not_equal(pixels, 0)
+    inside: NDArray[np.bool_] = pixels != 0
+    if inside.ndim == 2:
+        return inside
     if image.mode in ("RGBA", "LA"):
-        return np.not_equal(pixels[..., :-1], 0).any(axis=-1) & np.not_equal(pixels[..., -1], 0)
-    return np.not_equal(pixels, 0).any(axis=-1)
+        inside = inside[..., :-1] & inside[..., -1:]
+    return np.logical_or.reduce(inside, axis=-1)  # type: ignore[no-any-return]
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """Fields: where each annotation stands in a sample."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from finer_ray.errors import InputError
@@ -45,6 +46,11 @@ class Fields:
         if format == "folder":
             return cls(label="folder")
         raise InputError(f"unknown format {format!r}; valid: {', '.join(FORMATS)}")
+
+    @classmethod
+    def with_defaults(cls, format: str, given: Mapping[str, str | None]) -> Self:
+        """The fields of a config: what is None there is the format's default."""
+        return replace(cls.defaults(format), **{name: text for name, text in given.items() if text is not None})
 
 
 def alternatives(field: str) -> tuple[str, ...]:

@@ -114,7 +114,8 @@ class Row:
 
     def value(self, column: str) -> Any:
         """The value of a column. Raises FieldError where Arrow cannot convert it."""
-        assert self.batch is not None
+        if self.batch is None:
+            return None
         try:
             return self.batch.column(column)[self.offset].as_py()
         except Exception as error:

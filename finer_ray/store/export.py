@@ -1,0 +1,163 @@
+"""Reading an export: its tables as Arrow, its maps as arrays, any contrast from the stored basis."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from finer_ray.errors import ExportError
+from finer_ray.saliency.aggregation import contrast
+from finer_ray.store.files import Folder
+from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
+from finer_ray.store.parts import read_tables
+from finer_ray.store.tables import SCHEMAS
+from finer_ray.store.tensors import open_tensors
+
+Rows = Sequence[int] | NDArray[np.integer[Any]]
+
+
+class Export:
+    """A finished export; tables are read on first use.
+
+    Attributes:
+        manifest: what the export was made of.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        self._folder, self.manifest = folder, manifest
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """A line per image that was explained."""
+        return self._table("images")
+
+    @cached_property
+    def metrics(self) -> pa.Table:
+        """A line per image and map."""
+        return self._table("metrics")
+
+    @cached_property
+    def failures(self) -> pa.Table:
+        """A line per image, or shard, that could not be used."""
+        return self._table("failures")
+
+    @cached_property
+    def classes(self) -> pa.Table:
+        """A line per class and map."""
+        return self._table("classes")
+
+    @cached_property
+    def tensors(self) -> Any:
+        """The Zarr group."""
+        return open_tensors(self._folder)
+
+    def maps(self, rows: Rows, map: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """Saliency maps.
+
+        Args:
+            rows: n rows of `images`, in any order.
+            map: one of `manifest.layout.maps`.
+            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+
+        Returns:
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+
+        Raises:
+            ExportError: no such map. IndexError: a row out of range.
+        """
+        names = self.manifest.layout.maps
+        if map not in names:
+            raise ExportError(f"the export has no map {map!r}; it has {', '.join(names)}")
+        place = names.index(map)
+        rows = self._rows(rows)
+        stored = self.tensors["maps"].oindex[rows, place].astype(np.float32)
+        scale = self.tensors["maps_scale"].oindex[rows, place]
+        return _resized(torch.from_numpy(stored * scale[:, None, None]), size)
+
+    def contrast(
+        self,
+        rows: Rows,
+        gamma: float = 0.6,
+        references: Sequence[int] | None = None,
+        aggregation: str = "mean_before_relu",
+        reverse: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> NDArray[np.float32]:
+        """Finer-Grad-CAM maps for any gamma, from the stored contrast basis; no model is needed.
+
+        Against a map computed directly, a value differs by at most (1 + |gamma|) * 2^-11 * basis_scale[row].
+
+        Args:
+            rows: n rows of `images`, in any order.
+            gamma: strength of the comparison; 0 is plain Grad-CAM.
+            references: which of the K references to use, by position (0 to K-1); all when None.
+            aggregation, reverse: see `finer_ray.saliency.contrast`.
+            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+
+        Returns:
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+
+        Raises:
+            ExportError: the export was made with output.basis off, or a position is not among the references.
+        """
+        layout = self.manifest.layout
+        if not layout.basis:
+            raise ExportError("the export has no contrast basis: it was made with output.basis: false")
+        chosen = list(range(layout.references)) if references is None else list(references)
+        if not set(chosen) <= set(range(layout.references)):
+            raise ExportError(f"references {chosen} must be positions among 0 to {layout.references - 1}")
+        rows = self._rows(rows)
+        basis = self.basis(rows)[:, [0, *(1 + position for position in chosen)]]
+        # A reference that an image lacks is NaN in every cell.
+        present = ~torch.isnan(basis[:, 1:, 0, 0])
+        drawn = contrast(basis, gamma, aggregation, present, reverse)
+        empty = torch.isnan(basis[:, 0])
+        return _resized(drawn.masked_fill(empty, torch.nan), size)
+
+    def basis(self, rows: Rows) -> torch.Tensor:
+        """The contrast basis M_j, (n, 1+K, h, w) float32: target first, then the references."""
+        rows = self._rows(rows)
+        stored = self.tensors["basis"].oindex[rows].astype(np.float32)
+        return torch.from_numpy(stored * self.tensors["basis_scale"].oindex[rows][:, None, None, None])
+
+    def embedding(self, rows: Rows) -> NDArray[np.float16]:
+        """Embeddings, (n, E) float16. Raises ExportError where they were not stored."""
+        if self.manifest.layout.embedding is None:
+            raise ExportError("the export has no embeddings: it was made with output.embedding: false")
+        stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
+        return stored
+
+    def _rows(self, rows: Rows) -> NDArray[np.int64]:
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and not (0 <= wanted.min() and wanted.max() < self.manifest.rows()):
+            raise IndexError(f"rows must lie in 0 to {self.manifest.rows() - 1}")
+        return wanted
+
+    def _table(self, name: str) -> pa.Table:
+        return read_tables(self._folder, self.manifest.tables.get(name, []), SCHEMAS[name])
+
+
+def open_export(url: str) -> Export:
+    """Open a finished export at any fsspec URL or local path.
+
+    Raises:
+        ExportError: there is none, or its first run has not finished.
+    """
+    folder = Folder(url)
+    manifest = read_manifest(folder, EXPORT)
+    if manifest is None:
+        started = folder.read(PLAN) is not None
+        reason = "its export has not finished: run the same command again" if started else "there is no export"
+        raise ExportError(f"{url}: {reason}")
+    return Export(folder, manifest)
+
+
+def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> NDArray[np.float32]:
+    if size is not None:
+        maps = torch.nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    result: NDArray[np.float32] = maps.numpy()
+    return result

@@ -1,0 +1,86 @@
+"""The Zarr layout: which arrays an export has, and of what shape."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+SYMBOLS = {"map": "maps", "class": "1 + references", "reference": "references", "y": "h", "x": "w", "channel": "E"}
+
+
+class ArrayLayout(BaseModel):
+    """One array, rows in the first axis: dtype, fill value of rows never written, names of the other axes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dtype: str
+    fill: float | int
+    axes: tuple[str, ...] = ()
+
+
+NAN = float("nan")
+ARRAYS: dict[str, ArrayLayout] = {
+    "maps": ArrayLayout(dtype="float16", fill=NAN, axes=("map", "y", "x")),
+    "maps_scale": ArrayLayout(dtype="float32", fill=NAN, axes=("map",)),
+    "references": ArrayLayout(dtype="int32", fill=-1, axes=("reference",)),
+    "basis": ArrayLayout(dtype="float16", fill=NAN, axes=("class", "y", "x")),
+    "basis_scale": ArrayLayout(dtype="float32", fill=NAN),
+    "embedding": ArrayLayout(dtype="float16", fill=NAN, axes=("channel",)),
+}
+
+
+class Layout(BaseModel):
+    """What decides the shapes of an export's arrays.
+
+    Attributes:
+        maps: names of the maps, in order.
+        references: K. With none there is no array of references.
+        grid: (h, w) of the maps.
+        embedding: E, or None where embeddings are not stored.
+        basis: whether the contrast basis is stored.
+        rows_per_unit, rows_per_chunk: rows of one shard object, and of one chunk in it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    maps: tuple[str, ...]
+    references: int
+    grid: tuple[int, int]
+    embedding: int | None
+    basis: bool
+    rows_per_unit: int
+    rows_per_chunk: int
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """For each array that this export has, its shape without the rows."""
+        sizes = {
+            "map": len(self.maps),
+            "class": 1 + self.references,
+            "reference": self.references,
+            "y": self.grid[0],
+            "x": self.grid[1],
+            "channel": self.embedding or 0,
+        }
+        left_out = set()
+        if self.references == 0:
+            left_out.add("references")
+        if not self.basis:
+            left_out |= {"basis", "basis_scale"}
+        if self.embedding is None:
+            left_out.add("embedding")
+        kept = {name: array for name, array in ARRAYS.items() if name not in left_out}
+        return {name: tuple(sizes[axis] for axis in array.axes) for name, array in kept.items()}
+
+
+def describe() -> dict[str, Any]:
+    """The layout in words, for schemas/."""
+    return {
+        name: {
+            "shape": ["row", *(SYMBOLS[axis] for axis in array.axes)],
+            "dimension_names": ["row", *array.axes],
+            "dtype": array.dtype,
+            "fill_value": "NaN" if array.fill != array.fill else array.fill,
+            "shard": "rows_per_unit rows",
+            "chunk": "rows_per_chunk rows",
+        }
+        for name, array in ARRAYS.items()
+    }

@@ -1,0 +1,124 @@
+"""The manifest: what an export was made of, so that a later run can go on, and a reader can trust it."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from finer_ray.errors import ExportError
+from finer_ray.shards import ShardIndex
+from finer_ray.store.files import Folder
+from finer_ray.store.layout import Layout
+
+PLAN, EXPORT = "plan.json", "export.json"
+
+
+class ShardEntry(BaseModel):
+    """An input shard: its index, a cheap sign of change, and the unit that its first row begins."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: dict[str, Any]
+    stamp: str | None
+    first_unit: int
+
+    @property
+    def shard(self) -> ShardIndex:
+        """The index as it was counted."""
+        return ShardIndex.from_json(self.index)
+
+
+class Unit(BaseModel):
+    """A unit of work: the rows of one shard that fill one Zarr shard object."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    url: str
+    format: Literal["webdataset", "parquet", "folder"]
+    start: int
+    first_index: int
+    count: int
+
+
+class Manifest(BaseModel):
+    """plan.json while a run is under way, export.json once all its units are committed.
+
+    Attributes:
+        status: running or complete.
+        config: of the run that wrote it.
+        config_fingerprint, model_fingerprint, head_fingerprint: what every row was made with.
+        classes: names, in the head's order.
+        transform: how photos became inputs.
+        layout: of the Zarr group.
+        shards: in the order of their rows.
+        tables: Parquet files by table.
+        counts: images, failures.
+        versions: of the packages that decide results.
+    """
+
+    status: Literal["running", "complete"]
+    config: dict[str, Any]
+    config_fingerprint: str
+    model_fingerprint: str
+    head_fingerprint: str
+    classes: list[str]
+    transform: dict[str, Any]
+    layout: Layout
+    shards: list[ShardEntry]
+    tables: dict[str, list[str]]
+    counts: dict[str, int]
+    versions: dict[str, str]
+
+    def units(self) -> list[Unit]:
+        """All units, in the order of their rows."""
+        return [unit for entry in self.shards for unit in entry_units(entry, self.layout.rows_per_unit)]
+
+    def rows(self) -> int:
+        """Length of the Zarr arrays."""
+        return len(self.units()) * self.layout.rows_per_unit
+
+    def images(self) -> int:
+        """Images that the shards hold, unusable ones included."""
+        return sum(entry.index["count"] for entry in self.shards)
+
+    def check_same(self, other: Self) -> None:
+        """Refuse to mix rows made in different ways. Raises ExportError naming both fingerprints."""
+        for name in ("config", "model", "head"):
+            ours, theirs = (getattr(manifest, f"{name}_fingerprint") for manifest in (self, other))
+            if ours != theirs:
+                raise ExportError(
+                    f"the export was made with another {name}: its fingerprint is {ours}, this run's {theirs}; "
+                    "choose another output.url, or run the config that the export was made with"
+                )
+
+
+def entry_units(entry: ShardEntry, rows_per_unit: int) -> list[Unit]:
+    """The units of one shard."""
+    shard = entry.shard
+    return [
+        Unit(
+            number=entry.first_unit + position,
+            url=shard.ref.url,
+            format=shard.ref.format,
+            start=start,
+            first_index=position * rows_per_unit,
+            count=min(rows_per_unit, shard.count - position * rows_per_unit),
+        )
+        for position, start in enumerate(shard.starts)
+    ]
+
+
+def read_manifest(folder: Folder, name: str) -> Manifest | None:
+    """plan.json or export.json; None where there is none. Raises ExportError where it cannot be read."""
+    content = folder.read(name)
+    if content is None:
+        return None
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ExportError(f"{folder.url}/{name} is no manifest of finer_ray {error.errors()[0]['loc']}") from None
+
+
+def write_manifest(folder: Folder, name: str, manifest: Manifest) -> None:
+    """Write plan.json or export.json as a whole."""
+    folder.write(name, manifest.model_dump_json(indent=1).encode())

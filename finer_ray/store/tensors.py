@@ -1,0 +1,74 @@
+"""Tensors of an export: a Zarr v3 group whose shard objects are units of work."""
+
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from finer_ray.store.files import Folder
+from finer_ray.store.layout import ARRAYS, Layout
+
+NAME = "saliency.zarr"
+
+
+def create_tensors(folder: Folder, layout: Layout, rows: int) -> None:
+    """Create the group's template before the run, or lengthen it; shard objects written already stay untouched.
+
+    Args:
+        rows: of all units, a multiple of `layout.rows_per_unit`.
+    """
+    group = zarr.open_group(_url(folder), mode="a", zarr_format=3)
+    existing = set(group.array_keys())
+    for name, shape in layout.shapes().items():
+        array = ARRAYS[name]
+        if name in existing:
+            stored: Any = group[name]
+            if stored.shape[0] < rows:
+                stored.resize((rows, *shape))
+            continue
+        group.create_array(
+            name,
+            shape=(rows, *shape),
+            dtype=array.dtype,
+            shards=(layout.rows_per_unit, *shape),
+            chunks=(layout.rows_per_chunk, *shape),
+            fill_value=array.fill,
+            dimension_names=("row", *array.axes),
+            attributes={"map": list(layout.maps)} if "map" in array.axes else {},
+        )
+
+
+def write_unit(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDArray[Any]]) -> None:
+    """Write one unit: exactly one shard object per array.
+
+    Args:
+        tensors: by name, (n, ...) with n <= rows_per_unit; what is missing to a full unit stays fill.
+    """
+    group = zarr.open_group(_url(folder), mode="r+", zarr_format=3)
+    rows = slice(unit * layout.rows_per_unit, (unit + 1) * layout.rows_per_unit)
+    for name, shape in layout.shapes().items():
+        array = ARRAYS[name]
+        full = np.full((layout.rows_per_unit, *shape), array.fill, dtype=array.dtype)
+        full[: len(tensors[name])] = tensors[name]
+        stored: Any = group[name]
+        stored[rows] = full
+
+
+def open_tensors(folder: Folder) -> zarr.Group:
+    """The group, for reading."""
+    return zarr.open_group(_url(folder), mode="r", zarr_format=3)
+
+
+def to_half(values: NDArray[np.float32], axes: tuple[int, ...]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Values as float16 and a scale, value = stored * scale, with an error of at most 2^-11 of the scale.
+
+    The scale is the largest magnitude over `axes`, so that stored values lie in [-1, 1]. NaN stays NaN.
+    """
+    scale = np.nanmax(np.abs(values), axis=axes, initial=0.0).astype(np.float32)
+    safe = np.where(scale > 0, scale, np.float32(1))
+    return (values / np.expand_dims(safe, axes)).astype(np.float16), scale
+
+
+def _url(folder: Folder) -> str:
+    return f"{folder.url}/{NAME}"
