@@ -1,8 +1,8 @@
 """Fields: where each annotation stands in a sample."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 from finer_ray.errors import InputError
 
@@ -48,9 +48,11 @@ class Fields:
         raise InputError(f"unknown format {format!r}; valid: {', '.join(FORMATS)}")
 
     @classmethod
-    def with_defaults(cls, format: str, given: Mapping[str, str | None]) -> Self:
+    def with_defaults(cls, format: str, given: Mapping[str, Any]) -> Self:
         """The fields of a config: what is None there is the format's default."""
-        return replace(cls.defaults(format), **{name: text for name, text in given.items() if text is not None})
+        return cls(
+            **{**asdict(cls.defaults(format)), **{name: text for name, text in given.items() if text is not None}}
+        )
 
 
 def alternatives(field: str) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ class Export:
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
-        if wanted.size and not (0 <= wanted.min() and wanted.max() < self.manifest.rows()):
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.manifest.rows()):
             raise IndexError(f"rows must lie in 0 to {self.manifest.rows() - 1}")
         return wanted
 

@@ -1,0 +1,93 @@
+"""The command line: `finer-ray export | verify | demo | schema`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from finer_ray.config import load_config
+from finer_ray.errors import FinerRayError
+from finer_ray.version import __version__
+
+app = typer.Typer(
+    help="Explain a whole data set: Finer-CAM saliency for every image.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+ERRORS = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the config; repeatable.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def export(
+    config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
+    set_: Overrides = None,
+) -> None:
+    """Explain every image of the config's shards. Running it again does only what is missing."""
+    from finer_ray.pipeline import export as run
+
+    job = load_config(config, set_ or [])
+    summary = run(job)
+    typer.echo(
+        f"{summary.images} images explained, {summary.failures} failures, {summary.new} of them in this run, "
+        f"{summary.seconds:.0f} s: {job.output.url}"
+    )
+
+
+@app.command()
+def verify(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    keys: Annotated[bool, typer.Option(help="List the input shards again and compare keys.")] = True,
+) -> None:
+    """Prove that every input image is one line of images or failures, and that every row is written."""
+    from finer_ray.store import open_export, verify_export
+
+    findings = verify_export(url, keys)
+    for finding in findings:
+        ERRORS.print(finding)
+    if findings:
+        raise typer.Exit(1)
+    counts = open_export(url).manifest.counts
+    typer.echo(f"whole: {counts['images']} images, {counts['failures']} failures, every row written: {url}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo writes.")] = Path("demo_export"),
+) -> None:
+    """Explain 40 real photos with EfficientNet-Lite0, and draw a contact sheet."""
+    from finer_ray.demo.tour import tour
+
+    tour(folder)
+
+
+@app.command()
+def schema(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("schemas"),
+) -> None:
+    """Write the schemas of the config, the tables and the Zarr layout as JSON files."""
+    from finer_ray.schemas import schema_files
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in schema_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+        typer.echo(folder / name)
+
+
+def main() -> None:
+    """Entry of the console script: known errors become one plain message and exit code 2."""
+    try:
+        app()
+    except FinerRayError as error:
+        ERRORS.print(f"error: {error}")
+        raise SystemExit(2) from None

@@ -1,0 +1,63 @@
+"""The Ray cluster: joining the one there is, or starting a private one on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from finer_ray.config import ComputeConfig
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What an actor gets: device, share of GPUs and CPUs, torch threads; and how many actors there may be."""
+
+    device: str
+    gpus: float
+    cpus: float
+    threads: int | None
+    actors_min: int
+    actors_max: int
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A connection to Ray for a while: the cluster of RAY_ADDRESS (a submitted job has it), else one of our own.
+
+    Our own listens on the loopback interface alone, has no dashboard, and ends with the run.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address=LOOPBACK,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resources(compute: ComputeConfig) -> Resources:
+    """Actors for the cluster that is connected: one per GPU, or on CPUs one per two."""
+    total = ray.cluster_resources()
+    gpus, cpus = int(total.get("GPU", 0)), max(1, int(total.get("CPU", 1)))
+    if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):
+        most = compute.actors_max or max(compute.actors_min, int(gpus / compute.gpus_per_actor), 1)
+        return Resources("cuda", compute.gpus_per_actor, compute.cpus_per_actor, None, compute.actors_min, most)
+    most = compute.actors_max or max(compute.actors_min, cpus // 2)
+    threads = compute.threads_per_actor or max(1, cpus // most)
+    return Resources("cpu", 0, compute.cpus_per_actor, threads, compute.actors_min, most)

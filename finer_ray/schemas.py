@@ -1,0 +1,26 @@
+"""Schemas: the config, the tables and the Zarr layout as JSON, for people and other programs."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from finer_ray.config import Config
+from finer_ray.store.layout import describe
+from finer_ray.store.manifest import Manifest
+from finer_ray.store.tables import SCHEMAS
+
+
+def schema_files() -> dict[str, str]:
+    """The files of schemas/, by name."""
+    trees: dict[str, Any] = {
+        "config.schema.json": Config.model_json_schema(),
+        "manifest.schema.json": Manifest.model_json_schema(),
+        "zarr_layout.json": describe(),
+        **{f"{name}.arrow.json": _columns(schema) for name, schema in SCHEMAS.items()},
+    }
+    return {name: json.dumps(tree, indent=2, ensure_ascii=False) + "\n" for name, tree in trees.items()}
+
+
+def _columns(schema: pa.Schema) -> list[dict[str, Any]]:
+    return [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in schema]

@@ -1,0 +1,28 @@
+"""Explain every image of a data set: shards in, Zarr and Parquet out.
+
+ray job submit --working-dir . -- python jobs/export_saliency.py --config my_job.yaml
+"""
+
+import argparse
+import sys
+
+from finer_ray.config import load_config
+from finer_ray.errors import FinerRayError
+from finer_ray.pipeline import export
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Explain every image of a data set.")
+    parser.add_argument("--config", required=True, help="the job's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config, arguments.set)
+        summary = export(config)
+    except FinerRayError as error:
+        sys.exit(f"error: {error}")
+    print(f"{summary.images} images explained, {summary.failures} failures: {config.output.url}")
+
+
+if __name__ == "__main__":
+    main()
