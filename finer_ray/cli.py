@@ -34,7 +34,7 @@ def export(
     set_: Overrides = None,
 ) -> None:
     """Explain every image of the config's shards. Running it again does only what is missing."""
-    from finer_ray.pipeline import export as run
+    from finer_ray.pipeline.export import export as run
 
     job = load_config(config, set_ or [])
     summary = run(job)
@@ -50,7 +50,8 @@ def verify(
     keys: Annotated[bool, typer.Option(help="List the input shards again and compare keys.")] = True,
 ) -> None:
     """Prove that every input image is one line of images or failures, and that every row is written."""
-    from finer_ray.store import open_export, verify_export
+    from finer_ray.store.export import open_export
+    from finer_ray.store.verify import verify_export
 
     findings = verify_export(url, keys)
     for finding in findings:

@@ -8,7 +8,7 @@ import sys
 
 from finer_ray.config import load_config
 from finer_ray.errors import FinerRayError
-from finer_ray.pipeline import export
+from finer_ray.pipeline.export import export
 
 
 def main() -> None:

@@ -1,6 +1,4 @@
-"""The pipeline: the only place that imports Ray Data. Units -> decode -> explain -> write."""
+"""The pipeline: the only place that imports Ray Data. Units -> decode -> explain -> write.
 
-from finer_ray.pipeline.export import export
-from finer_ray.pipeline.progress import Summary
-
-__all__ = ["Summary", "export"]
+Nothing is imported here: decoding and writing workers use single modules, and must not load torch for it.
+"""

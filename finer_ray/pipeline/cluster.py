@@ -15,7 +15,8 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Resources:
-    """What an actor gets: device, share of GPUs and CPUs, torch threads; and how many actors there may be."""
+    """What an actor gets: device, share of GPUs and CPUs, torch threads; and how many actors and decoding tasks there
+    may be."""
 
     device: str
     gpus: float
@@ -23,6 +24,7 @@ class Resources:
     threads: int | None
     actors_min: int
     actors_max: int
+    decoders: int
 
 
 @contextmanager
@@ -54,10 +56,13 @@ def connected() -> Iterator[None]:
 def resources(compute: ComputeConfig) -> Resources:
     """Actors for the cluster that is connected: one per GPU, or on CPUs one per two."""
     total = ray.cluster_resources()
+    decoders = max(1, int(total.get("CPU", 1) / compute.decode_cpus))
     gpus, cpus = int(total.get("GPU", 0)), max(1, int(total.get("CPU", 1)))
     if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):
         most = compute.actors_max or max(compute.actors_min, int(gpus / compute.gpus_per_actor), 1)
-        return Resources("cuda", compute.gpus_per_actor, compute.cpus_per_actor, None, compute.actors_min, most)
+        return Resources(
+            "cuda", compute.gpus_per_actor, compute.cpus_per_actor, None, compute.actors_min, most, decoders
+        )
     most = compute.actors_max or max(compute.actors_min, cpus // 2)
     threads = compute.threads_per_actor or max(1, cpus // most)
-    return Resources("cpu", 0, compute.cpus_per_actor, threads, compute.actors_min, most)
+    return Resources("cpu", 0, compute.cpus_per_actor, threads, compute.actors_min, most, decoders)

@@ -23,4 +23,5 @@ def unpack(column: pa.ChunkedArray, dtype: Any, shape: tuple[int, ...]) -> NDArr
     if len(array) == 0:
         return np.empty((0, *shape), dtype)
     flat = np.frombuffer(array.buffers()[1], dtype=np.uint8)[array.offset * width : (array.offset + len(array)) * width]
-    return flat.view(dtype).reshape(len(array), *shape)
+    values: NDArray[Any] = flat.view(dtype).reshape(len(array), *shape)
+    return values

@@ -15,7 +15,7 @@ from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.models import Classifier
 from finer_ray.pipeline.columns import pack, unpack
 from finer_ray.saliency import Explanation, Question, explain
-from finer_ray.store.layout import Layout
+from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tensors import to_half
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,7 +108,7 @@ class Results:
         self.notes: dict[str, list[Any]] = {name: source[name].to_pylist() for name in NOTES}
         self.lines: list[dict[str, Any]] = [{} for _ in range(len(source))]
         self.tensors = {
-            name: np.full((len(source), *shape), -1 if name == "references" else np.nan, _dtype(name))
+            name: np.full((len(source), *shape), -1 if name == "references" else np.nan, ARRAYS[name].dtype)
             for name, shape in layout.shapes().items()
         }
 
@@ -146,7 +146,7 @@ class Results:
         basis, basis_scale = to_half(_numpy(explanation.basis), (1, 2, 3))
         with np.errstate(over="ignore"):
             embedding = _numpy(explanation.embedding).astype(np.float16)
-        every = {
+        every: dict[str, np.ndarray] = {
             "maps": maps,
             "maps_scale": maps_scale,
             "references": _numpy(explanation.references).astype(np.int32),
@@ -155,12 +155,6 @@ class Results:
             "embedding": embedding,
         }
         return {name: every[name] for name in self.tensors}
-
-
-def _dtype(name: str) -> str:
-    from finer_ray.store.layout import ARRAYS
-
-    return ARRAYS[name].dtype
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The export, as a recipe: plan, template, units -> decode -> explain -> write, publish."""
 
+import logging
 import time
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from finer_ray.config import Config
 from finer_ray.errors import ConfigError, InputError
@@ -90,7 +91,9 @@ def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Un
     """The pipeline: a block is a unit from end to end."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.target_max_block_size = None
+    context.issue_detectors_config.detectors = []
     share = resources(config.compute)
     region = config.metrics.localisation
     decoding = {"transform": classifier.transform, "config": config.input, "region": region}
@@ -103,6 +106,8 @@ def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Un
             batch_format="pyarrow",
             fn_kwargs=decoding,
             num_cpus=config.compute.decode_cpus,
+            # A pool of its own keeps Ray from fusing this stage into the actors, which are for the model.
+            compute=TaskPoolStrategy(size=share.decoders),
         )
         .map_batches(
             Explainer,

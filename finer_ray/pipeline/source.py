@@ -29,7 +29,7 @@ SAMPLES = pa.schema(
 BYTES_PER_IMAGE = 100_000
 
 
-class UnitSource(Datasource):
+class UnitSource(Datasource):  # type: ignore[misc]
     """Units of work as Ray Data blocks: one read task and one block each."""
 
     def __init__(self, units: list[Unit], config: InputConfig) -> None:

@@ -1,6 +1,4 @@
-"""The export on disk: Zarr tensors, Parquet tables, the manifest; reading them back."""
+"""The export on disk: Zarr tensors, Parquet tables, the manifest; reading them back.
 
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.verify import verify_export
-
-__all__ = ["Export", "open_export", "verify_export"]
+Nothing is imported here: decoding and writing workers use single modules, and must not load torch for it.
+"""
