@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 
 from finer_ray.config import ComputeConfig
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,22 @@ def connected() -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _node_ip_address=LOOPBACK,
-        )
+        _stay_on_loopback()
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """Make the servers of a cluster of our own listen on 127.0.0.1.
+
+    Ray binds them to all interfaces unless the node's address is 127.0.0.1, and replaces that address by the
+    machine's own wherever it is given; only this switch, meant for laptops, keeps it.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def resources(compute: ComputeConfig) -> Resources:

@@ -1,0 +1,80 @@
+"""Contact sheet: photo, Grad-CAM and Finer-CAM side by side, with the names of the classes compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from finer_ray.report.photos import read_photos
+from finer_ray.store.export import Export
+
+ACROSS = 2
+TITLES = {"gradcam": "Grad-CAM", "finer_gradcam": "Finer-CAM"}
+COLOURS = "inferno"
+
+
+def contact_sheet(export: Export, rows: Sequence[int], path: Path) -> None:
+    """Draw some rows of an export as a PNG, two images across.
+
+    Args:
+        export: with the maps gradcam and finer_gradcam.
+        rows: which images.
+        path: of the PNG.
+    """
+    photos = read_photos(export, rows)
+    maps = {name: export.maps(rows, name, size=photos[0].shape[:2]) for name in TITLES}
+    lines = {line["row"]: line for line in export.images.to_pylist()}
+    down = -(-len(rows) // ACROSS)
+    figure = Figure(figsize=(6.6 * ACROSS, 2.45 * down + 0.5), dpi=110, layout="constrained")
+    gamma = export.manifest.config["saliency"]["gamma"]
+    figure.suptitle(f"What makes it this class and not its nearest ones? (gamma {gamma:g})", fontsize=12)
+    axes: Any = figure.subplots(down, 3 * ACROSS, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for position, row in enumerate(rows):
+        trio = axes[position // ACROSS, 3 * (position % ACROSS) :][:3]
+        caption = captions(lines[row], export.manifest.classes)
+        trio[0].imshow(photos[position])
+        for axis, name in zip(trio[1:], TITLES, strict=True):
+            axis.imshow(overlay(photos[position], maps[name][position]))
+        for axis, text in zip(trio, caption, strict=True):
+            axis.set_title(text, fontsize=7.5)
+    figure.savefig(path)
+
+
+def captions(line: dict[str, Any], classes: Sequence[str]) -> tuple[str, str, str]:
+    """Titles over photo, baseline and finer map of one line of images."""
+    predicted, label = classes[line["predicted"]], line["label"]
+    told = "" if label is None or label == line["predicted"] else f"\n(labelled {classes[label]})"
+    references = [classes[index] for index in line["references"] if index >= 0]
+    others = "\n".join(", ".join(references[start : start + 2]) for start in range(0, len(references), 2))
+    target = classes[line["target"]]
+    return (
+        f"{predicted} {line['predicted_probability']:.0%}{told}",
+        f"Grad-CAM\n{target}",
+        f"Finer-CAM: not\n{others}",
+    )
+
+
+def overlay(photo: NDArray[np.uint8], heat: NDArray[np.float32], strength: float = 0.65) -> NDArray[np.float64]:
+    """A map over its photo: the brighter the map, the more of its colour; each map from 0 to its own maximum.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        heat: (H, W) non-negative.
+        strength: share of colour where the map is at its maximum.
+
+    Returns:
+        (H, W, 3) in [0, 1].
+    """
+    peak = float(heat.max())
+    level = heat / peak if peak > 0 else np.zeros_like(heat)
+    colour = matplotlib.colormaps[COLOURS](level)[..., :3]
+    # Where the map is low the photo is dimmed, so that light stands for saliency whatever the photo's own light.
+    share = (0.35 + (strength - 0.35) * level)[..., None]
+    mixed: NDArray[np.float64] = (1 - share) * (photo / 255.0) * (0.45 + 0.55 * level[..., None]) + share * colour
+    return mixed.clip(0, 1)
