@@ -37,7 +37,7 @@ def tour(folder: Path) -> None:
     summary = export(demo_config(folder))
     console.print(f"   {summary.images} images, {summary.failures} failures, {summary.seconds:.0f} s")
     findings = verify_export(str(folder))
-    console.print(f"   verify: {'whole' if not findings else findings}")
+    console.print(f"   verify: {findings or 'whole'}")
     made = open_export(str(folder))
     console.print("\n[bold]2. Classes[/]: share of a map's energy on the object, and accuracy")
     console.print(_class_table(made))
