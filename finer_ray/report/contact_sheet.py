@@ -56,7 +56,7 @@ def captions(line: dict[str, Any], classes: Sequence[str]) -> tuple[str, str, st
     return (
         f"{predicted} {line['predicted_probability']:.0%}{told}",
         f"Grad-CAM\n{target}",
-        f"Finer-CAM: not\n{others}",
+        f"Finer-CAM, against\n{others}",
     )
 
 
