@@ -82,12 +82,12 @@ def _run(
     done = plan.images() - sum(unit.count for unit in left)
     failed = plan.counts["failures"] + failure_count(folder, waiting)
     with connected(), Meter(plan.images(), done, failed) as meter:
-        for line in _units(config, classifier, plan.layout, left).iter_rows():
+        for line in _units(config, classifier, plan.layout, left, folder.url).iter_rows():
             meter.advance(line["images"] + line["failures"], line["failures"])
             _check_failures(config, meter, plan.images())
 
 
-def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Unit]) -> Dataset:
+def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Unit], url: str) -> Dataset:
     """The pipeline: a block is a unit from end to end."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -122,7 +122,7 @@ def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Un
             write,
             batch_size=None,
             batch_format="pyarrow",
-            fn_kwargs={"url": config.output.url, "layout": layout},
+            fn_kwargs={"url": url, "layout": layout},
             num_cpus=WRITE_CPUS,
         )
     )

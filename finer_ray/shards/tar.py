@@ -80,8 +80,8 @@ class TarScan:
     def members(self, start: int = 0) -> Iterator[Member]:
         """Members from the one whose first header lies at `start`, to the archive's end.
 
-        An archive may end without its closing zero blocks, as an interrupted writer leaves it, but only right
-        after a whole member. The caller may move the file's position between members.
+        The caller may move the file's position between members. An archive cut off right after a member is
+        told from a whole one by its missing closing block.
 
         Raises:
             TarFault: truncated, garbage, sparse members, or data after the end.
@@ -91,11 +91,12 @@ class TarScan:
         while at < self._size:
             header = self._header(at)
             if header is None:
-                return self._check_end(at)
+                self._check_end(at)
+                return
             member = self._member(at, header)
             yield member
             at = member.body + _padded(member.size)
-        return None
+        raise TarFault(at, "truncated: the closing zero block is missing, and with it perhaps more samples")
 
     def _member(self, start: int, header: tarfile.TarInfo) -> Member:
         name: str | None = None

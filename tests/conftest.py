@@ -1,0 +1,59 @@
+"""Small data sets and models, made on the spot."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finer_ray.config import Config, parse_config
+
+Members = list[tuple[str, bytes]]
+
+
+def photo(seed: int, size: tuple[int, int] = (80, 64), format: str = "JPEG") -> bytes:
+    """A smooth random photo, (width, height), encoded."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def sample(key: str, seed: int, label: int | str | None = None, box: list[float] | None = None) -> Members:
+    """A photo with its JSON, as members of a tar."""
+    note = {"label": label, "box_xyxy": box}
+    return [(f"{key}.jpg", photo(seed)), (f"{key}.json", json.dumps(note).encode())]
+
+
+def write_tar(path: Path, members: Members) -> Path:
+    """A tar archive of these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, body in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+    return path
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Config]:
+    """A config for a tiny random CNN; sections are overridden key by key."""
+
+    def make(shards: Any, **sections: dict[str, Any]) -> Config:
+        tree: dict[str, Any] = {
+            "input": {"shards": shards},
+            "model": {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64},
+            "output": {"url": str(tmp_path / "out"), "rows_per_unit": 8, "rows_per_chunk": 4},
+        }
+        for name, values in sections.items():
+            tree[name] = {**tree.get(name, {}), **values}
+        return parse_config(tree)
+
+    return make

@@ -1,0 +1,246 @@
+"""The whole job on real Ray: good and bad input, resuming, appending, refusing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+import yaml
+
+from finer_ray.config import Config
+from finer_ray.errors import ConfigError, ExportError, InputError
+from finer_ray.models import build_classifier
+from finer_ray.pipeline.cluster import connected
+from finer_ray.pipeline.explaining import question_of
+from finer_ray.pipeline.export import export
+from finer_ray.saliency import explain
+from finer_ray.shards import Fields, ShardRef, decode, read_unit
+from finer_ray.store.export import Export, open_export
+from finer_ray.store.verify import verify_export
+from tests.conftest import photo, sample, write_tar
+
+pytestmark = pytest.mark.slow
+Job = Callable[..., Config]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    with connected():
+        yield
+
+
+def many(count: int, first: int = 0) -> list[tuple[str, bytes]]:
+    return [m for i in range(first, first + count) for m in sample(f"p{i:03d}", i, i % 7, [10, 8, 60, 50])]
+
+
+def contents(export: Export) -> dict[str, Any]:
+    """Everything that two runs must agree in."""
+    tables = {name: getattr(export, name) for name in ("images", "metrics", "failures", "classes")}
+    arrays = {name: export.tensors[name][:] for name in export.manifest.layout.shapes()}
+    return {"tables": tables, "arrays": arrays}
+
+
+def same(a: Export, b: Export) -> None:
+    left, right = contents(a), contents(b)
+    for name, table in left["tables"].items():
+        assert table.equals(right["tables"][name]), name
+    for name, array in left["arrays"].items():
+        np.testing.assert_array_equal(array, right["arrays"][name], err_msg=name)
+
+
+def test_every_format_and_every_fault(tmp_path: Path, job: Job) -> None:
+    tar = write_tar(tmp_path / "in" / "a.tar", [*many(11), ("bad.jpg", b"no photo"), *sample("odd", 40, 5000)])
+    whole = write_tar(tmp_path / "in" / "b.tar", many(9, 20))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    rows = [{"image": {"bytes": photo(i), "path": None}, "label": i} for i in range(5)] + [{"image": None, "label": 1}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "c.parquet")
+    (tmp_path / "folder" / "3").mkdir(parents=True)
+    (tmp_path / "folder" / "3" / "x.png").write_bytes(photo(9, format="PNG"))
+    (tmp_path / "in" / "d.tar").write_bytes(b"\x1f\x8bnot a tar" * 100)
+    config = job([str(tmp_path / "in"), str(tmp_path / "folder")], input={"max_failures": 0.5})
+
+    summary = export(config)
+    made = open_export(config.output.url)
+
+    assert verify_export(config.output.url) == []
+    failures = {(Path(f["shard"]).name, f["key"], f["stage"]): f["error"] for f in made.failures.to_pylist()}
+    assert ("a.tar", "bad", "decode") in failures
+    assert "out of range" in failures["a.tar", "odd", "label"]
+    assert "truncated" in failures["b.tar", None, "shard"]
+    assert "not a tar archive" in failures["d.tar", None, "shard"]
+    assert "null" in failures["c.parquet", "5", "read"]
+    assert "no class is called '3'" in failures["folder", "3/x.png", "label"]
+    assert len(failures) == 6
+    counts = made.images.group_by("shard").aggregate([("row", "count")]).to_pylist()
+    by_name = {Path(line["shard"]).name: line["row_count"] for line in counts}
+    assert by_name["a.tar"] == 11
+    assert by_name["c.parquet"] == 5
+    assert 1 <= by_name["b.tar"] < 9
+    assert summary.images == sum(by_name.values())
+    assert made.images.filter(pa.compute.equal(made.images["shard"], str(tar)))["label"].to_pylist() == [
+        i % 7 for i in range(11)
+    ]
+
+
+def test_stored_maps_are_those_of_the_model(tmp_path: Path, job: Job) -> None:
+    tar = write_tar(tmp_path / "a.tar", many(10))
+    config = job(str(tar), saliency={"gamma": 0.8, "references": 2})
+    export(config)
+    made = open_export(config.output.url)
+
+    classifier = build_classifier(config.model)
+    samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 10, 2**28)
+    transform = classifier.transform
+    pixels = np.stack([decode(s, transform, 10**8).image for s in samples])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
+    expected = explain(classifier, (images - mean) / std, question_of(config, classifier))
+
+    rows = made.images["row"].to_numpy()
+    assert made.images["references"].to_pylist() == expected.references.tolist()
+    scale = made.tensors["basis_scale"].oindex[rows][:, None, None]
+    for place, name in enumerate(("gradcam", "finer_gradcam")):
+        direct = expected.maps[:, place].numpy()
+        bound = 2.0**-11 * direct.max((1, 2), keepdims=True) + 1e-6
+        assert (np.abs(made.maps(rows, name) - direct) <= bound).all()
+        gamma = 0.8 if name == "finer_gradcam" else 0.0
+        assert (np.abs(made.contrast(rows, gamma) - direct) <= (1 + gamma) * 2.0**-11 * scale + 1e-6).all()
+    assert made.maps(rows[:3], "gradcam", size=(50, 40)).shape == (3, 50, 40)
+    backwards = made.contrast(rows[::-1], 0.8)
+    np.testing.assert_array_equal(backwards[::-1], made.contrast(rows, 0.8))
+    with pytest.raises(ExportError, match="layercam"):
+        made.maps(rows, "layercam")
+    with pytest.raises(IndexError):
+        made.maps([10_000], "gradcam")
+
+
+def test_runs_again_only_for_what_is_new(tmp_path: Path, job: Job) -> None:
+    write_tar(tmp_path / "in" / "a.tar", many(10))
+    config = job(str(tmp_path / "in" / "*.tar"))
+    assert export(config).new == 10
+    out = Path(config.output.url)
+    first = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert export(config).new == 0
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
+
+    write_tar(tmp_path / "in" / "b.tar", many(3, 50))
+    assert export(config).new == 3
+    assert verify_export(config.output.url) == []
+    assert open_export(config.output.url).images.num_rows == 13
+    kept = [path for path in first if "/c/" in str(path) or path.parent.name in ("images", "metrics", "failures")]
+    assert kept
+    assert all(path.read_bytes() == first[path] for path in kept)
+
+    other = job(str(tmp_path / "in" / "*.tar"), saliency={"gamma": 0.5})
+    with pytest.raises(ExportError, match=f"{config.fingerprint()}.*{other.fingerprint()}"):
+        export(other)
+    write_tar(tmp_path / "in" / "a.tar", many(4))
+    with pytest.raises(ExportError, match=r"a\.tar has changed"):
+        export(config)
+
+
+def test_stops_where_the_input_is_simply_wrong_and_goes_on_after(tmp_path: Path, job: Job) -> None:
+    write_tar(tmp_path / "a.tar", [*many(8), *[(f"bad{i}.jpg", b"x") for i in range(8)]])
+    config = job(str(tmp_path / "a.tar"))
+    with pytest.raises(InputError, match="max_failures"):
+        export(config)
+    with pytest.raises(ExportError, match="has not finished"):
+        open_export(config.output.url)
+    lenient = job(str(tmp_path / "a.tar"), input={"max_failures": 0.9})
+    export(lenient)
+    assert verify_export(lenient.output.url) == []
+    assert open_export(lenient.output.url).manifest.counts == {"images": 8, "failures": 8}
+
+
+def test_targets_and_listed_references(tmp_path: Path, job: Job) -> None:
+    members = [*sample("a", 1, 3), *sample("b", 2, 4), *sample("c", 3, None)]
+    write_tar(tmp_path / "a.tar", members)
+    saliency = {"target": "label", "selection": [3, 9]}
+    config = job(str(tmp_path / "a.tar"), saliency=saliency, input={"max_failures": 1.0})
+    export(config)
+    made = open_export(config.output.url)
+    assert made.images["target"].to_pylist() == [3, 4]
+    assert made.images["references"].to_pylist() == [[-1, 9], [3, 9]]
+    assert made.failures["stage"].to_pylist() == ["target"]
+    assert verify_export(config.output.url) == []
+    with pytest.raises(ConfigError, match=r"saliency\.target"):
+        export(job(str(tmp_path / "a.tar"), saliency={"target": 99999}))
+
+
+def test_verify_finds_what_is_wrong(tmp_path: Path, job: Job) -> None:
+    tar = write_tar(tmp_path / "a.tar", many(10))
+    config = job(str(tar))
+    export(config)
+    out = Path(config.output.url)
+    next((out / "saliency.zarr" / "maps" / "c" / "1").rglob("0")).unlink()
+    assert any("maps: rows not written" in line for line in verify_export(str(out)))
+    file = next((out / "images").iterdir())
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), file)
+    findings = verify_export(str(out))
+    assert any("no line in images or failures: [0]" in line for line in findings)
+    write_tar(tar, many(9))
+    assert any("holds 9 images now" in line for line in verify_export(str(out)))
+
+
+def test_a_killed_driver_leaves_an_export_that_can_be_finished(tmp_path: Path, job: Job) -> None:
+    write_tar(tmp_path / "a.tar", many(200))
+    config = job(str(tmp_path / "a.tar"))
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-c", "from finer_ray.cli import main; main()", "export", str(file)]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as driver:
+        parts = Path(config.output.url) / "parts" / "images"
+        deadline = time.monotonic() + 120
+        while len(list(parts.glob("*.parquet"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(driver.pid, signal.SIGKILL)
+    committed = len(list(parts.glob("*.parquet")))
+    assert 2 <= committed < 25, "the driver was to be killed half-way"
+    with pytest.raises(ExportError):
+        open_export(config.output.url)
+    assert export(config).new <= 200 - 8 * committed
+    assert verify_export(config.output.url) == []
+    undisturbed = job(str(tmp_path / "a.tar"), output={"url": str(tmp_path / "other")})
+    export(undisturbed)
+    same(open_export(config.output.url), open_export(undisturbed.output.url))
+
+
+def test_our_own_cluster_listens_on_loopback_alone() -> None:
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+    sockets = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    raylets = [p for p in Path("/proc").glob("[0-9]*") if _command(p).startswith(("gcs_server", "raylet", "ray::"))]
+    inodes = {inode for process in raylets for inode in _sockets(process)}
+    listening = [line.split() for line in sockets.splitlines() if " 0A " in line]
+    addresses = {fields[1].split(":")[0] for fields in listening if fields[9] in inodes}
+    assert addresses
+    assert addresses <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def _command(process: Path) -> str:
+    try:
+        return Path((process / "cmdline").read_bytes().split(b"\0")[0].decode()).name
+    except OSError:
+        return ""
+
+
+def _sockets(process: Path) -> set[str]:
+    found = set()
+    try:
+        for link in (process / "fd").iterdir():
+            if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link)):
+                found.add(match[1])
+    except OSError:
+        pass
+    return found

@@ -1,0 +1,75 @@
+"""The transform against those of timm and open_clip, pixel by pixel."""
+
+import numpy as np
+import open_clip
+import pytest
+import timm.data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from finer_ray.shards import Transform
+
+SIDES = st.integers(1, 300)
+
+
+def picture(width: int, height: int) -> Image.Image:
+    seed = width * 1000 + height
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def pixels(tensor: Tensor) -> np.ndarray:
+    """A library's result, before normalisation, as (h, w, 3) uint8."""
+    return (tensor * 255).round().to(dtype=__import__("torch").uint8).permute(1, 2, 0).numpy()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    SIDES,
+    SIDES,
+    st.sampled_from([(64, 64), (48, 48), (64, 48), (33, 57)]),
+    st.sampled_from([0.875, 0.9, 1.0]),
+    st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_is_timms(width: int, height: int, size: tuple[int, int], crop_pct: float, interpolation: str) -> None:
+    if max(width, height) > 20 * min(width, height):
+        return
+    theirs = timm.data.create_transform(
+        (3, *size), crop_pct=crop_pct, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    ours = Transform(size, "shortest", crop_pct, interpolation)  # type: ignore[arg-type]
+    image = picture(width, height)
+    np.testing.assert_array_equal(ours.apply(image), pixels(theirs(image)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([(64, 64), (64, 48)]), st.sampled_from(["shortest", "squash"]))
+def test_is_open_clips(width: int, height: int, size: tuple[int, int], resize: str) -> None:
+    if max(width, height) > 20 * min(width, height):
+        return
+    theirs = open_clip.image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=resize)
+    ours = Transform(size, resize)  # type: ignore[arg-type]
+    image = picture(width, height)
+    np.testing.assert_array_equal(ours.apply(image), pixels(theirs(image)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(8, 200), st.integers(8, 200), st.data())
+def test_a_box_and_the_mask_of_it_are_one_region(width: int, height: int, data: st.DataObject) -> None:
+    x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x2, y2 = data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height))
+    mask = np.zeros((height, width), bool)
+    mask[y1:y2, x1:x2] = True
+    transform = Transform((32, 32), "shortest", 0.875)
+    box = transform.apply_box((x1, y1, x2, y2), width, height)
+    # Nearest resampling rounds at ties, so that the border alone may differ.
+    differing = box != transform.apply_mask(mask)
+    assert differing.sum() <= 2 * (box.any(0).sum() + box.any(1).sum()) + 4
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_a_full_mask_stays_full(resize: str) -> None:
+    transform = Transform((32, 40), resize, 0.9)  # type: ignore[arg-type]
+    assert transform.apply_mask(np.ones((70, 90), bool)).all()
+    assert transform.apply_box((0, 0, 90, 70), 90, 70).all()

@@ -1,0 +1,94 @@
+"""The config: refused with place and nearest names, overridden, fingerprinted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finer_ray.config import Config, load_config, parse_config
+from finer_ray.errors import ConfigError
+
+GOOD: dict[str, Any] = {
+    "input": {"shards": "a.tar"},
+    "model": {"backbone": "timm:resnet18", "weights": "random"},
+    "output": {"url": "out"},
+}
+
+
+def write(tmp_path: Path, tree: Any) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_overrides_are_yaml(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD), ["saliency.gamma=2", "saliency.maps=[gradcam]", "input.shards=b-*.tar"])
+    assert config.saliency.gamma == 2.0
+    assert config.saliency.maps == ["gradcam"]
+    assert config.input.shards == ["b-*.tar"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("saliency.gama=1", r"saliency\.gama: unknown key \(nearest: gamma\)"),
+        ("saliency.maps=[finer_gradcm]", r"saliency\.maps\.0: .*nearest: finer_gradcam"),
+        ("saliency.maps=[gradcam, gradcam]", "names a map twice"),
+        ("saliency.gamma=.nan", r"saliency\.gamma"),
+        ("sailency.gamma=1", r"sailency: unknown key \(nearest: saliency\)"),
+        ("input.max_failures=2", r"input\.max_failures"),
+        ("output.rows_per_chunk=33", "must divide"),
+        ("compute.actors_min=3", None),
+        ("model.head=text", r"model: head: text needs model\.classes"),
+        ("model.backbone=resnet18", r"model\.backbone"),
+        ("nonsense", "must have the form a.b=c"),
+        ("input.shards.x=1", "shards is a value"),
+    ],
+)
+def test_faults_name_their_place(tmp_path: Path, override: str, message: str | None) -> None:
+    if message is None:
+        load_config(write(tmp_path, GOOD), [override])
+        return
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, GOOD), [override])
+
+
+def test_every_fault_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"input": {"shards": []}, "model": {"backbone": "timm:x"}, "compute": {"batch_size": 0}})
+    for place in ("input.shards", "model.weights", "compute.batch_size", "output"):
+        assert f"{place}:" in str(caught.value)
+
+
+def test_no_file_and_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load_config(write(tmp_path, [1]))
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def changed(**sections: dict[str, Any]) -> Config:
+    return parse_config({**GOOD, **{name: {**GOOD.get(name, {}), **values} for name, values in sections.items()}})
+
+
+def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
+    base = changed().fingerprint()
+    for same in (
+        changed(input={"shards": ["b.tar"], "max_failures": 0.5}),
+        changed(output={"url": "elsewhere"}),
+        changed(compute={"batch_size": 4, "actors_max": 2}),
+    ):
+        assert same.fingerprint() == base
+    others = [
+        changed(saliency={"gamma": 0.7}),
+        changed(saliency={"target": "label"}),
+        changed(output={"rows_per_unit": 64}),
+        changed(compute={"precision": "bf16"}),
+        changed(input={"fields": {"label": "cls"}}),
+        changed(model={"image_size": 96}),
+    ]
+    assert len({base, *(other.fingerprint() for other in others)}) == 7
