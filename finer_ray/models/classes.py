@@ -32,20 +32,23 @@ class ClassNames:
 
     @classmethod
     def imagenet(cls) -> Self:
-        """ImageNet-1k: the first lemma of each synset (all of them where that is ambiguous), WordNet ids as
-        aliases."""
+        """ImageNet-1k: the first lemma of each synset (all of them where that is ambiguous, with the WordNet id
+        where these are), WordNet ids and unambiguous lemmas as aliases."""
         info = ImageNetInfo()
         lemmas = [info.index_to_description(index) for index in range(info.num_classes())]
         first = [text.split(",")[0].strip() for text in lemmas]
         seen = Counter(first)
-        names = tuple(short if seen[short] == 1 else text for short, text in zip(first, lemmas, strict=True))
-        pairs = [(info.index_to_label_name(index), index) for index in range(len(lemmas))]
+        names = [short if seen[short] == 1 else text for short, text in zip(first, lemmas, strict=True)]
+        seen = Counter(names)
+        ids = [info.index_to_label_name(index) for index in range(len(names))]
+        names = [name if seen[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, ids, strict=True)]
+        pairs = [(wnid, index) for index, wnid in enumerate(ids)]
         pairs += [(word.strip(), index) for index, text in enumerate(lemmas) for word in text.split(",")]
         pairs += [(text, index) for index, text in enumerate(lemmas)]
         owners: dict[str, set[int]] = {}
         for word, index in pairs:
             owners.setdefault(word, set()).add(index)
-        return cls(names, {word: min(found) for word, found in owners.items() if len(found) == 1})
+        return cls(tuple(names), {word: min(found) for word, found in owners.items() if len(found) == 1})
 
     def __len__(self) -> int:
         return len(self.names)

@@ -50,7 +50,7 @@ def contrast(
     if aggregation == "max_before_relu":
         result = difference.masked_fill(~counts, -torch.inf).amax(1).relu()
     else:
-        weight = counts / counts.sum(1, keepdim=True).clamp(min=1)
+        weight = counts.to(basis.dtype) / counts.sum(1, keepdim=True).clamp(min=1)
         if aggregation == "mean_before_relu":
             result = (weight * difference).sum(1).relu()
         else:

@@ -1,0 +1,34 @@
+"""Localisation against sums by hand."""
+
+import pytest
+import torch
+
+from finer_ray.metrics import localisation, pointing_hit, upsample
+
+MAPS = torch.rand((3, 2, 7, 7), generator=torch.Generator().manual_seed(0))
+REGION = torch.zeros((3, 28, 21), dtype=torch.bool)
+REGION[0, 4:20, 3:9] = True
+REGION[1] = True
+
+
+def test_energy_share_is_the_sum_inside_over_the_sum() -> None:
+    large = upsample(MAPS, (28, 21))
+    expected = large[0, 1, 4:20, 3:9].sum() / large[0, 1].sum()
+    share = localisation(MAPS, REGION)
+    assert share.shape == (3, 2)
+    assert share[0, 1] == pytest.approx(float(expected), abs=1e-6)
+    assert share[1].tolist() == pytest.approx([1.0, 1.0])
+    assert share[2].isnan().all(), "a region that was cropped away"
+    assert localisation(torch.zeros_like(MAPS), REGION).isnan().all(), "a map without energy"
+    torch.testing.assert_close(localisation(MAPS * 1e-6, REGION)[:2], share[:2])
+
+
+def test_pointing_hit_looks_at_the_maximum() -> None:
+    maps = torch.zeros((3, 1, 7, 7))
+    maps[:, 0, 2, 1] = 1.0
+    hit = pointing_hit(maps, REGION)
+    assert hit[:2, 0].tolist() == [1.0, 1.0]
+    assert hit[2].isnan().all()
+    maps[0, 0, 6, 6] = 2.0
+    assert pointing_hit(maps, REGION)[0, 0] == 0.0
+    assert pointing_hit(torch.zeros_like(maps), REGION).isnan().all()

@@ -1,0 +1,109 @@
+"""Pieces of the store: halves, the summary by class, atomic files, remote folders."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import finer_ray
+from finer_ray.errors import ExportError
+from finer_ray.store.files import Folder
+from finer_ray.store.layout import Layout
+from finer_ray.store.tables import IMAGES, METRICS, summarise
+from finer_ray.store.tensors import create_tensors, open_tensors, to_half, write_unit
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(1e-30, 1e30), st.integers(0, 100))
+def test_halves_lose_at_most_their_bound(magnitude: float, seed: int) -> None:
+    values = (np.random.default_rng(seed).standard_normal((3, 2, 7, 7)) * magnitude).astype(np.float32)
+    values[2] = 0
+    stored, scale = to_half(values, (1, 2, 3))
+    assert stored.dtype == np.float16
+    error = np.abs(stored.astype(np.float64) * scale[:, None, None, None] - values)
+    assert (error <= 2.0**-11 * np.abs(values).max((1, 2, 3), keepdims=True)).all()
+    assert scale[2] == 0
+
+
+def test_halves_keep_nan_where_it_was() -> None:
+    values = np.ones((1, 2, 3, 3), np.float32)
+    values[0, 1] = np.nan
+    stored, scale = to_half(values, (1, 2, 3))
+    assert scale.tolist() == [1.0]
+    assert np.isnan(stored[0, 1]).all()
+    assert (stored[0, 0] == 1).all()
+
+
+def lines(*images: tuple[int, int | None, int, int]) -> pa.Table:
+    base = {"key": "k", "shard": "s", "index": 0, "probability": 0.5, "predicted_probability": 0.5, "logit": 1.0}
+    rest = {"references": [], "reference_logits": [], "width": 1, "height": 1}
+    rows = [{"row": r, "label": label, "target": t, "predicted": p, **base, **rest} for r, label, t, p in images]
+    return pa.Table.from_pylist(rows, IMAGES)
+
+
+def test_summary_by_class() -> None:
+    images = lines((0, 1, 2, 1), (1, 1, 2, 2), (2, None, 1, 1), (3, None, 0, 0))
+    scores = {0: (0.2, True), 1: (0.6, False), 2: (None, None), 3: (0.5, True)}
+    rows = [
+        {"row": r, "map": m, "localisation": s, "pointing_hit": h, "region": None}
+        for r, (s, h) in scores.items()
+        for m in ("b", "a")
+    ]
+    table = summarise(images, pa.Table.from_pylist(rows, METRICS), ["x", "y", "z"]).to_pylist()
+    assert [(line["class"], line["map"]) for line in table] == [(0, "b"), (0, "a"), (1, "b"), (1, "a")]
+    one = table[2]
+    assert (one["name"], one["count"], one["labelled"], one["accuracy"]) == ("y", 3, 2, 0.5)
+    assert (one["localisation_count"], one["pointing_hit_count"]) == (2, 2)
+    assert one["localisation_mean"] == pytest.approx(0.4)
+    assert one["localisation_stderr"] == pytest.approx(0.2)
+    assert one["pointing_hit_mean"] == pytest.approx(0.5)
+    assert table[0]["accuracy"] is None
+    assert table[0]["localisation_stderr"] is None
+
+
+def test_a_local_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(str(tmp_path / "out"))
+    folder.write("a/b.json", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        folder.write("a/b.json", b"new")
+    assert folder.read("a/b.json") == b"old"
+    assert [path.name for path in (tmp_path / "out" / "a").iterdir()] == ["b.json"]
+
+
+def test_units_are_one_object_per_array_and_the_same_bytes_twice(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    layout = Layout(
+        maps=("a",), references=0, grid=(2, 3), embedding=None, basis=False, rows_per_unit=4, rows_per_chunk=2
+    )
+    create_tensors(folder, layout, 8)
+    tensors = {"maps": np.ones((3, 1, 2, 3), np.float16), "maps_scale": np.ones((3, 1), np.float32)}
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
+    write_unit(folder, layout, 1, tensors)
+    first = files()
+    assert len(first) - len(before) == len(layout.shapes()) == 2
+    write_unit(folder, layout, 1, tensors)
+    assert files() == first
+    maps = open_tensors(folder)["maps"][:]
+    assert np.isnan(maps[[0, 1, 2, 3, 7]]).all()
+    assert (maps[4:7] == 1).all()
+    create_tensors(folder, layout, 16)
+    assert open_tensors(folder)["maps"].shape == (16, 1, 2, 3)
+    assert (open_tensors(folder)["maps"][4:7] == 1).all()
+
+
+def test_no_export_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="there is no export"):
+        finer_ray.open_export(str(tmp_path))
