@@ -1,8 +1,8 @@
 """What does an explanation cost, beside a plain forward pass and beside pytorch-grad-cam?
 
 Per image: embedding, logits, Grad-CAM, Finer-Grad-CAM (3 references) and the contrast basis, against (1) the
-library's own forward pass under no_grad, and (2) pytorch-grad-cam's GradCAM and FinerCAM, one image at a time as its
-scripts run them. The three take turns in one process; figures are medians over rounds, with the range of the ratios.
+library's own forward pass under no_grad, and (2) pytorch-grad-cam's GradCAM and then FinerCAM on the same
+batch (its FinerCAM compares with single classes, so its basis holds less). The three take turns in one process; figures are medians over rounds, with the range of the ratios.
 """
 
 import json
@@ -53,9 +53,9 @@ def theirs(model: Classifier, images: torch.Tensor) -> Callable[[], Any]:
     def run() -> None:
         encoder.requires_grad_(True)
         with GradCAM(encoder, [layer], reshape) as base:
-            base(images)
+            base(images, targets=None)
         with FinerCAM(encoder, [layer], reshape) as finer:
-            finer(images, alpha=0.6, comparison_categories=[1, 2, 3])
+            finer(images, targets=None, alpha=0.6, comparison_categories=[1, 2, 3])
         encoder.requires_grad_(False)
 
     return run
