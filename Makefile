@@ -15,7 +15,7 @@ install: $(INSTALLED) ## Build .venv with everything the job, the demo and the t
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two minutes)
