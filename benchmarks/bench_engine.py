@@ -1,8 +1,8 @@
 """What does an explanation cost, beside a plain forward pass and beside pytorch-grad-cam?
 
-Per image: embedding, logits, Grad-CAM, Finer-Grad-CAM (3 references) and the contrast basis, against (1) the
-library's own forward pass under no_grad, and (2) pytorch-grad-cam's GradCAM and then FinerCAM on the same
-batch (its FinerCAM compares with single classes, so its basis holds less). The three take turns in one process; figures are medians over rounds, with the range of the ratios.
+Embedding, logits, Grad-CAM, Finer-Grad-CAM (3 references) and the contrast basis, against (1) the library's own
+forward pass under no_grad, and (2) pytorch-grad-cam's GradCAM and then FinerCAM on the same batch. The three take
+turns in one process; figures are medians over rounds, with the range of the ratios.
 """
 
 import json

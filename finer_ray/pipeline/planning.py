@@ -58,7 +58,8 @@ def make_plan(config: Config, classifier: Classifier, folder: Folder) -> Manifes
     )
     if before is not None:
         before.check_same(plan)
-    known = [] if before is None else before.shards
+    # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
+    known = [] if before is None else [entry for entry in before.shards if entry.shard.starts]
     plan = plan.model_copy(update={"shards": _entries(config, known)})
     if not plan.images():
         problems = "; ".join(f"{e.shard.ref.url}: {e.shard.problem or 'empty'}" for e in plan.shards[:5])

@@ -36,6 +36,8 @@ def contrast_basis(
         chosen = logits.gather(1, column.clamp(min=0)[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, activation, retain_graph=True)
         alpha = grid(gradient).to(cells.dtype).mean((2, 3))
-        maps.append(torch.einsum("bd,bdhw->bhw", alpha, cells))
+        # Autocast would sum thousands of channels in half precision.
+        with torch.autocast(cells.device.type, enabled=False):
+            maps.append(torch.einsum("bd,bdhw->bhw", alpha, cells))
     basis = torch.stack(maps, dim=1)
     return basis.masked_fill((classes < 0)[:, :, None, None], torch.nan)

@@ -41,13 +41,13 @@ def publish(folder: Folder, units: list[int], manifest: Manifest) -> Manifest:
             file = f"{name}/unit-{group[0]:08d}.parquet"
             folder.write_table(file, pa.concat_tables(pieces))
             tables.setdefault(name, []).append(file)
+    tables["failures"] = [name for name in tables.get("failures", []) if not name.startswith("failures/shards-")]
     problems = _shard_problems(manifest)
     if problems.num_rows:
-        # Named by length, since each run writes all of them anew and old readers keep the file they know.
+        # Each run writes all of them anew.
         file = f"failures/shards-{len(manifest.shards):08d}.parquet"
         folder.write_table(file, problems)
-        kept = [name for name in tables["failures"] if not name.startswith("failures/shards-")]
-        tables["failures"] = [*kept, file]
+        tables["failures"].append(file)
     images = read_tables(folder, tables.get("images", []), IMAGES)
     metrics = read_tables(folder, tables.get("metrics", []), METRICS)
     folder.write_table("classes.parquet", summarise(images, metrics, manifest.classes))

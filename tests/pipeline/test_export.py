@@ -131,13 +131,21 @@ def test_runs_again_only_for_what_is_new(tmp_path: Path, job: Job) -> None:
     assert export(config).new == 10
     out = Path(config.output.url)
     first = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (tmp_path / "in" / "late.tar").write_bytes(b"not yet written")
+    assert export(config).new == 0
+    assert open_export(config.output.url).failures["stage"].to_pylist() == ["shard"]
+    write_tar(tmp_path / "in" / "late.tar", many(2, 90))
+    assert export(config).new == 2
+    assert open_export(config.output.url).failures.num_rows == 0
+    (tmp_path / "in" / "late.tar").rename(tmp_path / "late.tar")
+    first = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert export(config).new == 0
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
 
     write_tar(tmp_path / "in" / "b.tar", many(3, 50))
     assert export(config).new == 3
     assert verify_export(config.output.url) == []
-    assert open_export(config.output.url).images.num_rows == 13
+    assert open_export(config.output.url).images.num_rows == 15
     kept = [path for path in first if "/c/" in str(path) or path.parent.name in ("images", "metrics", "failures")]
     assert kept
     assert all(path.read_bytes() == first[path] for path in kept)

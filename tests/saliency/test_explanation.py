@@ -149,6 +149,21 @@ def test_is_torch_cam(build: Callable[[str], Classifier]) -> None:
     torch.testing.assert_close(ours.maps[0, 0], theirs[0].double(), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_half_precision_gives_float32_results_close_to_it(name: str) -> None:
+    model = build_classifier(ModelConfig(backbone=f"timm:{name}", weights="random"))
+    x = images(model).float()
+    target = torch.tensor([1, 2, 3])
+    question = Question(selection=(10, 20, 30))
+    full = explain(model, x, question, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = explain(model, x, question, target)
+    for values in (half.basis, half.maps, half.logits, half.embedding):
+        assert values.dtype == torch.float32
+    correlation = torch.corrcoef(torch.stack([half.basis.flatten(), full.basis.flatten()]))[0, 1]
+    assert correlation > 0.99
+
+
 def test_targets_selections_and_few_classes(build: Callable[[str], Classifier]) -> None:
     model = build("resnet")
     x = images(model)
