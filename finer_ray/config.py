@@ -17,11 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from finer_ray.errors import ConfigError
 
-MapName = Literal["gradcam", "finer_gradcam"]
+CamName = Literal["gradcam", "layercam", "scorecam"]
+MapName = Literal["gradcam", "finer_gradcam", "layercam", "finer_layercam", "scorecam", "finer_scorecam"]
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
+Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
+Weighting = Literal["equal", "probability", "probability_detached"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Gamma = Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -41,6 +45,8 @@ class FieldsConfig(Section):
     box: str | None = None
     mask: str | None = None
     key: str | None = None
+    concept: str | None = Field(None, description="text that the image is asked about; no default")
+    base: str | None = Field(None, description="text that its concept is compared with; no default")
     box_format: Literal["xyxy", "xywh"] = "xyxy"
 
 
@@ -79,7 +85,12 @@ class ModelConfig(Section):
     classes: str | list[str] | None = Field(
         None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
     )
-    templates: list[str] = Field(["a photo of a {}."], min_length=1, description="prompts for head: text")
+    templates: list[str] = Field(
+        ["a photo of a {}."], min_length=1, description="prompts for head: text, and for concepts"
+    )
+    concepts: str | list[str] | None = Field(
+        None, description="texts that may be asked about beside the classes: a .txt or .json file | a list; open_clip"
+    )
     image_size: Positive | tuple[Positive, Positive] | None = Field(None, description="null: the backbone's own")
     resize: Literal["shortest", "squash"] | None = None
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -105,30 +116,76 @@ class ModelConfig(Section):
             raise ValueError("head: text needs model.classes, the names to put into the prompts")
         if self.head == "text" and not self.backbone.startswith("open_clip:"):
             raise ValueError("head: text needs an open_clip backbone, which has a text tower")
+        if self.concepts is not None and not self.backbone.startswith("open_clip:"):
+            raise ValueError("concepts need an open_clip backbone, which has a text tower")
         return self
+
+
+class MapConfig(Section):
+    """A map with a name and settings of its own; what is null is as in the section `saliency`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.+=-]{1,64}$")
+    cam: CamName
+    gamma: Gamma | None = None
+    aggregation: Aggregation | None = None
+    weighting: Weighting | None = None
+    reverse: bool = Field(False, description="what speaks for the references instead of the target")
+
+
+class ConceptConfig(Section):
+    """For `target: concept`: which text of `model.concepts` an image is asked about, and which it is compared with."""
+
+    by: Literal["predicted", "label", "image"] = Field(
+        "predicted", description="by the image's predicted class, by its label, or by its own fields concept and base"
+    )
+    pairs: dict[str | int, tuple[str, str]] = Field({}, description="class, by name or index: [concept, base]")
+    default: tuple[str, str] | None = Field(None, description="[concept, base] where there is no other")
 
 
 class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
 
-    maps: list[MapName] = Field(["gradcam", "finer_gradcam"], min_length=1)
-    gamma: float = Field(0.6, ge=-10.0, le=10.0, allow_inf_nan=False, description="strength of the comparison")
+    maps: list[MapName | MapConfig] = Field(["gradcam", "finer_gradcam"], min_length=1)
+    gamma: Gamma = Field(0.6, description="strength of the comparison; above 1 extrapolates")
     references: Annotated[int, Field(ge=0, le=64)] = Field(3, description="K, the number of reference classes")
     selection: Literal["logit", "weight"] | list[int | str] = Field(
         "logit",
         description="closest logits | most similar classifier weights (Eq. 11) | classes by name or index",
     )
-    aggregation: Literal["mean_before_relu", "max_before_relu", "mean_after_relu"] = "mean_before_relu"
-    target: Literal["predicted", "label"] | int | str = Field(
-        "predicted", description="predicted | label | one class by name or index"
+    aggregation: Aggregation = Field("mean_before_relu", description="over the references (Tab. 7)")
+    weighting: Weighting = Field(
+        "equal", description="of the references; probability: by the softmax among them, inside the graph"
     )
+    target: Literal["predicted", "label", "concept"] | int | str = Field(
+        "predicted", description="predicted | label | concept | one class by name or index"
+    )
+    concept: ConceptConfig | None = None
+
+    @field_validator("maps", mode="before")
+    @classmethod
+    def _known_names(cls, value: object) -> object:
+        """Said here, because a union's own messages list the faults of every kind of map."""
+        for position, name in enumerate(value if isinstance(value, list) else []):
+            if isinstance(name, str) and name not in MAP_NAMES:
+                hint = nearest(name, MAP_NAMES)
+                raise ValueError(
+                    f"entry {position}: no map {name!r}{hint}; valid: {', '.join(MAP_NAMES)}, or a mapping"
+                )
+        return value
 
     @field_validator("maps")
     @classmethod
-    def _once_each(cls, value: list[MapName]) -> list[MapName]:
-        if len(set(value)) != len(value):
+    def _once_each(cls, value: list[MapName | MapConfig]) -> list[MapName | MapConfig]:
+        names = [item if isinstance(item, str) else item.name for item in value]
+        if len(set(names)) != len(names):
             raise ValueError("names a map twice")
         return value
+
+    @model_validator(mode="after")
+    def _concepts_belong_together(self) -> Self:
+        if (self.target == "concept") != (self.concept is not None):
+            raise ValueError("target: concept and the section saliency.concept need each other")
+        return self
 
 
 class MetricsConfig(Section):
@@ -164,6 +221,7 @@ class ComputeConfig(Section):
     threads_per_actor: Positive | None = Field(None, description="torch threads on CPU; null: CPUs / actors")
     decode_cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="CPUs one decoding task takes")
     batch_size: Positive = 32
+    masked_memory: Positive = Field(2**30, description="bytes that Score-CAM's masked images may take at a time")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     @model_validator(mode="after")
@@ -183,6 +241,15 @@ class Config(Section):
     output: OutputConfig
     compute: ComputeConfig = ComputeConfig()
 
+    @model_validator(mode="after")
+    def _concepts_are_given(self) -> Self:
+        concept = self.saliency.concept
+        if concept is not None and self.model.concepts is None:
+            raise ValueError("saliency.concept needs model.concepts, the texts that it may name")
+        if concept is not None and concept.by == "image" and not self.input.fields.concept:
+            raise ValueError("saliency.concept.by: image needs input.fields.concept, where an image's concept stands")
+        return self
+
     def fingerprint(self) -> str:
         """Hash of everything that decides the bytes of a row, as 16 hex digits.
 
@@ -192,7 +259,7 @@ class Config(Section):
         parts = self.model_dump(mode="json", exclude={"output": {"url"}})
         for key in ("shards", "max_failures"):
             del parts["input"][key]
-        for key in ("weights", "head", "classes"):
+        for key in ("weights", "head", "classes", "concepts"):
             del parts["model"][key]
         parts["compute"] = {"precision": self.compute.precision}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,9 +14,11 @@ class Backbone:
     Attributes:
         split: the image encoder, cut at its CAM layer.
         transform: from a photo to the encoder's input.
-        native: the model's own classifier, where it has one that is wanted.
+        head: the classes, where the config wants the model's own classifier or its text tower.
+        concepts: the texts of `model.concepts`, where there are any.
     """
 
     split: Split
     transform: Transform
-    native: LinearHead | None = None
+    head: LinearHead | None = None
+    concepts: LinearHead | None = None

@@ -73,8 +73,9 @@ class ClassNames:
         raise LookupError(f"no class is called {label!r}{nearest(label, [*self.names, *self.aliases])}")
 
 
-def read_classes(classes: str | Sequence[str]) -> ClassNames:
-    """Class names from `model.classes`: imagenet-1k, a .txt file (a name per line), a .json list, or a list.
+def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNames:
+    """Names from `model.classes` or `model.concepts` (`key`): imagenet-1k, a .txt file (a name per line), a .json
+    list, or a list.
 
     Raises:
         ConfigError: no such file, or no list of names in it.
@@ -84,7 +85,7 @@ def read_classes(classes: str | Sequence[str]) -> ClassNames:
     if classes == "imagenet-1k":
         return ClassNames.imagenet()
     path = Path(classes).expanduser()
-    where = f"model.classes: {classes!r}"
+    where = f"model.{key}: {classes!r}"
     if not path.is_file():
         raise ConfigError(f"{where} is neither imagenet-1k nor a file (.txt or .json)")
     try:

@@ -11,7 +11,8 @@ from finer_ray.models import openclip_backbone, timm_backbone
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
-from finer_ray.models.head import LinearHead, read_probe
+from finer_ray.models.cut import Cut
+from finer_ray.models.head import JoinedHead, LinearHead, read_probe
 from finer_ray.models.split import Split, Unsupported
 from finer_ray.shards import Transform
 
@@ -27,31 +28,36 @@ class Classifier(nn.Module):
         head: embedding (B, E) to logits (B, C).
         transform: from a photo to the input.
         classes: names of the C classes.
+        concepts: names of the texts whose logits follow those of the classes.
         grid_size: (h, w) of the maps.
         embedding_size: E.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
     """
 
-    head: LinearHead
+    head: LinearHead | JoinedHead
 
-    def __init__(self, split: Split, head: LinearHead, transform: Transform, classes: ClassNames) -> None:
+    def __init__(
+        self,
+        split: Split,
+        head: LinearHead | JoinedHead,
+        transform: Transform,
+        classes: ClassNames,
+        concepts: ClassNames,
+    ) -> None:
         super().__init__()
         self.split, self.head = split, head
-        self.transform, self.classes = transform, classes
+        self.transform, self.classes, self.concepts = transform, classes, concepts
         self.grid_size, self.embedding_size = (0, 0), 0
         self.model_fingerprint = self.head_fingerprint = ""
 
-    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images, normalised (B, 3, H, W), to the CAM layer's activation and what else the tail needs."""
-        return self.split.trunk(images)
+    @property
+    def class_count(self) -> int:
+        """C."""
+        return len(self.classes)
 
-    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
-        """Activation to embedding (B, E)."""
-        return self.split.tail(activation, residual)
-
-    def grid(self, activation: Tensor) -> Tensor:
-        """Activation, or its gradient, to (B, D, h, w)."""
-        return self.split.grid(activation)
+    def cut(self, images: Tensor) -> Cut:
+        """Images, normalised (B, 3, H, W), after one forward pass."""
+        return self.split.cut(images)
 
     def class_weights(self) -> Tensor:
         """The head's weights (C, E)."""
@@ -59,7 +65,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C)."""
-        logits: Tensor = self.head(self.tail(*self.trunk(images)))
+        logits: Tensor = self.head(self.cut(images).embedding)
         return logits
 
 
@@ -70,12 +76,14 @@ def build_classifier(config: ModelConfig) -> Classifier:
         ConfigError: anything in the section that cannot be done, with its config path.
     """
     names = None if config.classes is None else read_classes(config.classes)
+    concepts = ClassNames(()) if config.concepts is None else read_classes(config.concepts, "concepts")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            backbone, head = _backbone(config, names)
+            backbone = _backbone(config, names, concepts)
         except Unsupported as error:
             raise _unsupported(config, str(error)) from None
+    head = backbone.head
     if head is None:
         head, listed = read_probe(Path(config.head).expanduser())
         if names is None and listed is not None:
@@ -85,16 +93,17 @@ def build_classifier(config: ModelConfig) -> Classifier:
         raise ConfigError(f"model.classes: {len(names)} names for a head with {len(head.weight)} classes")
     if len(names) < 2:
         raise ConfigError("model.classes: a classifier needs two classes at least")
-    classifier = Classifier(backbone.split, head, backbone.transform, names).eval().requires_grad_(False)
+    joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
+    classifier = Classifier(backbone.split, joined, backbone.transform, names, concepts)
+    classifier.eval().requires_grad_(False)
     _measure(classifier, config, native=config.head == "native")
     return classifier
 
 
-def _backbone(config: ModelConfig, names: ClassNames | None) -> tuple[Backbone, LinearHead | None]:
+def _backbone(config: ModelConfig, names: ClassNames | None, concepts: ClassNames) -> Backbone:
     if config.backbone.startswith("timm:"):
-        backbone = timm_backbone.build(config)
-        return backbone, backbone.native
-    return openclip_backbone.build(config, None if names is None else names.names)
+        return timm_backbone.build(config)
+    return openclip_backbone.build(config, () if names is None else names.names, concepts.names)
 
 
 @torch.no_grad()
@@ -104,13 +113,12 @@ def _measure(classifier: Classifier, config: ModelConfig, native: bool) -> None:
     images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
     try:
         theirs = classifier.split(images)
-        activation, residual = classifier.trunk(images)
-        embedding = classifier.tail(activation, residual)
-        grid = classifier.grid(activation)
+        cut = classifier.cut(images)
     except Unsupported as error:
         raise _unsupported(config, str(error)) from None
     except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise _unsupported(config, f"its forward pass at {height}x{width} fails: {error}") from error
+    embedding, grid = cut.embedding, cut.activation
     if embedding.ndim != 2 or embedding.shape[1] != classifier.head.weight.shape[1]:
         raise ConfigError(
             f"model.head: its weights are for embeddings of {classifier.head.weight.shape[1]}, "
@@ -126,7 +134,10 @@ def _measure(classifier: Classifier, config: ModelConfig, native: bool) -> None:
         classifier.split.state_dict(), config.backbone, str(config.pool), repr(classifier.transform)
     )
     classifier.head_fingerprint = fingerprint(
-        classifier.head.state_dict(), str(classifier.head.normalize), *classifier.classes.names
+        classifier.head.state_dict(),
+        str(classifier.head.normalize),
+        *classifier.classes.names,
+        *classifier.concepts.names,
     )
 
 

@@ -49,6 +49,32 @@ class LinearHead(nn.Module):
         return cls(linear.weight, linear.bias)
 
 
+class JoinedHead(nn.Module):
+    """Classes and, after them, concepts: two heads on one embedding.
+
+    Attributes:
+        classes, concepts: LinearHead of C and of Q rows.
+    """
+
+    def __init__(self, classes: LinearHead, concepts: LinearHead) -> None:
+        super().__init__()
+        self.classes, self.concepts = classes, concepts
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the classes, (C, E)."""
+        return self.classes.weight
+
+    @property
+    def normalize(self) -> tuple[bool, bool]:
+        """Of both heads."""
+        return self.classes.normalize, self.concepts.normalize
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, E) embeddings to (B, C + Q) logits."""
+        return torch.cat([self.classes(embedding), self.concepts(embedding)], dim=1)
+
+
 def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
     """A linear probe from a safetensors file, and its class names.
 

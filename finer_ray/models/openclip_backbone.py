@@ -1,19 +1,21 @@
 """open_clip backbones: ViTs with class-token or mean pooling, ResNets with attention pooling, timm towers."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import open_clip
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor
+from open_clip.transformer import LayerScale, ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
 
 from finer_ray.config import ModelConfig, nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
+from finer_ray.models.plain_block import PlainBlock
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
 from finer_ray.shards import Transform
@@ -46,6 +48,50 @@ class OpenClipViT(TokenSplit):
         pooled, _ = visual._pool(tokens)
         embedding: Tensor = pooled if visual.proj is None else pooled @ visual.proj
         return embedding
+
+    def block(self) -> PlainBlock | None:
+        """The last block, unless it has parts beyond the plain ones."""
+        visual, block = self.encoder, self.encoder.transformer.resblocks[-1]
+        attn = block.attn
+        layers = (block.mlp.c_fc, block.mlp.c_proj, attn.out_proj)
+        plain = (
+            visual.attn_pool is None
+            and visual.pool_type in ("tok", "avg")
+            and attn.in_proj_weight is not None
+            and attn.bias_k is None
+            and not attn.add_zero_attn
+            and all(isinstance(layer, nn.Linear) for layer in layers)
+            and all(isinstance(norm, nn.LayerNorm) for norm in (block.ln_2, visual.ln_post))
+        )
+        if not plain:
+            return None
+        late = visual.final_ln_after_pool
+
+        def neck(pooled: Tensor) -> Tensor:
+            pooled = visual.ln_post(pooled) if late else pooled
+            return pooled if visual.proj is None else pooled @ visual.proj
+
+        return PlainBlock(
+            heads=attn.num_heads,
+            qkv_weight=attn.in_proj_weight,
+            qkv_bias=attn.in_proj_bias,
+            out=attn.out_proj,
+            scale1=_layer_scale(block.ls_1),
+            norm2=block.ln_2,
+            fc1=block.mlp.c_fc,
+            act=block.mlp.gelu,
+            fc2=block.mlp.c_proj,
+            scale2=_layer_scale(block.ls_2),
+            norm=None if late else visual.ln_post,
+            pool="token" if visual.pool_type == "tok" else "avg",
+            prefix=self.prefix,
+            shape=self.shape,
+            neck=neck,
+        )
+
+
+def _layer_scale(module: nn.Module) -> Tensor | None:
+    return module.gamma if isinstance(module, LayerScale) else None
 
 
 class OpenClipResNet(MapSplit):
@@ -80,6 +126,14 @@ class OpenClipTimm(Split):
         embedding: Tensor = self.encoder.head(self.tower[0].tail(activation, residual))
         return embedding
 
+    def block(self) -> PlainBlock | None:
+        """The tower's block, with open_clip's projection in its neck."""
+        block = self.tower[0].block()
+        if block is None:
+            return None
+        neck = block.neck
+        return replace(block, neck=lambda pooled: self.encoder.head(neck(pooled)))
+
     def grid(self, activation: Tensor) -> Tensor:
         """The tower's grid."""
         return self.tower[0].grid(activation)
@@ -96,8 +150,12 @@ def split_openclip(visual: Any) -> Split:
     raise Unsupported(f"an image tower of type {type(visual).__name__}")
 
 
-def build(config: ModelConfig, names: tuple[str, ...] | None) -> tuple[Backbone, LinearHead | None]:
-    """An open_clip backbone from `model.*` of the config, and for `head: text` the head of the class names.
+def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]) -> Backbone:
+    """An open_clip backbone from `model.*` of the config, with the heads that its text tower makes.
+
+    Args:
+        names: of the classes, for `head: text`.
+        concepts: texts beside them.
 
     Raises:
         ConfigError: unknown name or tag, weights that do not fit, or an option that the model lacks.
@@ -112,12 +170,15 @@ def build(config: ModelConfig, names: tuple[str, ...] | None) -> tuple[Backbone,
             "or the path of a safetensors file"
         )
     model = _create(name, config)
-    head = None
-    if config.head == "text":
-        head = text_head(model, open_clip.get_tokenizer(name), names or (), config.templates)
+    texts = {"head": names if config.head == "text" else (), "concepts": concepts}
+    heads = {
+        part: text_head(model, open_clip.get_tokenizer(name), prompts, config.templates)
+        for part, prompts in texts.items()
+        if prompts
+    }
     if config.pool is not None:
         _set_pool(model.visual, config.pool)
-    return Backbone(split_openclip(model.visual), _transform(model, config)), head
+    return Backbone(split_openclip(model.visual), _transform(model, config), **heads)
 
 
 def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: list[str]) -> LinearHead:

@@ -7,7 +7,11 @@ last feature map. Everything before it is the trunk, everything from it to the e
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from finer_ray.models.cut import Cut
+from finer_ray.models.plain_block import PlainBlock, PlainCut
 
 
 class Unsupported(ValueError):
@@ -36,6 +40,20 @@ class Split(nn.Module, ABC):
     @abstractmethod
     def grid(self, activation: Tensor) -> Tensor:
         """The activation, or its gradient, as (B, D, h, w): patch tokens in their places."""
+
+    def block(self) -> PlainBlock | None:
+        """The tail in neutral terms where it is a plain ViT block, else None."""
+        return None
+
+    def cut(self, images: Tensor) -> Cut:
+        """One forward pass, (B, 3, H, W), ready for derivatives at the CAM layer. The trunk keeps no graph."""
+        with torch.inference_mode():
+            activation, residual = self.trunk(images)
+        block = self.block()
+        if block is not None and residual is not None:
+            return PlainCut(block, activation, residual)
+        beside = None if residual is None else residual.clone()
+        return Cut(activation, lambda leaf: self.tail(leaf, beside), self.grid)
 
     def forward(self, images: Tensor) -> Tensor:
         """What the library's own forward gives: logits where the encoder kept its classifier, else embeddings."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import timm
+from timm.layers import Attention, LayerScale, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
+from finer_ray.models.plain_block import PlainBlock
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.shards import Transform
 
@@ -39,6 +41,45 @@ class TimmViT(TokenSplit):
         tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
         embedding: Tensor = vit.forward_head(vit.norm(tokens), pre_logits=True)
         return embedding
+
+    def block(self) -> PlainBlock | None:
+        """The last block, unless it has parts beyond the plain ones (normalised queries, gates, other MLPs)."""
+        vit, block = self.encoder, self.encoder.blocks[-1]
+        attn, mlp = block.attn, block.mlp
+        extras = (attn.q_norm, attn.k_norm, attn.norm, mlp.norm) if type(attn) is Attention and type(mlp) is Mlp else ()
+        plain = (
+            bool(extras)
+            and attn.gate is None
+            and all(isinstance(extra, nn.Identity) for extra in extras)
+            and isinstance(block.norm2, nn.LayerNorm)
+            and isinstance(vit.norm, nn.LayerNorm | nn.Identity)
+            and all(isinstance(layer, nn.Linear) for layer in (attn.qkv, mlp.fc1, mlp.fc2))
+            and (vit.global_pool == "token" or (vit.global_pool == "avg" and not vit.pool_include_prefix))
+            and vit.attn_pool is None
+        )
+        if not plain:
+            return None
+        return PlainBlock(
+            heads=attn.num_heads,
+            qkv_weight=attn.qkv.weight,
+            qkv_bias=attn.qkv.bias,
+            out=attn.proj,
+            scale1=_layer_scale(block.ls1),
+            norm2=block.norm2,
+            fc1=mlp.fc1,
+            act=mlp.act,
+            fc2=mlp.fc2,
+            scale2=_layer_scale(block.ls2),
+            norm=vit.norm if isinstance(vit.norm, nn.LayerNorm) else None,
+            pool=vit.global_pool,
+            prefix=self.prefix,
+            shape=self.shape,
+            neck=vit.fc_norm,
+        )
+
+
+def _layer_scale(module: nn.Module) -> Tensor | None:
+    return module.gamma if isinstance(module, LayerScale) else None
 
 
 class TimmCNN(MapSplit):

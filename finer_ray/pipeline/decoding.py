@@ -9,7 +9,7 @@ from finer_ray.config import InputConfig
 from finer_ray.pipeline.columns import pack
 from finer_ray.shards import Decoded, DecodeError, Sample, Transform, decode
 
-KEPT = ("unit", "index", "shard", "key", "label")
+KEPT = ("unit", "index", "shard", "key", "label", "concept", "base")
 
 
 def decode_unit(table: pa.Table, transform: Transform, config: InputConfig, region: bool) -> pa.Table:
@@ -22,8 +22,8 @@ def decode_unit(table: pa.Table, transform: Transform, config: InputConfig, regi
         region: whether annotated regions are wanted too.
 
     Returns:
-        unit, index, shard, key, label as they were; `pixels` (packed (h, w, 3) uint8) and, where wanted, `region`
-        (packed bits of (h, w)); `region_kind`, `width`, `height`; `stage` and `error`, null for good images.
+        unit, index, shard, key, label, concept, base as they were; `pixels` (packed (h, w, 3) uint8) and, where wanted,
+        `region` (packed bits of (h, w)); `region_kind`, `width`, `height`; `stage` and `error`, null for good images.
     """
     height, width = transform.size
     pixels = np.zeros((len(table), height, width, 3), np.uint8)
@@ -49,7 +49,7 @@ def decode_unit(table: pa.Table, transform: Transform, config: InputConfig, regi
 
 def _sample(table: pa.Table, position: int) -> Sample:
     image, box, mask, error = (table[name][position].as_py() for name in ("image", "box", "mask", "error"))
-    return Sample(table["key"][position].as_py(), image, None, box and tuple(box), mask, error)
+    return Sample(table["key"][position].as_py(), image, None, box and tuple(box), mask, error=error)
 
 
 def _note(decoded: Decoded) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,21 +15,13 @@ from finer_ray.config import Config
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.models import Classifier
 from finer_ray.pipeline.columns import pack, unpack
-from finer_ray.saliency import Explanation, Question, explain
+from finer_ray.pipeline.question import TargetError, Targets, question_of
+from finer_ray.saliency import Explanation, explain
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tensors import to_half
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NOTES = ("unit", "index", "shard", "key", "stage", "error", "width", "height", "region_kind")
-
-
-def question_of(config: Config, classifier: Classifier) -> Question:
-    """The config's section `saliency`, with class names resolved. Raises LookupError for unknown classes."""
-    saliency = config.saliency
-    selection: Any = saliency.selection
-    if isinstance(selection, list):
-        selection = tuple(classifier.classes.index(name) for name in selection)
-    return Question(tuple(saliency.maps), saliency.gamma, saliency.references, selection, saliency.aggregation)
 
 
 class Explainer:
@@ -41,7 +34,7 @@ class Explainer:
             torch.set_num_threads(threads)
         self._config, self._layout, self._device = config, layout, torch.device(device)
         self._model = classifier.to(self._device).eval()
-        self._question = question_of(config, classifier)
+        self._question, self._targets = question_of(config, classifier), Targets(config, classifier)
         self._mean = torch.tensor(classifier.transform.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(classifier.transform.std, device=self._device).view(1, 3, 1, 1)
 
@@ -55,8 +48,8 @@ class Explainer:
             One line per image, good or not: the columns of images and failures (`stage` null where it is good),
             `metrics` as lists by map, and the unit's tensors, packed.
         """
-        results = Results(table, self._layout)
-        labels, targets = self._labels(results)
+        results = Results(table, self._layout, self._model.class_count)
+        notes = self._annotations(results)
         good = np.flatnonzero([stage is None for stage in results.notes["stage"]])
         height, width = self._model.transform.size
         pixels = unpack(table["pixels"], np.uint8, (height, width, 3))
@@ -66,45 +59,57 @@ class Explainer:
         size = self._config.compute.batch_size
         for first in range(0, len(good), size):
             rows = good[first : first + size]
-            explanation = self._explain(pixels[rows], [targets[row] for row in rows])
+            explanation = self._explain(
+                pixels[rows], [notes.targets[row] for row in rows], [notes.references[row] for row in rows]
+            )
             region = None if regions is None else self._regions(regions[rows], height, width)
-            results.add(rows, explanation, region, [labels[row] for row in rows])
+            results.add(rows, explanation, region, [notes.labels[row] for row in rows])
         return results.table()
 
-    def _labels(self, results: "Results") -> tuple[list[int | None], list[int | None]]:
-        """Label and wanted target by row, None for unknown and for predicted; rows in which they fail are marked."""
-        wanted = self._config.saliency.target
-        fixed = None if wanted in ("predicted", "label") else self._model.classes.index(wanted)
-        labels: list[int | None] = []
-        for row, text in enumerate(results.source["label"].to_pylist()):
-            label = None
+    def _annotations(self, results: "Results") -> "Annotations":
+        """Label, target and reference by row; rows in which they fail are marked."""
+        found = Annotations([], [], [])
+        columns = (results.source[name].to_pylist() for name in ("label", "concept", "base"))
+        for row, (text, concept, base) in enumerate(zip(*columns, strict=True)):
+            label = target = reference = None
             try:
-                label = None if text is None else self._model.classes.index(json.loads(text))
-            except LookupError as error:
-                results.fail(row, "label", str(error))
-            if wanted == "label" and label is None:
-                results.fail(row, "target", "saliency.target is label, and the image has none")
-            labels.append(label)
-        return labels, labels if wanted == "label" else [fixed] * len(labels)
+                label = self._targets.label(text)
+                target, reference = self._targets.pair(label, concept, base)
+            except TargetError as error:
+                results.fail(row, error.stage, str(error))
+            found.labels.append(label)
+            found.targets.append(target)
+            found.references.append(reference)
+        return found
 
-    def _explain(self, pixels: np.ndarray, targets: list[int | None]) -> Explanation:
+    def _explain(self, pixels: np.ndarray, targets: list[int | None], references: list[int | None]) -> Explanation:
         images = torch.tensor(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
         images = (images - self._mean) / self._std
         target = None if targets[0] is None else torch.tensor(targets, device=self._device)
+        reference = None if references[0] is None else torch.tensor(references, device=self._device)[:, None]
         precision = PRECISIONS.get(self._config.compute.precision)
         with torch.autocast(self._device.type, precision, enabled=precision is not None):
-            return explain(self._model, images, self._question, target)
+            return explain(self._model, images, self._question, target, reference)
 
     def _regions(self, bits: np.ndarray, height: int, width: int) -> Tensor:
         flat = np.unpackbits(bits, axis=1, count=height * width)
         return torch.from_numpy(flat.reshape(-1, height, width)).bool().to(self._device)
 
 
+@dataclass(frozen=True)
+class Annotations:
+    """By row: label, target and reference, None where there is none or the model is to choose."""
+
+    labels: list[int | None]
+    targets: list[int | None]
+    references: list[int | None]
+
+
 class Results:
     """What is known of a unit's images, row by row, while it is being explained."""
 
-    def __init__(self, source: pa.Table, layout: Layout) -> None:
-        self.source, self.layout = source, layout
+    def __init__(self, source: pa.Table, layout: Layout, class_count: int) -> None:
+        self.source, self.layout, self.class_count = source, layout, class_count
         self.notes: dict[str, list[Any]] = {name: source[name].to_pylist() for name in NOTES}
         self.lines: list[dict[str, Any]] = [{} for _ in range(len(source))]
         self.tensors = {
@@ -122,7 +127,7 @@ class Results:
         tensors = self._stored(explanation)
         finite = _finite(explanation, tensors)
         scores = _scores(explanation.maps, region)
-        lines = _lines(explanation)
+        lines = _lines(explanation, self.class_count)
         for position, row in enumerate(rows.tolist()):
             if not finite[position]:
                 self.fail(row, "model", "the model's results are not finite (NaN, infinite, or beyond float16)")
@@ -180,21 +185,22 @@ def _scores(maps: Tensor, region: Tensor | None) -> list[list[tuple[float, float
     return [[(float(share), float(hit)) for share, hit in image] for image in pairs.tolist()]
 
 
-def _lines(explanation: Explanation) -> list[dict[str, Any]]:
-    """The columns of images that come from the model."""
+def _lines(explanation: Explanation, class_count: int) -> list[dict[str, Any]]:
+    """The columns of images that come from the model; concepts have no probability."""
     logits, target, references = explanation.logits, explanation.target, explanation.references
-    probabilities = logits.softmax(1)
-    predicted = logits.argmax(1)
-    columns = {
+    probabilities = logits[:, :class_count].softmax(1)
+    predicted = explanation.predicted
+    chosen = probabilities.gather(1, target.clamp(max=class_count - 1)[:, None])[:, 0]
+    columns: dict[str, Any] = {
         "target": target,
         "predicted": predicted,
-        "probability": probabilities.gather(1, target[:, None])[:, 0],
+        "probability": [None if c >= class_count else p for c, p in zip(target.tolist(), chosen.tolist(), strict=True)],
         "predicted_probability": probabilities.gather(1, predicted[:, None])[:, 0],
         "logit": logits.gather(1, target[:, None])[:, 0],
         "references": references,
         "reference_logits": logits.gather(1, references.clamp(min=0)).masked_fill(references < 0, torch.nan),
     }
-    lists = {name: values.tolist() for name, values in columns.items()}
+    lists = {name: values.tolist() if isinstance(values, Tensor) else values for name, values in columns.items()}
     return [{name: values[position] for name, values in lists.items()} for position in range(len(logits))]
 
 

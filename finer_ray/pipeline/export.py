@@ -7,13 +7,14 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from finer_ray.config import Config
-from finer_ray.errors import ConfigError, InputError
+from finer_ray.errors import InputError
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import connected, resources
 from finer_ray.pipeline.decoding import decode_unit
-from finer_ray.pipeline.explaining import Explainer, question_of
+from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.planning import make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
+from finer_ray.pipeline.question import check_names
 from finer_ray.pipeline.source import UnitSource
 from finer_ray.pipeline.writing import write
 from finer_ray.store.files import Folder
@@ -35,7 +36,7 @@ def export(config: Config) -> Summary:
     """
     start = time.monotonic()
     classifier = build_classifier(config.model)
-    _check_classes(config, classifier)
+    check_names(config, classifier)
     folder = Folder(config.output.url)
     plan = make_plan(config, classifier, folder)
     left, waiting = units_left(plan, folder)
@@ -54,20 +55,6 @@ def export(config: Config) -> Summary:
     discard(folder)
     new = sum(unit.count for unit in left)
     return Summary(published.counts["images"], published.counts["failures"], new, time.monotonic() - start)
-
-
-def _check_classes(config: Config, classifier: Classifier) -> None:
-    """Class names in the config must be classes of the head."""
-    wanted = config.saliency.target
-    try:
-        question_of(config, classifier)
-    except LookupError as error:
-        raise ConfigError(f"saliency.selection: {error.args[0]}") from None
-    try:
-        if wanted not in ("predicted", "label"):
-            classifier.classes.index(wanted)
-    except LookupError as error:
-        raise ConfigError(f"saliency.target: {error.args[0]}") from None
 
 
 def _has_news(plan: Manifest, folder: Folder) -> bool:

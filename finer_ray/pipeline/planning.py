@@ -6,7 +6,7 @@ from importlib.metadata import version
 from finer_ray.config import Config
 from finer_ray.errors import ExportError, InputError
 from finer_ray.models import Classifier
-from finer_ray.pipeline.explaining import question_of
+from finer_ray.pipeline.question import question_of
 from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, stamp
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
@@ -21,7 +21,7 @@ def layout_of(config: Config, classifier: Classifier) -> Layout:
     """The Zarr layout that a config and its model lead to."""
     question = question_of(config, classifier)
     return Layout(
-        maps=question.maps,
+        maps=tuple(wanted.name for wanted in question.maps),
         references=question.reference_count(len(classifier.classes)),
         grid=classifier.grid_size,
         embedding=classifier.embedding_size if config.output.embedding else None,
@@ -48,7 +48,8 @@ def make_plan(config: Config, classifier: Classifier, folder: Folder) -> Manifes
         config_fingerprint=config.fingerprint(),
         model_fingerprint=classifier.model_fingerprint,
         head_fingerprint=classifier.head_fingerprint,
-        classes=list(classifier.classes.names),
+        classes=[*classifier.classes.names, *classifier.concepts.names],
+        concepts=len(classifier.concepts),
         transform=asdict(classifier.transform),
         layout=layout_of(config, classifier),
         shards=[],

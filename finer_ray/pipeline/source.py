@@ -23,6 +23,8 @@ SAMPLES = pa.schema(
         pa.field("label", pa.string()),
         pa.field("box", pa.list_(pa.float64())),
         pa.field("mask", pa.large_binary()),
+        pa.field("concept", pa.string()),
+        pa.field("base", pa.string()),
         pa.field("error", pa.string()),
     ]
 )
@@ -73,5 +75,7 @@ def _line(unit: Unit, position: int, sample: Sample) -> dict[str, Any]:
         "label": None if sample.label is None else json.dumps(sample.label),
         "box": sample.box,
         "mask": sample.mask,
+        "concept": sample.concept,
+        "base": sample.base,
         "error": sample.error,
     }

@@ -1,9 +1,21 @@
-"""From the contrast basis to one map: how gamma and the references are combined (Finer-CAM, Tab. 7)."""
+"""How gamma and the references become one map (Finer-CAM, Tab. 7), for every CAM alike.
 
+A CAM is a function `raw` from the objective's coefficients, s = sum_j a_j y^j over the target (j = 0) and its
+references (j = 1..K), to a map before its last ReLU. With weights w_k of the references (sum 1; equal: 1/K):
+
+    mean_before_relu    ReLU(raw(y^c - gamma * sum_k w_k y^{d_k}))
+    max_before_relu     ReLU(max_k raw(y^c - gamma * y^{d_k}))
+    mean_after_relu     sum_k w_k ReLU(raw(y^c - gamma * y^{d_k}))
+    reverse             the roles change places: sum_k w_k y^{d_k} - gamma * y^c, and so on
+"""
+
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from finer_ray.saliency.objective import reference_weights
 
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
@@ -15,44 +27,76 @@ def contrast(
     aggregation: str = "mean_before_relu",
     present: Tensor | None = None,
     reverse: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """The Finer-CAM map of a contrast basis.
-
-    With M_c = basis[:, 0] and M_k = basis[:, k] of the K references:
-
-        mean_before_relu    ReLU(M_c - gamma * mean_k M_k)
-        max_before_relu     ReLU(max_k (M_c - gamma * M_k))
-        mean_after_relu     mean_k ReLU(M_c - gamma * M_k)
-        reverse             the roles change places: M_k - gamma * M_c, combined over k in the same way
+    """The Finer-Grad-CAM map of a contrast basis; Grad-CAM's `raw` is linear: sum_j a_j M_j.
 
     Args:
-        basis: (B, 1+K, h, w) float, the maps before ReLU of the target and its references.
-        gamma: strength of the comparison; 0 gives the baseline CAM.
+        basis: (B, 1+K, h, w) float, the maps M_j before ReLU of the target and its references.
+        gamma: strength of the comparison; 0 gives the baseline CAM, more than 1 extrapolates.
         aggregation: one of `AGGREGATIONS`.
         present: (B, K) bool, which references count; all when None. An image with none gets its baseline.
         reverse: what lights up the references rather than the target; zero where an image has no reference.
+        weights: (B, K) of the references, see `finer_ray.saliency.reference_weights`; equal when None.
 
     Returns:
         (B, h, w) float, non-negative.
     """
+    if present is None:
+        present = torch.ones((len(basis), basis.shape[1] - 1), dtype=torch.bool, device=basis.device)
+    if weights is None:
+        weights = reference_weights(torch.zeros_like(present, dtype=basis.dtype), present, "equal")
+    known = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
+    # A reference that does not count holds NaN, and 0 * NaN is NaN.
+    finite = basis.masked_fill(~known[:, :, None, None], 0)
+
+    def raw(coefficients: Tensor) -> Tensor:
+        maps = coefficients.to(finite.dtype) @ finite.flatten(2)
+        return maps.reshape(*maps.shape[:2], *basis.shape[2:])
+
+    return combine(raw, weights, present, gamma, aggregation, reverse)
+
+
+def combine(
+    raw: Callable[[Tensor], Tensor],
+    weights: Tensor,
+    present: Tensor,
+    gamma: float,
+    aggregation: str,
+    reverse: bool = False,
+) -> Tensor:
+    """One map of a CAM.
+
+    Args:
+        raw: coefficients (B, S, 1+K) to maps before ReLU, (B, S, h, w).
+        weights: (B, K) of the references, zero where they do not count; (B, D, K) where they differ by channel
+            (Score-CAM), and then `raw` is given coefficients (B, 1, D, 1+K).
+        present: (B, K) bool, which references count. An image with none gets its baseline.
+        gamma, aggregation, reverse: see `contrast`.
+
+    Returns:
+        (B, h, w), non-negative.
+    """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation {aggregation!r} is none of {', '.join(AGGREGATIONS)}")
-    target, others = basis[:, :1], basis[:, 1:]
-    baseline = torch.zeros_like(target[:, 0]) if reverse else target[:, 0].relu()
-    if others.shape[1] == 0:
+    batch, count = present.shape
+    target, reference = (-gamma, 1.0) if reverse else (1.0, -gamma)
+    alone = torch.zeros((batch, 1, 1 + count), dtype=weights.dtype, device=weights.device)
+    alone[..., 0] = 1.0
+    baseline = raw(alone)[:, 0].relu()
+    if reverse:
+        baseline = torch.zeros_like(baseline)
+    if count == 0 or (gamma == 0 and not reverse):
         return baseline
-    if present is None:
-        present = torch.ones(others.shape[:2], dtype=torch.bool, device=basis.device)
-    counts = present[:, :, None, None]
-    # A reference that does not count holds NaN, and 0 * NaN is NaN.
-    others = others.masked_fill(~counts, 0)
-    difference = others - gamma * target if reverse else target - gamma * others
-    if aggregation == "max_before_relu":
-        result = difference.masked_fill(~counts, -torch.inf).amax(1).relu()
+    if aggregation == "mean_before_relu":
+        first = torch.full_like(weights[..., :1], target)
+        result = raw(torch.cat([first, reference * weights], dim=-1)[:, None])[:, 0].relu()
     else:
-        weight = counts.to(basis.dtype) / counts.sum(1, keepdim=True).clamp(min=1)
-        if aggregation == "mean_before_relu":
-            result = (weight * difference).sum(1).relu()
+        one = torch.eye(count, dtype=weights.dtype, device=weights.device).expand(batch, -1, -1)
+        pairs = raw(torch.cat([torch.full_like(one[..., :1], target), reference * one], dim=-1))
+        if aggregation == "max_before_relu":
+            result = pairs.masked_fill(~present[:, :, None, None], -torch.inf).amax(1).relu()
         else:
-            result = (weight * difference.relu()).sum(1)
-    return torch.where(counts.any(1), result, baseline)
+            share = weights if weights.ndim == 2 else weights.mean(1)
+            result = (share[:, :, None, None] * pairs.relu()).sum(1)
+    return torch.where(present.any(1)[:, None, None], result, baseline)

@@ -3,8 +3,13 @@
 s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target, d_1..d_K its references)
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+
+Weighting = Literal["equal", "probability", "probability_detached"]
+WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
 
 def closest_logits(logits: Tensor, target: Tensor, count: int) -> Tensor:
@@ -49,6 +54,38 @@ def listed(classes: Tensor, target: Tensor) -> Tensor:
     """
     references = classes.expand(len(target), -1)
     return references.masked_fill(references == target[:, None], -1)
+
+
+def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor:
+    """Weights w_k of the references in s = y^c - gamma * sum_k w_k y^{d_k}, as they enter its derivative.
+
+    With p_k the softmax over an image's references, which is their share of probability among themselves:
+
+        equal                   1 / K
+        probability_detached    p_k, taken as constants
+        probability             p_k (1 + y^{d_k} - sum_l p_l y^{d_l}), the derivative with the p_k inside the graph
+                                (pytorch-grad-cam's FinerWeightedTarget)
+
+    All three sum to 1, and need nothing but the references' logits.
+
+    Args:
+        logits: (..., K) of the references; anything where they do not count.
+        present: (..., K) bool, which references count.
+        weighting: one of `WEIGHTINGS`.
+
+    Returns:
+        (..., K), zero where a reference does not count.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting {weighting!r} is none of {', '.join(WEIGHTINGS)}")
+    if weighting == "equal":
+        return present.to(logits.dtype) / present.sum(-1, keepdim=True).clamp(min=1)
+    known = logits.masked_fill(~present, 0)
+    # An image without references has no softmax.
+    shares = logits.masked_fill(~present, -torch.inf).softmax(-1).masked_fill(~present, 0)
+    if weighting == "probability":
+        shares = shares * (1 + known - (shares * known).sum(-1, keepdim=True))
+    return shares
 
 
 def _smallest(distance: Tensor, target: Tensor, count: int) -> Tensor:

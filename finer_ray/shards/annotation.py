@@ -60,6 +60,18 @@ def parse_label(name: str, value: Any) -> int | str:
     return _in_range(name, int(value))
 
 
+def parse_text(name: str, value: Any) -> str:
+    """A text from JSON or Arrow. Raises FieldError."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise FieldError(f"{name}: not UTF-8 text") from None
+    if not isinstance(value, str) or not value.strip():
+        raise FieldError(f"{name}: expected a text, got {_kind(value)}")
+    return value.strip()
+
+
 def parse_box(name: str, value: Any, box_format: str) -> tuple[float, float, float, float]:
     """A box as x1, y1, x2, y2 with x2 > x1 and y2 > y1. Raises FieldError.
 

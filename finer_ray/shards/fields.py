@@ -25,6 +25,7 @@ class Fields:
         label: class index or class name. In a folder: 'folder' for the name of the folder below the root.
         box: four numbers in pixels of the displayed image.
         mask: an encoded image of the object, non-zero inside.
+        concept, base: texts, see `Sample`; off unless named, and unknown in a folder.
         key: the sample's name. Parquet only; elsewhere the key is the path.
         box_format: 'xyxy' (corners) or 'xywh' (corner and size).
     """
@@ -35,6 +36,8 @@ class Fields:
     mask: str = ""
     key: str = ""
     box_format: Literal["xyxy", "xywh"] = "xyxy"
+    concept: str = ""
+    base: str = ""
 
     @classmethod
     def defaults(cls, format: str) -> Self:

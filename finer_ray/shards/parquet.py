@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label
+from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_random, size_of
 from finer_ray.shards.message import brief, printable
@@ -49,13 +49,15 @@ class Layout:
         self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
         self.masks = _sources("mask", fields.mask, columns, needed=fields.mask != usual.mask)
         self.keys = _sources("key", fields.key, columns, needed=fields.key != usual.key)
+        self.concepts = _sources("concept", fields.concept, columns, needed=bool(fields.concept))
+        self.bases = _sources("base", fields.base, columns, needed=bool(fields.base))
         self.box_format = fields.box_format
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        parts = (*self.images, *self.labels, *self.boxes, *self.masks, *self.keys)
-        return sorted({source.column for source in parts})
+        parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.concepts, self.bases)
+        return sorted({source.column for part in parts for source in part})
 
 
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
@@ -169,9 +171,10 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
         box = _parsed(layout.boxes, row, partial(parse_box, box_format=layout.box_format))
         found = _value(layout.masks, row)
         mask = _bytes(*found, limit) if found else None
+        concept, base = (_parsed(sources, row, parse_text) for sources in (layout.concepts, layout.bases))
     except FieldError as error:
         return Sample(key, error=str(error))
-    return Sample(key, image, label, box, mask)
+    return Sample(key, image, label, box, mask, concept, base)
 
 
 def _key(layout: Layout, row: Row) -> str:

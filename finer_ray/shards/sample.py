@@ -13,6 +13,7 @@ class Sample:
         label: class index, class name, or None where the shard gives none.
         box: x1, y1, x2, y2 in pixels of the displayed image (after its EXIF orientation), or None.
         mask: an encoded single-channel image, non-zero inside the object, or None.
+        concept, base: what of the image is asked about, and what it is compared with, as texts, or None.
         error: why the sample cannot be used, or None. Then `image` is None.
     """
 
@@ -21,4 +22,6 @@ class Sample:
     label: int | str | None = None
     box: tuple[float, float, float, float] | None = None
     mask: bytes | None = None
+    concept: str | None = None
+    base: str | None = None
     error: str | None = None

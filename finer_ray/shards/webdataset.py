@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
-from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, text_label
+from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_read, open_scan
 from finer_ray.shards.sample import Sample
@@ -57,8 +57,11 @@ class Layout:
         self.labels = sources(fields.label)
         self.boxes = sources(fields.box)
         self.masks = sources(fields.mask)
+        self.concepts = sources(fields.concept)
+        self.bases = sources(fields.base)
         self.box_format = fields.box_format
-        self.known = {source.ext for source in (*self.images, *self.labels, *self.boxes, *self.masks)}
+        parts = (self.images, self.labels, self.boxes, self.masks, self.concepts, self.bases)
+        self.known = {source.ext for part in parts for source in part}
 
 
 def sources(text: str) -> tuple[Source, ...]:
@@ -153,6 +156,8 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, limit: int) -> Sample:
             parts.first(layout.labels, parse_label),
             parts.first(layout.boxes, partial(parse_box, box_format=layout.box_format)),
             parts.mask(),
+            parts.first(layout.concepts, parse_text),
+            parts.first(layout.bases, parse_text),
         )
     except FieldError as error:
         return Sample(run.key, error=str(error))
@@ -194,9 +199,10 @@ class _Parts:
         return None
 
     def _whole(self, source: Source, parse: Any) -> Any:
-        """A member that is one value: text for a label, JSON for a box."""
-        if parse is parse_label and source.ext.split(".")[-1] != "json":
-            return text_label(source.name, self._body(source.ext))
+        """A member that is one value: text for a label or a concept, JSON for a box."""
+        if parse in (parse_label, parse_text) and source.ext.split(".")[-1] != "json":
+            read = text_label if parse is parse_label else parse_text
+            return read(source.name, self._body(source.ext))
         value = self._tree(source.ext)
         return None if value is None else parse(source.name, value)
 

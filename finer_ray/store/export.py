@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
 from finer_ray.saliency.aggregation import contrast
+from finer_ray.saliency.objective import reference_weights
 from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
 from finer_ray.store.parts import read_tables
@@ -86,6 +88,7 @@ class Export:
         aggregation: str = "mean_before_relu",
         reverse: bool = False,
         size: tuple[int, int] | None = None,
+        weighting: str = "equal",
     ) -> NDArray[np.float32]:
         """Finer-Grad-CAM maps for any gamma, from the stored contrast basis; no model is needed.
 
@@ -96,6 +99,7 @@ class Export:
             gamma: strength of the comparison; 0 is plain Grad-CAM.
             references: which of the K references to use, by position (0 to K-1); all when None.
             aggregation, reverse: see `finer_ray.saliency.contrast`.
+            weighting: of the references, see `finer_ray.saliency.reference_weights`.
             size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
 
         Returns:
@@ -114,7 +118,8 @@ class Export:
         basis = self.basis(rows)[:, [0, *(1 + position for position in chosen)]]
         # A reference that an image lacks is NaN in every cell.
         present = ~torch.isnan(basis[:, 1:, 0, 0])
-        drawn = contrast(basis, gamma, aggregation, present, reverse)
+        weights = reference_weights(self._reference_logits(rows)[:, chosen], present, weighting)
+        drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
         return _resized(drawn.masked_fill(empty, torch.nan), size)
 
@@ -130,6 +135,13 @@ class Export:
             raise ExportError("the export has no embeddings: it was made with output.embedding: false")
         stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
         return stored
+
+    def _reference_logits(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Logits of the references, (n, K) float32; 0 for rows that hold no image."""
+        known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
+        table = dict(zip(known["row"].to_pylist(), known["reference_logits"].to_pylist(), strict=True))
+        none = [0.0] * self.manifest.layout.references
+        return torch.tensor([table.get(row, none) for row in rows.tolist()]).reshape(len(rows), len(none))
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)

@@ -47,7 +47,7 @@ class Manifest(BaseModel):
         status: running or complete.
         config: of the run that wrote it.
         config_fingerprint, model_fingerprint, head_fingerprint: what every row was made with.
-        classes: names, in the head's order.
+        classes: names, in the head's order; the last `concepts` of them are concepts, which are never predicted.
         transform: how photos became inputs.
         layout: of the Zarr group.
         shards: in the order of their rows.
@@ -62,6 +62,7 @@ class Manifest(BaseModel):
     model_fingerprint: str
     head_fingerprint: str
     classes: list[str]
+    concepts: int = 0
     transform: dict[str, Any]
     layout: Layout
     shards: list[ShardEntry]

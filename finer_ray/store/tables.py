@@ -14,7 +14,7 @@ IMAGES = pa.schema(
         pa.field("label", pa.int32()),
         pa.field("target", pa.int32(), nullable=False),
         pa.field("predicted", pa.int32(), nullable=False),
-        pa.field("probability", pa.float32(), nullable=False),
+        pa.field("probability", pa.float32()),
         pa.field("predicted_probability", pa.float32(), nullable=False),
         pa.field("logit", pa.float32(), nullable=False),
         pa.field("references", pa.list_(pa.int32()), nullable=False),

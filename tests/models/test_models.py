@@ -99,7 +99,7 @@ def test_probe_files(tmp_path: Path) -> None:
     model = build_classifier(ModelConfig(**base, head=str(path)))
     assert model.classes.names == ("a", "b", "c")
     x = torch.randn((2, 3, 28, 28))
-    embedding = model.tail(*model.trunk(x))
+    embedding = model.cut(x).embedding
     torch.testing.assert_close(model(x), embedding @ weight.T + bias)
     save_file({"weight": weight}, str(path), {"normalize": "true"})
     unit = build_classifier(ModelConfig(**base, head=str(path)))

@@ -1,176 +1,258 @@
-"""`explain` against full autograd in float64, pytorch-grad-cam, and torch-cam."""
+"""`explain` against full autograd in float64, and what must hold of any explanation."""
 
-from collections.abc import Callable
-from typing import Any
+import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
-from torchcam.methods import GradCAM as TorchCam
+from torch.utils.flop_counter import FlopCounterMode
 
-from finer_ray.config import ModelConfig
-from finer_ray.models import Classifier, build_classifier
-from finer_ray.saliency import Question, explain
+from finer_ray.models.cut import Cut
+from finer_ray.models.plain_block import PlainCut
+from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Map, Question, explain
+from tests.saliency.models import MODELS, build, by_autograd, images
 
-MODELS = {
-    "vit": {"backbone": "timm:vit_tiny_patch16_224", "image_size": (64, 96)},
-    "vit-avg": {"backbone": "timm:vit_tiny_patch16_224", "image_size": 64, "pool": "avg"},
-    "registers": {"backbone": "timm:vit_small_patch14_reg4_dinov2", "image_size": 56, "head": "probe"},
-    "dinov2": {"backbone": "timm:vit_small_patch14_dinov2", "image_size": 56, "pool": "avg", "head": "probe"},
-    "resnet": {"backbone": "timm:test_resnet", "image_size": (64, 96)},
-    "efficientnet": {"backbone": "timm:efficientnet_lite0", "image_size": 64},
-    "convnext": {"backbone": "timm:convnext_atto", "image_size": 64},
-    "swin": {"backbone": "timm:swin_tiny_patch4_window7_224"},
-}
+GRADS = (
+    Map("gradcam"),
+    Map("finer_gradcam", gamma=0.6),
+    Map("layercam", "layercam"),
+    Map("finer_layercam", "layercam", gamma=0.6),
+)
+PLAIN = {"vit", "vit-avg", "registers", "registers-avg", "dinov2", "gap", "clip-tok", "clip-avg", "clip-late"}
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Classifier]:
-    from safetensors.torch import save_file
-
-    probe = tmp_path_factory.mktemp("probe") / "probe.safetensors"
-    save_file({"weight": torch.randn((20, 384), generator=torch.Generator().manual_seed(3))}, str(probe))
-    made: dict[str, Classifier] = {}
-
-    def cached(name: str) -> Classifier:
-        if name not in made:
-            options: dict[str, Any] = {"weights": "random", **MODELS[name]}
-            if options.get("head") == "probe":
-                options["head"] = str(probe)
-            made[name] = build_classifier(ModelConfig(**options)).double()
-        return made[name]
-
-    return cached
-
-
-def images(model: Classifier, count: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randn((count, 3, *model.transform.size), generator=generator, dtype=torch.float64)
-
-
-def cam_layer(model: Classifier) -> nn.Module | None:
-    """The library's module whose output is the CAM layer, where there is one."""
-    encoder = model.split.encoder
-    return encoder.blocks[-1].norm1 if hasattr(encoder, "blocks") and hasattr(encoder, "patch_embed") else None
-
-
-def by_autograd(model: Classifier, x: Tensor, classes: Tensor) -> Tensor:
-    """M_j of each image and class: one full backward pass each through the library's own forward."""
-    encoder, kept = model.split.encoder, []
-    parameters = list(encoder.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    layer = cam_layer(model)
-    maps = []
-    for image, indices in zip(x, classes, strict=True):
-        row = []
-        for index in indices:
-            kept.clear()
-            if layer is not None:
-                handle = layer.register_forward_hook(lambda _m, _i, out: kept.append(out))
-                output = model.split(image[None])
-                handle.remove()
-                activation = kept[0]
-            else:
-                activation = encoder.forward_features(image[None])
-                output = encoder.forward_head(activation)
-            logits = model.head(output) if output.shape[1] != len(model.head.weight) else output
-            (gradient,) = torch.autograd.grad(logits[0, index], activation)
-            alpha = model.grid(gradient).mean((2, 3), keepdim=True)
-            row.append((alpha * model.grid(activation)).sum(1)[0].detach())
-        maps.append(torch.stack(row))
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    return torch.stack(maps)
+def close(found: Tensor, expected: Tensor, bound: float = 1e-9) -> bool:
+    return bool((found - expected).abs().max() <= bound * expected.abs().max())
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_basis_is_that_of_full_autograd(build: Callable[[str], Classifier], name: str) -> None:
+def test_is_full_autograd(name: str) -> None:
     model = build(name)
-    x = images(model)
-    result = explain(model, x, Question(gamma=0.6))
+    x = images(model, 2 if name in ("swin", "siglip", "gap") else 3)
+    result = explain(model, x, Question(GRADS))
+    assert (type(model.cut(x[:1])) is PlainCut) == (name in PLAIN)
     classes = torch.cat([result.target[:, None], result.references], dim=1)
-    expected = by_autograd(model, x, classes)
-    assert (result.basis - expected).abs().max() <= 1e-9 * expected.abs().max()
-    finer = (expected[:, 0] - 0.6 * expected[:, 1:].mean(1)).relu()
-    assert (result.maps[:, 1] - finer).abs().max() <= 1e-9 * expected.abs().max()
-    assert (result.maps[:, 0] - expected[:, 0].relu()).abs().max() <= 1e-9 * expected.abs().max()
+    activation, gradients = by_autograd(model, x, classes)
+    basis = (gradients.mean((3, 4), keepdim=True) * activation[:, None]).sum(2)
+    assert close(result.basis, basis)
+    assert close(result.maps[:, 0], basis[:, 0].relu())
+    assert close(result.maps[:, 1], (basis[:, 0] - 0.6 * basis[:, 1:].mean(1)).relu())
+    finer = gradients[:, 0] - 0.6 * gradients[:, 1:].mean(1)
+    for place, slope in ((2, gradients[:, 0]), (3, finer)):
+        assert close(result.maps[:, place], (slope.relu() * activation).sum(1).relu())
+    # The mean gradient alone takes another way than the mean of the gradients.
+    assert close(explain(model, x, Question()).basis, basis)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet"])
-def test_a_batch_is_its_images_one_by_one(build: Callable[[str], Classifier], name: str) -> None:
+@pytest.mark.parametrize("name", ["vit", "vit-avg", "registers-avg", "clip-tok", "clip-late", "resnet", "convnext"])
+def test_float32_is_close_to_float64_autograd(name: str) -> None:
+    model = build(name)
+    x = images(model).float().double()
+    exact = explain(model, x, Question(GRADS))
+    activation, gradients = by_autograd(model, x, torch.cat([exact.target[:, None], exact.references], dim=1))
+    basis = (gradients.mean((3, 4), keepdim=True) * activation[:, None]).sum(2)
+    single = copy.deepcopy(model).float()
+    found = explain(single, x.float(), Question(GRADS), exact.target, exact.references)
+    assert found.basis.dtype == found.maps.dtype == torch.float32
+    assert close(found.basis.double(), basis, 1e-5)
+    assert close(found.maps.double(), exact.maps, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit-avg", "resnet", "clip-resnet"])
+def test_a_batch_is_its_images_one_by_one(name: str) -> None:
     model = build(name)
     x = images(model, 4)
-    batch = explain(model, x, Question())
+    batch = explain(model, x, Question(GRADS))
     for position in range(4):
-        single = explain(model, x[position : position + 1], Question())
+        single = explain(model, x[position : position + 1], Question(GRADS))
         torch.testing.assert_close(single.basis[0], batch.basis[position], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(single.maps[0], batch.maps[position], rtol=1e-9, atol=1e-12)
         assert single.references[0].tolist() == batch.references[position].tolist()
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "efficientnet"])
-def test_is_pytorch_grad_cam(build: Callable[[str], Classifier], name: str) -> None:
-    """Its raw maps, before it rescales them; of Grad-CAM, because its FinerCAM weights references by probability."""
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+@pytest.mark.parametrize("name", ["vit-avg", "dinov2"])
+def test_groups_of_images_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(name)
+    x = images(model, 5)
+    whole = explain(model, x, Question(GRADS))
+    monkeypatch.setattr("finer_ray.models.plain_block.GROUP_BYTES", 1)
+    alone = explain(model, x, Question(GRADS))
+    torch.testing.assert_close(alone.maps, whole.maps, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(explain(model, x, Question()).basis, whole.basis, rtol=1e-9, atol=1e-12)
 
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_layercam_by_the_formulas(aggregation: str, weighting: str, reverse: bool) -> None:
+    model = build("vit")
+    x = images(model)
+    wanted = Map("m", "layercam", 1.7, aggregation, weighting, reverse)
+    result = explain(model, x, Question((wanted,)))
+    classes = torch.cat([result.target[:, None], result.references], dim=1)
+    activation, gradients = by_autograd(model, x, classes)
+    logits = result.logits.gather(1, result.references)
+    share = torch.full_like(logits, 1 / 3) if weighting == "equal" else logits.softmax(1)
+    if weighting == "probability":
+        leaf = logits.clone().requires_grad_()
+        (share,) = torch.autograd.grad((leaf.softmax(1) * leaf).sum(), leaf)
+
+    def raw(slope: Tensor) -> Tensor:
+        return (slope.relu() * activation).sum(1)
+
+    target, others = gradients[:, 0], gradients[:, 1:].unbind(1)
+    mean = sum(share[:, k, None, None, None] * other for k, other in enumerate(others))
+    pairs = torch.stack([raw(o - 1.7 * target if reverse else target - 1.7 * o) for o in others], dim=1)
+    expected = {
+        "mean_before_relu": raw(mean - 1.7 * target if reverse else target - 1.7 * mean).relu(),
+        "max_before_relu": pairs.amax(1).relu(),
+        "mean_after_relu": (share[:, :, None, None] * pairs.relu()).sum(1),
+    }[aggregation]
+    assert close(result.maps[:, 0], expected)
+
+
+@pytest.mark.parametrize("cam", ["gradcam", "layercam", "scorecam"])
+def test_what_holds_of_every_cam(cam: str) -> None:
+    """gamma 0 is the baseline, the order of references is nothing, and a reference listed twice is one."""
+    model = build("resnet")
+    x, target = images(model, 2), torch.tensor([4, 7])
+    maps = tuple(
+        Map(f"{aggregation} {gamma}", cam, gamma, aggregation)  # type: ignore[arg-type]
+        for aggregation in AGGREGATIONS
+        for gamma in (0.0, 0.7)
+    )
+    found = explain(model, x, Question(maps, selection=(1, 2, 3)), target).maps
+    baseline = explain(model, x, Question((Map("b", cam),), selection=(9,)), target).maps[:, 0]  # type: ignore[arg-type]
+    for place in (0, 2, 4):
+        torch.testing.assert_close(found[:, place], baseline)
+    turned = explain(model, x, Question(maps, selection=(3, 1, 2)), target).maps
+    torch.testing.assert_close(turned, found)
+    twice = explain(model, x, Question(maps, selection=(2, 2)), target).maps
+    once = explain(model, x, Question(maps, selection=(2,)), target).maps
+    torch.testing.assert_close(twice, once)
+    assert (found >= 0).all()
+
+
+def test_is_linear_in_gamma_before_relu() -> None:
+    model = build("vit-avg")
+    x = images(model)
+    maps = tuple(Map(str(gamma), gamma=gamma) for gamma in (0.0, 1.0, 2.5))
+    result = explain(model, x, Question(maps))
+    line = result.basis[:, 0] - 2.5 * result.basis[:, 1:].mean(1)
+    torch.testing.assert_close(result.maps[:, 2], line.relu())
+    everywhere = (result.maps > 0).all(1)
+    assert everywhere.any()
+    start, one, far = (result.maps[:, place][everywhere] for place in range(3))
+    torch.testing.assert_close(far, start + 2.5 * (one - start))
+
+
+class Counting(nn.Module):
+    """A classifier that counts the images it is shown."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, 0
+        self.class_count, self.head, self.class_weights = model.class_count, model.head, model.class_weights
+
+    def cut(self, x: Tensor) -> Cut:
+        self.seen += len(x)
+        cut: Cut = self.model.cut(x)  # type: ignore[operator]
+        return cut
+
+
+def test_scorecam_runs_its_masked_images_once() -> None:
+    model = Counting(build("resnet"))
+    x = images(model.model, 2)
+    channels = model.model.cut(x).activation.shape[1]  # type: ignore[operator]
+    names = [Map(f"{gamma} {a}", "scorecam", gamma, a) for gamma in (0, 0.6, 2) for a in AGGREGATIONS]
+    many = explain(model, x, Question(tuple(names)))
+    assert model.seen == 2 + 2 * channels
+    small = explain(model, x, Question(tuple(names), memory=1))
+    torch.testing.assert_close(small.maps, many.maps)
+    few = explain(model, x, Question(GRADS))
+    assert model.seen == 2 * (2 + 2 * channels) + 2
+    assert few.maps.shape[1] == 4
+
+
+@pytest.mark.parametrize(("name", "bound"), [("vit", 0.8), ("clip-tok", 0.8), ("registers", 0.99), ("dinov2", 1.3)])
+def test_operations_counted(name: str, bound: float) -> None:
+    """With a class token an explanation with all its derivatives takes fewer operations than a plain forward pass."""
     model = build(name)
     x = images(model)
-    ours = explain(model, x, Question(maps=("gradcam",)))
-    layer = cam_layer(model) or {"resnet": "layer4", "efficientnet": "bn2"}[name]
-    layer = model.split.encoder.get_submodule(layer) if isinstance(layer, str) else layer
-    reshape = model.grid if name == "vit" else None
-    encoder = model.split.encoder.requires_grad_(True)
-    with GradCAM(encoder, [layer], reshape_transform=reshape) as cam:
-        cam.activations_and_grads(x)
-        outputs = cam.outputs = cam.activations_and_grads(x)
-        targets = [ClassifierOutputTarget(int(index)) for index in ours.target]
-        loss = sum(target(output) for target, output in zip(targets, outputs, strict=True))
-        encoder.zero_grad()
-        loss.backward()
-        activation = cam.activations_and_grads.activations[-1].numpy()
-        gradient = cam.activations_and_grads.gradients[-1].numpy()
-        theirs = cam.get_cam_image(x, layer, targets, activation, gradient, eigen_smooth=False)
-    encoder.requires_grad_(False)
-    theirs = torch.from_numpy(theirs).relu()
-    assert (ours.maps[:, 0] - theirs).abs().max() <= 1e-9 * theirs.max()
+    with FlopCounterMode(display=False) as plain:
+        model.head(model.split(x)) if MODELS[name].get("head") else model.split(x)
+    with FlopCounterMode(display=False) as ours:
+        explain(model, x, Question(GRADS[:2]))
+    assert ours.get_total_flops() <= bound * plain.get_total_flops()
 
 
-def test_is_torch_cam(build: Callable[[str], Classifier]) -> None:
-    """Its maps without its normalisation; its weights are the same spatial means."""
-    model = build("resnet")
-    x = images(model, 1)
-    ours = explain(model, x, Question(maps=("gradcam",)))
-    encoder = model.split.encoder.requires_grad_(True)
-    with TorchCam(encoder, target_layer="layer4") as cam:
-        scores = encoder(x.clone().requires_grad_(True))
-        (theirs,) = cam(int(ours.target[0]), scores, normalized=False)
-    encoder.requires_grad_(False)
-    torch.testing.assert_close(ours.maps[0, 0], theirs[0].double(), rtol=1e-6, atol=1e-9)
+def test_threads_do_not_disturb_each_other() -> None:
+    models = [build(name) for name in ("vit", "vit-avg", "resnet")]
+    inputs = [(model, images(model, 6)[i : i + 2]) for model in models for i in (0, 2, 4)]
+    alone = [explain(model, x, Question(GRADS)) for model, x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: explain(pair[0], pair[1], Question(GRADS)), inputs * 3))
+    for one, other in zip(alone * 3, together, strict=True):
+        torch.testing.assert_close(one.maps, other.maps, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
-def test_half_precision_gives_float32_results_close_to_it(name: str) -> None:
-    model = build_classifier(ModelConfig(backbone=f"timm:{name}", weights="random"))
-    x = images(model).float()
-    target = torch.tensor([1, 2, 3])
-    question = Question(selection=(10, 20, 30))
-    full = explain(model, x, question, target)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = explain(model, x, question, target)
+def test_leaves_nothing_behind() -> None:
+    model = build("vit")
+    x = images(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [(module.training, len(module.__dict__)) for module in model.modules()]
+    first = explain(model, x, Question(GRADS))
+    explain(model, images(model, 1), Question())
+    again = explain(model, x, Question(GRADS))
+    assert torch.equal(first.maps, again.maps)
+    assert modes == [(module.training, len(module.__dict__)) for module in model.modules()]
+    for module in model.modules():
+        assert not module._forward_hooks and not module._backward_hooks and not module._forward_pre_hooks
+    for parameter in model.parameters():
+        assert parameter.grad is None and not parameter.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    tensors = (first.embedding, first.logits, first.basis, first.maps)
+    assert not any(tensor.requires_grad or tensor.is_inference() for tensor in tensors)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit-avg", "clip-tok", "resnet", "siglip"])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_float32_results_close_to_it(name: str, precision: torch.dtype) -> None:
+    model = copy.deepcopy(build(name)).float()
+    x = images(model, 2).float()
+    full = explain(model, x, Question(GRADS))
+    with torch.autocast("cpu", precision):
+        half = explain(model, x, Question(GRADS), full.target, full.references)
     for values in (half.basis, half.maps, half.logits, half.embedding):
-        assert values.dtype == torch.float32
+        assert values.dtype == torch.float32 and values.isfinite().all()
+    for place in range(4):
+        pair = torch.stack([half.maps[:, place].flatten(), full.maps[:, place].flatten()])
+        assert torch.corrcoef(pair)[0, 1] > 0.97
     correlation = torch.corrcoef(torch.stack([half.basis.flatten(), full.basis.flatten()]))[0, 1]
     assert correlation > 0.99
 
 
-def test_targets_selections_and_few_classes(build: Callable[[str], Classifier]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "vit-avg", "resnet"])
+def test_compiled_models(name: str) -> None:
+    model = copy.deepcopy(build(name)).float()
+    x = images(model, 2).float()
+    plain = explain(model, x, Question(GRADS))
+    model.split.trunk = torch.compile(model.split.trunk)  # type: ignore[method-assign]
+    compiled = explain(model, x, Question(GRADS), plain.target, plain.references)
+    assert close(compiled.maps, plain.maps, 1e-4)
+    assert close(torch.compile(explain)(model, x, Question(GRADS)).maps, plain.maps, 1e-4)
+
+
+def test_targets_selections_and_few_classes() -> None:
     model = build("resnet")
     x = images(model)
     logits = model(x)
     target = torch.tensor([4, 7, 11])
     by_logit = explain(model, x, Question(references=2), target)
     assert by_logit.target.tolist() == [4, 7, 11]
+    assert by_logit.predicted.tolist() == logits.argmax(1).tolist()
     for row, c in enumerate(target):
         distance = (logits[row] - logits[row, c]).abs()
         distance[c] = torch.inf
@@ -181,8 +263,29 @@ def test_targets_selections_and_few_classes(build: Callable[[str], Classifier]) 
         cosine = unit @ unit[c]
         cosine[c] = -torch.inf
         assert by_weight.references[row].tolist() == cosine.argsort(descending=True)[:2].tolist()
-    listed = explain(model, x, Question(selection=(7, 1)), target)
+    every = tuple(
+        Map(f"{cam} {a} {w} {r}", cam, 0.6, a, w, r)  # type: ignore[arg-type]
+        for cam in ("gradcam", "layercam", "scorecam")
+        for a in AGGREGATIONS
+        for w in WEIGHTINGS
+        for r in (False, True)
+    )
+    listed = explain(model, x, Question(every, selection=(7, 1)), target)
     assert listed.references.tolist() == [[7, 1], [-1, 1], [7, 1]]
     assert listed.basis[1, 1].isnan().all()
     assert listed.maps.isfinite().all()
+    alone = explain(model, x[1:2], Question(every, selection=(1,)), target[1:2])
+    torch.testing.assert_close(alone.maps[0], listed.maps[1])
+    none = explain(model, x, Question(every, references=0), target)
+    assert none.basis.shape[1] == 1
+    assert (none.maps[:, 1] == 0).all() and torch.equal(none.maps[:, 0], none.basis[:, 0].relu())
     assert Question(references=3).reference_count(3) == 2
+
+
+def test_pairs_follow_the_predicted_class() -> None:
+    model = build("clip-tok")
+    x = images(model)
+    pairs = tuple((index, (index + 2) % 7) for index in range(7))
+    result = explain(model, x, Question(pairs=pairs))
+    assert result.target.tolist() == result.predicted.tolist()
+    assert result.references.tolist() == [[(c + 2) % 7] for c in result.predicted.tolist()]

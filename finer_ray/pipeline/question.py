@@ -1,0 +1,149 @@
+"""The question: the config's section `saliency` with its names turned into indices of the head's logits."""
+
+import json
+from typing import Any
+
+from finer_ray.config import ConceptConfig, Config, MapConfig, SaliencyConfig
+from finer_ray.errors import ConfigError
+from finer_ray.models import Classifier
+from finer_ray.saliency import Map, Question
+
+FINER = "finer_"
+
+
+def question_of(config: Config, classifier: Classifier) -> Question:
+    """What is asked of every image. Raises LookupError for classes and concepts that there are not."""
+    saliency = config.saliency
+    selection: Any = saliency.selection
+    if isinstance(selection, list):
+        selection = tuple(classifier.classes.index(name) for name in selection)
+    concept, pairs = saliency.concept, None
+    if concept is not None:
+        by_class = _pairs(concept, classifier)
+        if concept.by == "predicted":
+            pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
+        selection = (-1,)
+    maps = tuple(map_of(item, saliency) for item in saliency.maps)
+    return Question(maps, saliency.references, selection, pairs, config.compute.masked_memory)
+
+
+def map_of(item: str | MapConfig, saliency: SaliencyConfig) -> Map:
+    """One of `saliency.maps`; what it leaves open is the section's. A name without `finer_` is a baseline."""
+    if isinstance(item, str):
+        gamma = saliency.gamma if item.startswith(FINER) else 0.0
+        cam: Any = item.removeprefix(FINER)
+        return Map(item, cam, gamma, saliency.aggregation, saliency.weighting)
+    gamma = saliency.gamma if item.gamma is None else item.gamma
+    aggregation, weighting = item.aggregation or saliency.aggregation, item.weighting or saliency.weighting
+    return Map(item.name, item.cam, gamma, aggregation, weighting, item.reverse)
+
+
+def check_names(config: Config, classifier: Classifier) -> None:
+    """Raises ConfigError with its place where the section names classes or concepts that there are not."""
+    saliency = config.saliency
+    concept = saliency.concept
+    try:
+        place = "saliency.concept" if concept is not None else "saliency.selection"
+        question_of(config, classifier)
+        place = "saliency.target"
+        Targets(config, classifier)
+    except LookupError as error:
+        raise ConfigError(f"{place}: {error.args[0]}") from None
+
+
+class TargetError(LookupError):
+    """An image's target cannot be told.
+
+    Attributes:
+        stage: `label` or `target`.
+    """
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class Targets:
+    """From an image's annotations to its label, its target and its reference.
+
+    Raises:
+        LookupError: the config names a class or a concept that there is not.
+    """
+
+    def __init__(self, config: Config, classifier: Classifier) -> None:
+        self._classes, self._classifier = classifier.classes, classifier
+        self._concept, self._wanted = config.saliency.concept, config.saliency.target
+        self._pairs = {} if self._concept is None else _pairs(self._concept, classifier)
+        named = self._wanted not in ("predicted", "label", "concept")
+        self._fixed = self._classes.index(self._wanted) if named else None
+
+    def label(self, text: str | None) -> int | None:
+        """The index of a label given as JSON. Raises TargetError where it is no class."""
+        try:
+            return None if text is None else self._classes.index(json.loads(text))
+        except LookupError as error:
+            raise TargetError("label", str(error.args[0])) from None
+
+    def pair(self, label: int | None, concept: str | None, base: str | None) -> tuple[int | None, int | None]:
+        """Target and reference, None where the model is to choose.
+
+        Args:
+            label: of the image, or None.
+            concept, base: the image's own texts, or None.
+
+        Raises:
+            TargetError: what the config wants of this image it does not have.
+        """
+        if self._wanted == "label":
+            if label is None:
+                raise TargetError("target", "saliency.target is label, and the image has none")
+            return label, None
+        if self._concept is None or self._concept.by == "predicted":
+            return self._fixed, None
+        if self._concept.by == "label":
+            if label is None and self._concept.default is None:
+                raise TargetError("target", "saliency.concept.by is label, and the image has none")
+            return self._pairs[-1 if label is None else label]
+        return self._own(concept, base)
+
+    def _own(self, concept: str | None, base: str | None) -> tuple[int, int]:
+        default = self._pairs.get(-1)
+        if (concept is None or base is None) and default is None:
+            missing = "concept" if concept is None else "base"
+            raise TargetError("target", f"the image has no {missing}, and saliency.concept has no default")
+        try:
+            found = [None if text is None else concept_index(self._classifier, text) for text in (concept, base)]
+        except LookupError as error:
+            raise TargetError("target", str(error.args[0])) from None
+        target, reference = (own if own is not None else (default or (0, 0))[i] for i, own in enumerate(found))
+        if target == reference:
+            raise TargetError("target", f"the image's concept and its base are the same ({concept or base!r})")
+        return target, reference
+
+
+def concept_index(classifier: Classifier, text: str) -> int:
+    """The logit of a concept. Raises LookupError."""
+    try:
+        return len(classifier.classes) + classifier.concepts.index(text)
+    except LookupError as error:
+        message = str(error.args[0]).replace("class is called", "concept is called")
+        raise LookupError(f"{message}; model.concepts lists them") from None
+
+
+def _pairs(concept: ConceptConfig, classifier: Classifier) -> dict[int, tuple[int, int]]:
+    """Target and reference by class, and for -1 the default. Raises LookupError."""
+    given = {classifier.classes.index(name): pair for name, pair in concept.pairs.items()}
+    found = {number: _indices(classifier, pair) for number, pair in given.items()}
+    if concept.default is not None:
+        default = _indices(classifier, concept.default)
+        found = {-1: default, **dict.fromkeys(range(len(classifier.classes)), default), **found}
+    elif concept.by != "image" and len(found) < len(classifier.classes):
+        lacking = next(name for number, name in enumerate(classifier.classes.names) if number not in found)
+        raise LookupError(f"the class {lacking!r} has no pair, and there is no default")
+    if same := next((pair for pair in found.values() if pair[0] == pair[1]), None):
+        raise LookupError(f"{classifier.concepts.names[same[0] - len(classifier.classes)]!r} is compared with itself")
+    return found
+
+
+def _indices(classifier: Classifier, pair: tuple[str, str]) -> tuple[int, int]:
+    return concept_index(classifier, pair[0]), concept_index(classifier, pair[1])

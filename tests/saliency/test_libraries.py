@@ -1,0 +1,93 @@
+"""`explain` against pytorch-grad-cam and torch-cam: their maps before they rescale them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import FinerCAM, GradCAM, LayerCAM, ScoreCAM, base_cam
+from torch import Tensor, nn
+from torchcam import methods as torchcam
+
+from finer_ray.models import Classifier
+from finer_ray.saliency import Map, Question, explain
+from tests.saliency.models import build, cam_layer, images
+
+NAMES = ["vit", "vit-avg", "resnet", "efficientnet"]
+
+
+def layer_of(model: Classifier, name: str) -> nn.Module:
+    found = cam_layer(model)
+    return found or model.split.encoder.get_submodule({"resnet": "layer4", "efficientnet": "bn2"}[name])
+
+
+@pytest.fixture
+def raw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytorch-grad-cam without its rescaling, and in float64 throughout."""
+    monkeypatch.setattr(base_cam, "scale_cam_image", lambda cam, target_size=None: cam)
+    monkeypatch.setattr(torch, "Tensor", lambda scores: torch.tensor(scores, dtype=torch.float64))
+
+
+def theirs(model: Classifier, name: str, method: Any, x: Tensor, **options: Any) -> Tensor:
+    reshape = None if name in ("resnet", "efficientnet") else model.split.grid
+    encoder = model.split.encoder.requires_grad_(True)
+    base = options.pop("base", None)
+    extra = {} if base is None else {"base_method": base}
+    with method(encoder, [layer_of(model, name)], reshape, **extra) as cam:
+        found = cam(x, targets=None, **options)
+    encoder.requires_grad_(False)
+    return torch.from_numpy(np.asarray(found))
+
+
+def agrees(found: Tensor, expected: Tensor, bound: float) -> bool:
+    return bool((found - expected).abs().max() <= bound * expected.abs().max())
+
+
+@pytest.mark.usefixtures("raw")
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_cams_of_pytorch_grad_cam(name: str) -> None:
+    model = build(name)
+    x = images(model)
+    finer = [
+        Map("gradcam", "gradcam", 0.6, weighting="probability"),
+        Map("layercam", "layercam", 0.6, weighting="probability"),
+    ]
+    ours = explain(model, x, Question((Map("g"), Map("l", "layercam"), *finer))).maps
+    assert agrees(ours[:, 0], theirs(model, name, GradCAM, x), 1e-9)
+    assert agrees(ours[:, 1], theirs(model, name, LayerCAM, x), 1e-9)
+    # Its weights' denominator has 1e-9 added, which shows where the references' probabilities are small.
+    for place, base in ((2, GradCAM), (3, LayerCAM)):
+        expected = theirs(model, name, FinerCAM, x, base=base, alpha=0.6, comparison_categories=[1, 2, 3])
+        assert agrees(ours[:, place], expected, 1e-4)
+
+
+@pytest.mark.usefixtures("raw")
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_scorecam_of_pytorch_grad_cam(name: str) -> None:
+    model = build(name)
+    x = images(model, 2)
+    maps = (Map("s", "scorecam"), Map("f", "scorecam", 0.6, weighting="probability"))
+    ours = explain(model, x, Question(maps)).maps
+    assert agrees(ours[:, 0], theirs(model, name, ScoreCAM, x), 1e-9)
+    expected = theirs(model, name, FinerCAM, x, base=ScoreCAM, alpha=0.6, comparison_categories=[1, 2, 3])
+    assert agrees(ours[:, 1], expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("cam", "base"), [("gradcam", torchcam.GradCAM), ("layercam", torchcam.LayerCAM)])
+def test_finercam_of_torch_cam(name: str, cam: Any, base: Any) -> None:
+    """With the paper's settings: 3 references, equal weights, gamma 0.6; and with gamma 0."""
+    model = build(name)
+    x = images(model)
+    maps = (Map("baseline", cam), Map("finer", cam, 0.6))
+    ours = explain(model, x, Question(maps))
+    reshape = None if name in ("resnet", "efficientnet") else model.split.grid
+    encoder = model.split.encoder.requires_grad_(True)
+    for place, gamma in ((0, 0.0), (1, 0.6)):
+        with torchcam.FinerCAM(
+            encoder, layer_of(model, name), base_method=base, gamma=gamma, reshape_transform=reshape
+        ) as extractor:
+            scores = encoder(x.clone().requires_grad_(True))
+            (found,) = extractor(ours.target.tolist(), scores, normalized=False)
+        assert agrees(ours.maps[:, place], found.double().detach(), 1e-6)
+    encoder.requires_grad_(False)
