@@ -154,6 +154,7 @@ def _affine(values: Tensor, norm: nn.LayerNorm) -> Tensor:
     return values if norm.bias is None else values + norm.bias
 
 
+@torch.compiler.disable
 def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     """The derivative of an elementwise function."""
     with torch.enable_grad():

@@ -46,7 +46,7 @@ def contrast(
         present = torch.ones((len(basis), basis.shape[1] - 1), dtype=torch.bool, device=basis.device)
     if weights is None:
         weights = reference_weights(torch.zeros_like(present, dtype=basis.dtype), present, "equal")
-    known = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
+    known = torch.cat([present.new_ones((len(present), 1)), present], dim=1)
     # A reference that does not count holds NaN, and 0 * NaN is NaN.
     finite = basis.masked_fill(~known[:, :, None, None], 0)
 

@@ -33,7 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "head": "probe",
     },
     "dinov2": {"backbone": "timm:vit_small_patch14_dinov2", "image_size": 56, "pool": "avg", "head": "probe"},
-    "gap": {"backbone": "timm:vit_base_patch16_rpn_224", "head": "native"},
+    "gap": {"backbone": "timm:vit_medium_patch16_gap_240"},
     "clip-tok": {"backbone": "open_clip:cut-tok", "head": "text"},
     "clip-avg": {"backbone": "open_clip:cut-avg", "head": "text"},
     "clip-late": {"backbone": "open_clip:cut-late", "head": "text"},
@@ -54,9 +54,7 @@ def build(name: str) -> Classifier:
     folder = Path(mkdtemp())
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     for tower, vision in TOWERS.items():
-        (folder / f"cut-{tower}.json").write_text(
-            json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text})
-        )
+        (folder / f"cut-{tower}.json").write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(folder)
     options: dict[str, Any] = {"weights": "random", **MODELS[name]}
     if options.get("head") == "text":
@@ -76,6 +74,8 @@ def build(name: str) -> Classifier:
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.data.mul_(1 + 0.3 * noise).add_(0.2 * noise)
         tensor.requires_grad_(False)
+    if options.get("head", "native") == "native":
+        model.head.bias.copy_(model.split.encoder.get_classifier().bias)
     return model.eval()
 
 

@@ -2,11 +2,13 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainCut
@@ -175,16 +177,28 @@ def test_scorecam_runs_its_masked_images_once() -> None:
     assert few.maps.shape[1] == 4
 
 
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of matmuls, convolutions and attention, backward ones included."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function._overloadpacket in flop_registry:
+            self.count += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 @pytest.mark.parametrize(("name", "bound"), [("vit", 0.8), ("clip-tok", 0.8), ("registers", 0.99), ("dinov2", 1.3)])
 def test_operations_counted(name: str, bound: float) -> None:
     """With a class token an explanation with all its derivatives takes fewer operations than a plain forward pass."""
     model = build(name)
     x = images(model)
-    with FlopCounterMode(display=False) as plain:
+    with Operations() as plain:
         model.head(model.split(x)) if MODELS[name].get("head") else model.split(x)
-    with FlopCounterMode(display=False) as ours:
+    with Operations() as ours:
         explain(model, x, Question(GRADS[:2]))
-    assert ours.get_total_flops() <= bound * plain.get_total_flops()
+    assert ours.count <= bound * plain.count
 
 
 def test_threads_do_not_disturb_each_other() -> None:
@@ -226,9 +240,7 @@ def test_half_precision_gives_float32_results_close_to_it(name: str, precision: 
         half = explain(model, x, Question(GRADS), full.target, full.references)
     for values in (half.basis, half.maps, half.logits, half.embedding):
         assert values.dtype == torch.float32 and values.isfinite().all()
-    for place in range(4):
-        pair = torch.stack([half.maps[:, place].flatten(), full.maps[:, place].flatten()])
-        assert torch.corrcoef(pair)[0, 1] > 0.97
+    assert (half.maps - full.maps).norm() < 0.1 * full.maps.norm()
     correlation = torch.corrcoef(torch.stack([half.basis.flatten(), full.basis.flatten()]))[0, 1]
     assert correlation > 0.99
 
