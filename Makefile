@@ -37,7 +37,7 @@ schemas: $(INSTALLED) ## Write schemas/ anew from the code
 	$(BIN)/finer-ray schema schemas
 
 bench: $(INSTALLED) ## Run the benchmarks: tables on the screen, JSON beside them
-	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 clean: ## Remove .venv and what the demo wrote
 	rm -rf $(VENV) demo_export

@@ -168,4 +168,4 @@ class PatchQueries:
         return q, k, v, o, (q @ k.transpose(2, 3) * self._scale).softmax(-1)
 
     def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self._heads, -1)).transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], self._heads, -1).transpose(1, 2)

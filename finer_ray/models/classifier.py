@@ -57,7 +57,8 @@ class Classifier(nn.Module):
 
     def cut(self, images: Tensor) -> Cut:
         """Images, normalised (B, 3, H, W), after one forward pass."""
-        return self.split.cut(images)
+        cut: Cut = self.split.cut(images)
+        return cut
 
     def class_weights(self) -> Tensor:
         """The head's weights (C, E)."""

@@ -52,14 +52,12 @@ class Cut:
             means.append(gradient.to(torch.promote_types(gradient.dtype, torch.float32)).mean((2, 3)))
         return torch.stack(means, dim=1)
 
-    @torch.compiler.disable
     def _product(self, cotangent: Tensor) -> Tensor:
         cotangent = cotangent.to(self._embedding.dtype)
         (gradient,) = torch.autograd.grad(self._embedding, self._leaf, cotangent, retain_graph=True)
         return gradient
 
 
-@torch.compiler.disable
 def pull_back(function: Callable[[Tensor], Tensor], value: Tensor, cotangent: Tensor) -> Tensor:
     """J vector-Jacobian products through a small function in one pass: each row of `value` is repeated J times,
     so that weights are read once and not J times.

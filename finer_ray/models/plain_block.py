@@ -94,7 +94,8 @@ class PlainCut(Cut):
     def gradient(self, cotangent: Tensor) -> Tensor:
         """As `Cut.gradient`."""
         parts = [self._attention.gradient(inner, images) for images, inner in self._groups(cotangent)]
-        return torch.cat(parts).transpose(2, 3).unflatten(3, self._block.shape)
+        cells = torch.cat(parts).transpose(2, 3)
+        return cells.reshape(*cells.shape[:3], *self._block.shape)
 
     @torch.no_grad()
     def mean_gradient(self, cotangent: Tensor) -> Tensor:
@@ -154,7 +155,6 @@ def _affine(values: Tensor, norm: nn.LayerNorm) -> Tensor:
     return values if norm.bias is None else values + norm.bias
 
 
-@torch.compiler.disable
 def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     """The derivative of an elementwise function."""
     with torch.enable_grad():

@@ -45,8 +45,8 @@ class Split(nn.Module, ABC):
         """The tail in neutral terms where it is a plain ViT block, else None."""
         return None
 
-    # Of a compiled caller the trunk alone is worth compiling; autograd and inference mode are not for the compiler.
-    @torch.compiler.disable(recursive=False)
+    # Inference mode and autograd are not for the compiler; a compiled trunk stays compiled.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def cut(self, images: Tensor) -> Cut:
         """One forward pass, (B, 3, H, W), ready for derivatives at the CAM layer. The trunk keeps no graph."""
         with torch.inference_mode():

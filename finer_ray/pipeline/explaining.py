@@ -89,7 +89,8 @@ class Explainer:
         reference = None if references[0] is None else torch.tensor(references, device=self._device)[:, None]
         precision = PRECISIONS.get(self._config.compute.precision)
         with torch.autocast(self._device.type, precision, enabled=precision is not None):
-            return explain(self._model, images, self._question, target, reference)
+            explanation: Explanation = explain(self._model, images, self._question, target, reference)
+        return explanation
 
     def _regions(self, bits: np.ndarray, height: int, width: int) -> Tensor:
         flat = np.unpackbits(bits, axis=1, count=height * width)

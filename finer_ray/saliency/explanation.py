@@ -125,7 +125,7 @@ class Explanation:
     maps: Tensor
 
 
-@torch.compiler.disable(recursive=False)
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def explain(
     model: SplitClassifier,
     images: Tensor,
@@ -190,7 +190,6 @@ def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, qu
     return objective.listed(torch.tensor(question.selection, device=target.device), target)
 
 
-@torch.compiler.disable
 def head_cotangents(head: Callable[[Tensor], Tensor], embedding: Tensor, classes: Tensor) -> Tensor:
     """d y^j / d embedding of each image's classes, in one pass through the head.
 

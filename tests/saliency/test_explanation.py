@@ -2,14 +2,12 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.operations import Operations
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainCut
 from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Map, Question, explain
@@ -177,18 +175,6 @@ def test_scorecam_runs_its_masked_images_once() -> None:
     assert few.maps.shape[1] == 4
 
 
-class Operations(TorchDispatchMode):
-    """Counts the floating-point operations of matmuls, convolutions and attention, backward ones included."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if function._overloadpacket in flop_registry:
-            self.count += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 @pytest.mark.parametrize(("name", "bound"), [("vit", 0.8), ("clip-tok", 0.8), ("registers", 0.99), ("dinov2", 1.3)])
 def test_operations_counted(name: str, bound: float) -> None:
     """With a class token an explanation with all its derivatives takes fewer operations than a plain forward pass."""
@@ -222,9 +208,12 @@ def test_leaves_nothing_behind() -> None:
     assert torch.equal(first.maps, again.maps)
     assert modes == [(module.training, len(module.__dict__)) for module in model.modules()]
     for module in model.modules():
-        assert not module._forward_hooks and not module._backward_hooks and not module._forward_pre_hooks
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+        assert not module._forward_pre_hooks
     for parameter in model.parameters():
-        assert parameter.grad is None and not parameter.requires_grad
+        assert parameter.grad is None
+        assert not parameter.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     tensors = (first.embedding, first.logits, first.basis, first.maps)
     assert not any(tensor.requires_grad or tensor.is_inference() for tensor in tensors)
@@ -239,7 +228,8 @@ def test_half_precision_gives_float32_results_close_to_it(name: str, precision: 
     with torch.autocast("cpu", precision):
         half = explain(model, x, Question(GRADS), full.target, full.references)
     for values in (half.basis, half.maps, half.logits, half.embedding):
-        assert values.dtype == torch.float32 and values.isfinite().all()
+        assert values.dtype == torch.float32
+        assert values.isfinite().all()
     assert (half.maps - full.maps).norm() < 0.1 * full.maps.norm()
     correlation = torch.corrcoef(torch.stack([half.basis.flatten(), full.basis.flatten()]))[0, 1]
     assert correlation > 0.99
@@ -290,7 +280,8 @@ def test_targets_selections_and_few_classes() -> None:
     torch.testing.assert_close(alone.maps[0], listed.maps[1])
     none = explain(model, x, Question(every, references=0), target)
     assert none.basis.shape[1] == 1
-    assert (none.maps[:, 1] == 0).all() and torch.equal(none.maps[:, 0], none.basis[:, 0].relu())
+    assert (none.maps[:, 1] == 0).all()
+    assert torch.equal(none.maps[:, 0], none.basis[:, 0].relu())
     assert Question(references=3).reference_count(3) == 2
 
 
