@@ -8,12 +8,21 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from finer_ray.errors import ConfigError
 
@@ -132,6 +141,13 @@ class MapConfig(Section):
     reverse: bool = Field(False, description="what speaks for the references instead of the target")
 
 
+# Told apart by their form, so that a fault is judged as what was meant.
+AnyMap = Annotated[
+    Annotated[MapName, Tag("a map's name")] | Annotated[MapConfig, Tag("a map of its own")],
+    Discriminator(lambda value: "a map's name" if isinstance(value, str) else "a map of its own"),
+]
+
+
 class ConceptConfig(Section):
     """For `target: concept`: which text of `model.concepts` an image is asked about, and which it is compared with."""
 
@@ -145,7 +161,7 @@ class ConceptConfig(Section):
 class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
 
-    maps: list[MapName | MapConfig] = Field(["gradcam", "finer_gradcam"], min_length=1)
+    maps: list[AnyMap] = Field(["gradcam", "finer_gradcam"], min_length=1)
     gamma: Gamma = Field(0.6, description="strength of the comparison; above 1 extrapolates")
     references: Annotated[int, Field(ge=0, le=64)] = Field(3, description="K, the number of reference classes")
     selection: Literal["logit", "weight"] | list[int | str] = Field(
@@ -161,21 +177,9 @@ class SaliencyConfig(Section):
     )
     concept: ConceptConfig | None = None
 
-    @field_validator("maps", mode="before")
-    @classmethod
-    def _known_names(cls, value: object) -> object:
-        """Said here, because a union's own messages list the faults of every kind of map."""
-        for position, name in enumerate(value if isinstance(value, list) else []):
-            if isinstance(name, str) and name not in MAP_NAMES:
-                hint = nearest(name, MAP_NAMES)
-                raise ValueError(
-                    f"entry {position}: no map {name!r}{hint}; valid: {', '.join(MAP_NAMES)}, or a mapping"
-                )
-        return value
-
     @field_validator("maps")
     @classmethod
-    def _once_each(cls, value: list[MapName | MapConfig]) -> list[MapName | MapConfig]:
+    def _once_each(cls, value: list[AnyMap]) -> list[AnyMap]:
         names = [item if isinstance(item, str) else item.name for item in value]
         if len(set(names)) != len(names):
             raise ValueError("names a map twice")
@@ -223,6 +227,7 @@ class ComputeConfig(Section):
     batch_size: Positive = 32
     masked_memory: Positive = Field(2**30, description="bytes that Score-CAM's masked images may take at a time")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = Field(False, description="torch.compile the blocks before the CAM layer; pays on long runs")
 
     @model_validator(mode="after")
     def _min_is_at_most_max(self) -> Self:
@@ -322,13 +327,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(fault: Any) -> str:
     """One line for one pydantic fault: where, what, and the nearest valid names."""
-    # Pydantic puts the names of union members into the path; our own keys and positions are the place.
-    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part in _KEYS)
+    # Pydantic puts the names of union members into the path; keys and positions are the place.
+    surplus = fault["loc"][-1:] if fault["type"] == "extra_forbidden" else ()
+    keys = [part for part in fault["loc"] if isinstance(part, int) or part in _KEYS or part in surplus]
+    place = ".".join(map(str, keys))
     given, message = fault["input"], fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        place = ".".join(map(str, fault["loc"]))
+    if surplus:
         valid = list(_section(fault["loc"][:-1]).model_fields)
-        return f"{place}: unknown key{nearest(str(fault['loc'][-1]), valid)}; valid: {', '.join(valid)}"
+        return f"{place}: unknown key{nearest(str(surplus[0]), valid)}; valid: {', '.join(valid)}"
     if fault["type"] == "missing":
         return f"{place}: this key is needed"
     if fault["type"] == "literal_error":
@@ -340,18 +346,26 @@ def _explain(fault: Any) -> str:
 
 
 def _section(place: Sequence[int | str]) -> type[Section]:
-    """The section class at a config path."""
+    """The section class at a config path; positions in lists and kinds of union members are passed over."""
     section: type[Section] = Config
     for key in place:
-        section = section.model_fields[str(key)].annotation  # type: ignore[assignment]
+        if key in section.model_fields:
+            section = next(_sections(section.model_fields[str(key)].annotation), section)
     return section
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """The section classes in a field's type: itself, a list's items, a union's members."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def _all_keys(section: type[Section]) -> set[str]:
     keys = set(section.model_fields)
     for field in section.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            keys |= _all_keys(field.annotation)
+        keys |= {key for inner in _sections(field.annotation) for key in _all_keys(inner)}
     return keys
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 
@@ -57,3 +58,19 @@ def job(tmp_path: Path) -> Callable[..., Config]:
         return parse_config(tree)
 
     return make
+
+
+CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a tiny random open_clip model."""
+    path = tmp_path_factory.mktemp("clip") / "tiny-clip.json"
+    path.write_text(json.dumps(CLIP))
+    open_clip.add_model_config(path)
+    return "open_clip:tiny-clip"

@@ -33,7 +33,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("saliency.gama=1", r"saliency\.gama: unknown key \(nearest: gamma"),
-        ("saliency.maps=[finer_gradcm]", r"saliency\.maps: entry 0: .*nearest: finer_gradcam"),
+        ("saliency.maps=[finer_gradcm]", r"saliency\.maps\.0: .*nearest: finer_gradcam"),
         ("saliency.maps=[gradcam, gradcam]", "names a map twice"),
         ("saliency.gamma=.nan", r"saliency\.gamma"),
         ("sailency.gamma=1", r"sailency: unknown key \(nearest: saliency"),

@@ -34,6 +34,8 @@ class Explainer:
             torch.set_num_threads(threads)
         self._config, self._layout, self._device = config, layout, torch.device(device)
         self._model = classifier.to(self._device).eval()
+        if config.compute.compile:
+            self._model.split.trunk = torch.compile(self._model.split.trunk)  # type: ignore[method-assign]
         self._question, self._targets = question_of(config, classifier), Targets(config, classifier)
         self._mean = torch.tensor(classifier.transform.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(classifier.transform.std, device=self._device).view(1, 3, 1, 1)

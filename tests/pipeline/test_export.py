@@ -1,5 +1,6 @@
 """The whole job on real Ray: good and bad input, resuming, appending, refusing."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -95,7 +97,13 @@ def test_every_format_and_every_fault(tmp_path: Path, job: Job) -> None:
 
 def test_stored_maps_are_those_of_the_model(tmp_path: Path, job: Job) -> None:
     tar = write_tar(tmp_path / "a.tar", many(10))
-    config = job(str(tar), saliency={"gamma": 0.8, "references": 2})
+    maps = ["gradcam", "finer_gradcam", "layercam", "finer_layercam", "scorecam", "finer_scorecam"]
+    own: list[dict[str, Any]] = [
+        {"name": "strong", "cam": "gradcam", "gamma": 2.0, "aggregation": "max_before_relu"},
+        {"name": "weighted", "cam": "gradcam", "weighting": "probability"},
+        {"name": "against", "cam": "gradcam", "gamma": 0.5, "reverse": True, "aggregation": "mean_after_relu"},
+    ]
+    config = job(str(tar), saliency={"gamma": 0.8, "references": 2, "maps": [*maps, *own]})
     export(config)
     made = open_export(config.output.url)
 
@@ -110,17 +118,26 @@ def test_stored_maps_are_those_of_the_model(tmp_path: Path, job: Job) -> None:
     rows = made.images["row"].to_numpy()
     assert made.images["references"].to_pylist() == expected.references.tolist()
     scale = made.tensors["basis_scale"].oindex[rows][:, None, None]
-    for place, name in enumerate(("gradcam", "finer_gradcam")):
+    again: dict[str, dict[str, Any]] = {
+        "gradcam": {"gamma": 0.0},
+        "finer_gradcam": {"gamma": 0.8},
+        "strong": {"gamma": 2.0, "aggregation": "max_before_relu"},
+        "weighted": {"gamma": 0.8, "weighting": "probability"},
+        "against": {"gamma": 0.5, "reverse": True, "aggregation": "mean_after_relu"},
+    }
+    for place, name in enumerate([*maps, *(item["name"] for item in own)]):
         direct = expected.maps[:, place].numpy()
         bound = 2.0**-11 * direct.max((1, 2), keepdims=True) + 1e-6
-        assert (np.abs(made.maps(rows, name) - direct) <= bound).all()
-        gamma = 0.8 if name == "finer_gradcam" else 0.0
-        assert (np.abs(made.contrast(rows, gamma) - direct) <= (1 + gamma) * 2.0**-11 * scale + 1e-6).all()
+        assert (np.abs(made.maps(rows, name) - direct) <= bound).all(), name
+        if name in again:
+            allowed = (1 + again[name]["gamma"]) * 2.0**-11 * scale + 1e-6
+            assert (np.abs(made.contrast(rows, **again[name]) - direct) <= allowed).all(), name
+    assert set(made.metrics["map"].to_pylist()) == set(made.manifest.layout.maps)
     assert made.maps(rows[:3], "gradcam", size=(50, 40)).shape == (3, 50, 40)
     backwards = made.contrast(rows[::-1], 0.8)
     np.testing.assert_array_equal(backwards[::-1], made.contrast(rows, 0.8))
-    with pytest.raises(ExportError, match="layercam"):
-        made.maps(rows, "layercam")
+    with pytest.raises(ExportError, match="no map 'rise'"):
+        made.maps(rows, "rise")
     with pytest.raises(IndexError):
         made.maps([10_000], "gradcam")
 
@@ -251,3 +268,74 @@ def _sockets(process: Path) -> set[str]:
     except OSError:
         pass
     return found
+
+
+CONCEPTS = ["red bill", "black wing", "bird"]
+
+
+def test_concepts_by_image(tmp_path: Path, job: Job, clip: str) -> None:
+    """A text against another, named by each image: "red bill" against "bird"."""
+    asked = ["red bill", "black wing", "blue tail", None]
+    members = []
+    for i, text in enumerate(asked):
+        note = json.dumps({"concept": text, "label": i % 2}).encode()
+        members += [*sample(f"p{i}", i)[:1], (f"p{i}.json", note)]
+    tar = write_tar(tmp_path / "a.tar", members)
+    model = {"backbone": clip, "weights": "random", "image_size": None, "head": "text"}
+    config = job(
+        str(tar),
+        input={"fields": {"concept": "json.concept", "base": "json.base"}, "max_failures": 1.0},
+        model={**model, "classes": ["cat", "dog", "bird"], "concepts": CONCEPTS},
+        saliency={
+            "maps": ["gradcam", "finer_gradcam", "finer_layercam"],
+            "target": "concept",
+            "concept": {"by": "image", "default": ["red bill", "bird"]},
+        },
+    )
+    export(config)
+    made = open_export(config.output.url)
+    assert verify_export(config.output.url) == []
+    assert made.manifest.classes == ["cat", "dog", "bird", *CONCEPTS]
+    lines = {line["key"]: line for line in made.images.to_pylist()}
+    names = {
+        key: [made.manifest.classes[i] for i in (line["target"], *line["references"])] for key, line in lines.items()
+    }
+    assert names == {"p0": ["red bill", "bird"], "p1": ["black wing", "bird"], "p3": ["red bill", "bird"]}
+    assert all(line["references"] == [5] for line in lines.values())
+    assert all(line["probability"] is None and 0 < line["predicted_probability"] <= 1 for line in lines.values())
+    assert all(line["predicted"] < 3 and line["label"] in (0, 1) for line in lines.values())
+    (failure,) = made.failures.to_pylist()
+    assert (failure["key"], failure["stage"]) == ("p2", "target")
+    assert "no concept is called 'blue tail'" in failure["error"]
+
+    classifier = build_classifier(config.model)
+    tokens = open_clip.get_tokenizer(clip.removeprefix("open_clip:"))([f"a photo of a {c}." for c in CONCEPTS])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.model.seed)
+        theirs = open_clip.create_model(clip.removeprefix("open_clip:"), pretrained=None).eval()
+    (first,) = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 1, 2**28)
+    pixels = torch.from_numpy(decode(first, classifier.transform, 10**8).image).permute(2, 0, 1)[None].float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (classifier.transform.mean, classifier.transform.std))
+    with torch.no_grad():
+        image = theirs.encode_image((pixels - mean) / std, normalize=True)
+        logits = theirs.logit_scale.exp() * image @ theirs.encode_text(tokens, normalize=True).T
+    assert lines["p0"]["logit"] == pytest.approx(logits[0, 0].item(), rel=1e-4)
+    assert lines["p0"]["reference_logits"] == [pytest.approx(logits[0, 2].item(), rel=1e-4)]
+
+
+def test_concepts_by_predicted_class(tmp_path: Path, job: Job, clip: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", many(6))
+    model = {"backbone": clip, "weights": "random", "image_size": None, "head": "text"}
+    pairs = {"c0": ["black wing", "bird"], "c1": ["bird", "red bill"]}
+    config = job(
+        str(tar),
+        model={**model, "classes": [f"c{i}" for i in range(7)], "concepts": CONCEPTS},
+        saliency={"target": "concept", "concept": {"pairs": pairs, "default": ["red bill", "bird"]}},
+        compute={"batch_size": 4},
+    )
+    export(config)
+    made = open_export(config.output.url)
+    assert verify_export(config.output.url) == []
+    wanted = {0: (8, 9), 1: (9, 7)}
+    for line in made.images.to_pylist():
+        assert (line["target"], *line["references"]) == wanted.get(line["predicted"], (7, 9))
