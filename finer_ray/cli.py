@@ -1,4 +1,4 @@
-"""The command line: `finer-ray export | verify | demo | schema`."""
+"""The command line: `finer-ray export | verify | table | demo | schema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +60,17 @@ def verify(
         raise typer.Exit(1)
     counts = open_export(url).manifest.counts
     typer.echo(f"whole: {counts['images']} images, {counts['failures']} failures, every row written: {url}")
+
+
+@app.command()
+def table(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+) -> None:
+    """Show the paper's table: maps by metrics, and each finer map against its baseline."""
+    from finer_ray.report.table import paper_table
+    from finer_ray.store.export import open_export
+
+    Console().print(paper_table(open_export(url)))
 
 
 @app.command()

@@ -192,10 +192,19 @@ class SaliencyConfig(Section):
         return self
 
 
+Fill = Literal["mean", "black", "white", "blur"]
+
+
 class MetricsConfig(Section):
     """Which metrics are computed for every image and map."""
 
     localisation: bool = Field(True, description="energy share and pointing hit, where a box or mask is given")
+    deletion: bool = Field(False, description="deletion AUC: `steps` forward passes per image and map")
+    insertion: bool = Field(False, description="insertion AUC: `steps` forward passes per image and map")
+    drops: bool = Field(False, description="relative and confidence drop at 5 % and 10 % of the pixels")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="of deletion and insertion")
+    fill: Fill = Field("mean", description="of masked pixels; mean: the colour that normalisation maps to zero")
+    insert_into: Fill = Field("blur", description="what insertion starts from")
 
 
 class OutputConfig(Section):
@@ -225,7 +234,7 @@ class ComputeConfig(Section):
     threads_per_actor: Positive | None = Field(None, description="torch threads on CPU; null: CPUs / actors")
     decode_cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="CPUs one decoding task takes")
     batch_size: Positive = 32
-    masked_memory: Positive = Field(2**30, description="bytes that Score-CAM's masked images may take at a time")
+    masked_memory: Positive = Field(2**30, description="bytes that masked images may take at a time")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = Field(False, description="torch.compile the blocks before the CAM layer; pays on long runs")
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from finer_ray.models.attention import OneQuery, PatchQueries
 from finer_ray.models.cut import Cut, pull_back
 
-# Of the MLP's hidden cotangents; images are taken in groups that stay below.
-GROUP_BYTES = 32 * 2**20
+# Of the MLP's hidden cotangents; images are taken in groups that stay below. On a CPU they stay near its caches.
+GROUP_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class PlainCut(Cut):
         """Groups of images with the cotangents of their attention's output, (b, J, N, D)."""
         pooled = _wide(pull_back(self._block.neck, self._pooled, cotangent))
         hidden = self._before[0].numel() * cotangent.shape[1] * pooled.element_size()
-        size = max(1, GROUP_BYTES // hidden)
+        size = max(1, GROUP_BYTES.get(pooled.device.type, GROUP_BYTES["cpu"]) // hidden)
         for first in range(0, len(pooled), size):
             images = slice(first, first + size)
             yield images, self._back(pooled[images], images)

@@ -44,18 +44,9 @@ def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
         line = json.loads(note["line"])
         images.append({**note, **line, "row": row})
         for name, scores in zip(layout.maps, line["metrics"], strict=True):
-            metrics.append(_metric(row, name, scores, note["region_kind"]))
+            hit = scores.get("pointing_hit")
+            scores = {**scores, "pointing_hit": None if hit is None else hit > 0}
+            metrics.append({**scores, "row": row, "map": name, "region": note["region_kind"]})
     lines: dict[str, list[dict[str, Any]]] = {"images": images, "metrics": metrics, "failures": failures}
     schemas = {"images": IMAGES, "metrics": METRICS, "failures": FAILURES}
     return {name: pa.Table.from_pylist(lines[name], schema) for name, schema in schemas.items()}
-
-
-def _metric(row: int, name: str, scores: list[float | None], region: str | None) -> dict[str, Any]:
-    share, hit = scores
-    return {
-        "row": row,
-        "map": name,
-        "localisation": share,
-        "pointing_hit": None if hit is None else hit > 0,
-        "region": region,
-    }

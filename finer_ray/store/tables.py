@@ -16,6 +16,7 @@ IMAGES = pa.schema(
         pa.field("predicted", pa.int32(), nullable=False),
         pa.field("probability", pa.float32()),
         pa.field("predicted_probability", pa.float32(), nullable=False),
+        pa.field("reference_probabilities", pa.list_(pa.float32()), nullable=False),
         pa.field("logit", pa.float32(), nullable=False),
         pa.field("references", pa.list_(pa.int32()), nullable=False),
         pa.field("reference_logits", pa.list_(pa.float32()), nullable=False),
@@ -30,7 +31,27 @@ METRICS = pa.schema(
         pa.field("localisation", pa.float32()),
         pa.field("pointing_hit", pa.bool_()),
         pa.field("region", pa.string()),
+        pa.field("deletion_auc", pa.float32()),
+        pa.field("insertion_auc", pa.float32()),
+        pa.field("relative_drop_05", pa.float32()),
+        pa.field("relative_drop_10", pa.float32()),
+        pa.field("confidence_drop_05", pa.float32()),
+        pa.field("confidence_drop_10", pa.float32()),
+        pa.field("probability_05", pa.float32()),
+        pa.field("probability_10", pa.float32()),
+        pa.field("reference_probabilities_05", pa.list_(pa.float32())),
+        pa.field("reference_probabilities_10", pa.list_(pa.float32())),
     ]
+)
+AVERAGED = (
+    "localisation",
+    "pointing_hit",
+    "deletion_auc",
+    "insertion_auc",
+    "relative_drop_05",
+    "relative_drop_10",
+    "confidence_drop_05",
+    "confidence_drop_10",
 )
 FAILURES = pa.schema(
     [
@@ -50,18 +71,16 @@ CLASSES = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
         pa.field("labelled", pa.int64(), nullable=False),
         pa.field("accuracy", pa.float64()),
-        pa.field("localisation_count", pa.int64(), nullable=False),
-        pa.field("localisation_mean", pa.float64()),
-        pa.field("localisation_stderr", pa.float64()),
-        pa.field("pointing_hit_count", pa.int64(), nullable=False),
-        pa.field("pointing_hit_mean", pa.float64()),
-        pa.field("pointing_hit_stderr", pa.float64()),
+        *(
+            pa.field(f"{name}_{what}", kind, nullable=what != "count")
+            for name in AVERAGED
+            for what, kind in (("count", pa.int64()), ("mean", pa.float64()), ("stderr", pa.float64()))
+        ),
     ]
 )
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES}
-AVERAGED = ("localisation", "pointing_hit")
 
 
 def summarise(images: pa.Table, metrics: pa.Table, names: list[str]) -> pa.Table:

@@ -339,3 +339,60 @@ def test_concepts_by_predicted_class(tmp_path: Path, job: Job, clip: str) -> Non
     wanted = {0: (8, 9), 1: (9, 7)}
     for line in made.images.to_pylist():
         assert (line["target"], *line["references"]) == wanted.get(line["predicted"], (7, 9))
+
+
+def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
+    """Against the definitions, with the model run on images masked one by one."""
+    tar = write_tar(tmp_path / "a.tar", many(5))
+    wanted = {"deletion": True, "insertion": True, "drops": True, "steps": 10, "fill": "black", "insert_into": "white"}
+    config = job(str(tar), metrics=wanted, compute={"batch_size": 2, "masked_memory": 10_000_000})
+    export(config)
+    made = open_export(config.output.url)
+    assert verify_export(config.output.url) == []
+
+    classifier = build_classifier(config.model)
+    transform = classifier.transform
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
+    samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 5, 2**28)
+    images = {line["key"]: line for line in made.images.to_pylist()}
+    metrics = {(line["row"], line["map"]): line for line in made.metrics.to_pylist()}
+    for one in samples:
+        image = images[one.key]
+        x = torch.from_numpy(decode(one, transform, 10**8).image).permute(2, 0, 1)[None].float() / 255
+        classes = [image["target"], *image["references"]]
+
+        def chances(x: torch.Tensor, classes: list[int] = classes) -> np.ndarray:
+            with torch.no_grad():
+                return classifier((x - mean) / std).softmax(1)[0, classes].numpy()
+
+        before = chances(x)
+        assert [image["probability"], *image["reference_probabilities"]] == pytest.approx(before, rel=1e-3)
+        for name in ("gradcam", "finer_gradcam"):
+            # The stored map is rounded to half precision, so that ties may be broken otherwise: the model's own.
+            heat = explain(classifier, (x - mean) / std, question_of(config, classifier)).maps[0]
+            place = made.manifest.layout.maps.index(name)
+            heat = torch.nn.functional.interpolate(heat[None, place : place + 1], size=(64, 64), mode="bilinear")
+            order = heat.flatten().argsort(descending=True, stable=True)
+
+            def masked(
+                count: int, inside: float | torch.Tensor, base: torch.Tensor, order: torch.Tensor = order
+            ) -> torch.Tensor:
+                changed = base.clone().flatten(2)
+                first = order[:count]
+                changed[:, :, first] = inside if isinstance(inside, float) else inside.flatten(2)[:, :, first]
+                return changed.unflatten(2, (64, 64))
+
+            counts = [round(i / 10 * 4096) for i in range(11)]
+            deletion = [chances(masked(count, 0.0, x))[0] for count in counts]
+            insertion = [chances(masked(count, x, torch.ones_like(x)))[0] for count in counts]
+            line = metrics[image["row"], name]
+            assert line["deletion_auc"] == pytest.approx(np.trapezoid(deletion, dx=0.1), abs=2e-4)
+            assert line["insertion_auc"] == pytest.approx(np.trapezoid(insertion, dx=0.1), abs=2e-4)
+            for ending, count in (("05", 205), ("10", 410)):
+                after = chances(masked(count, 0.0, x))
+                drop = before - after
+                assert line[f"probability_{ending}"] == pytest.approx(after[0], abs=2e-4)
+                assert line[f"reference_probabilities_{ending}"] == pytest.approx(after[1:], abs=2e-4)
+                assert line[f"relative_drop_{ending}"] == pytest.approx(drop[0] - drop[1:].mean(), abs=3e-4)
+                assert line[f"confidence_drop_{ending}"] == pytest.approx(drop[0] / before[0], abs=0.05)
+    assert set(made.classes["deletion_auc_count"].to_pylist()) <= {1, 2, 3, 4, 5}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.operations import Operations
+from finer_ray.models import plain_block
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainCut
 from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Map, Question, explain
@@ -76,7 +77,7 @@ def test_groups_of_images_change_nothing(name: str, monkeypatch: pytest.MonkeyPa
     model = build(name)
     x = images(model, 5)
     whole = explain(model, x, Question(GRADS))
-    monkeypatch.setattr("finer_ray.models.plain_block.GROUP_BYTES", 1)
+    monkeypatch.setitem(plain_block.GROUP_BYTES, "cpu", 1)
     alone = explain(model, x, Question(GRADS))
     torch.testing.assert_close(alone.maps, whole.maps, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(explain(model, x, Question()).basis, whole.basis, rtol=1e-9, atol=1e-12)
@@ -145,6 +146,39 @@ def test_is_linear_in_gamma_before_relu() -> None:
     assert everywhere.any()
     start, one, far = (result.maps[:, place][everywhere] for place in range(3))
     torch.testing.assert_close(far, start + 2.5 * (one - start))
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("weighting", ["equal", "probability_detached"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scorecam_by_the_formulas(aggregation: str, weighting: str, reverse: bool) -> None:
+    """Channel by channel, one masked image at a time."""
+    model = build("resnet")
+    x, gamma = images(model, 1), 1.7
+    result = explain(model, x, Question((Map("m", "scorecam", gamma, aggregation, weighting, reverse),)))
+    activation = model.cut(x).activation
+    classes = torch.cat([result.target[:, None], result.references], dim=1)[0]
+    logits = []
+    for channel in activation[0]:
+        mask = nn.functional.interpolate(channel[None, None], x.shape[2:], mode="bilinear", align_corners=True)
+        mask = (mask - mask.min()) / (mask.max() - mask.min() + 1e-8)
+        logits.append(model(x * mask)[0, classes])
+    y = torch.stack(logits)
+    share = torch.full((3,), 1 / 3, dtype=y.dtype)
+    if weighting != "equal":
+        share = result.logits[0, classes[1:]].softmax(0)
+
+    def raw(score: Tensor) -> Tensor:
+        return (score.softmax(0)[:, None, None] * activation[0]).sum(0)
+
+    mean = (y[:, 1:] * share).sum(1)
+    pairs = [raw(y[:, k] - gamma * y[:, 0] if reverse else y[:, 0] - gamma * y[:, k]) for k in (1, 2, 3)]
+    expected = {
+        "mean_before_relu": raw(mean - gamma * y[:, 0] if reverse else y[:, 0] - gamma * mean).relu(),
+        "max_before_relu": torch.stack(pairs).amax(0).relu(),
+        "mean_after_relu": sum(s * pair.relu() for s, pair in zip(share, pairs, strict=True)),
+    }[aggregation]
+    assert close(result.maps[0, 0], expected)
 
 
 class Counting(nn.Module):

@@ -40,7 +40,7 @@ def test_halves_keep_nan_where_it_was() -> None:
 
 def lines(*images: tuple[int, int | None, int, int]) -> pa.Table:
     base = {"key": "k", "shard": "s", "index": 0, "probability": 0.5, "predicted_probability": 0.5, "logit": 1.0}
-    rest = {"references": [], "reference_logits": [], "width": 1, "height": 1}
+    rest = {"references": [], "reference_logits": [], "reference_probabilities": [], "width": 1, "height": 1}
     rows = [{"row": r, "label": label, "target": t, "predicted": p, **base, **rest} for r, label, t, p in images]
     return pa.Table.from_pylist(rows, IMAGES)
 

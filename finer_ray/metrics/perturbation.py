@@ -1,0 +1,106 @@
+"""Perturbation: what the model says of an image that loses, or gains, its pixels in the order of a map.
+
+Pixels are ordered by the map, upsampled bilinearly to the image, ties by position. With n steps, step i has changed
+round(i / n * H * W) pixels:
+
+    deletion_auc    area under p_c while pixels are replaced by the fill, most salient first (lower is better)
+    insertion_auc   area under p_c while the fill is replaced by pixels, most salient first (higher is better)
+    relative_drop   (p_c - p'_c) - mean_k (p_d - p'_d), with the top q of pixels replaced (Finer-CAM, Tab. 4, `RD.`)
+    confidence_drop (p_c - p'_c) / p_c, likewise
+
+Areas are by the trapezoidal rule over the share of pixels changed, from 0 to 1 (RISE, Petsiuk et al. 2018).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from finer_ray.metrics.localisation import upsample
+from finer_ray.saliency.budget import in_flight
+
+Probabilities = Callable[[Tensor, Tensor], Tensor]
+
+
+def ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The place of every pixel in the order of saliency, 0 for the most salient.
+
+    Args:
+        maps: (B, M, h, w).
+        size: (H, W) of the image.
+
+    Returns:
+        (B, M, H, W) int32, each a permutation of 0 to H*W - 1.
+    """
+    order = upsample(maps, size).flatten(2).argsort(dim=2, descending=True, stable=True)
+    places = torch.arange(order.shape[2], dtype=torch.int32, device=maps.device).expand_as(order)
+    return torch.empty_like(places).scatter_(2, order, places).reshape(*order.shape[:2], *size)
+
+
+@torch.no_grad()
+def replaced(
+    probabilities: Probabilities, images: Tensor, fill: Tensor, order: Tensor, counts: list[int], memory: int
+) -> Tensor:
+    """Probabilities of images whose first pixels in an order are replaced; all variants of a batch share forwards.
+
+    Args:
+        probabilities: images (n, 3, H, W) and which of the batch each was made of (n,) to (n, J).
+        images: (B, 3, H, W).
+        fill: (B, 3, H, W), or what broadcasts to it.
+        order: (B, M, H, W), see `ranks`.
+        counts: how many pixels, S of them.
+        memory: bytes, see `finer_ray.saliency.budget`.
+
+    Returns:
+        (B, M, S, J).
+    """
+    fill = fill.expand_as(images)
+    batch, maps = order.shape[:2]
+    taken = torch.tensor(counts, device=images.device).repeat(batch * maps)
+    rows = torch.arange(batch * maps, device=images.device).repeat_interleave(len(counts))
+    flat, found, step = order.flatten(0, 1), [], in_flight(images, memory)
+    for first in range(0, len(rows), step):
+        row = rows[first : first + step]
+        gone = flat[row] < taken[first : first + step, None, None]
+        owner = row // maps
+        found.append(probabilities(torch.where(gone[:, None], fill[owner], images[owner]), owner))
+    return torch.cat(found).reshape(batch, maps, len(counts), -1)
+
+
+def step_counts(steps: int, pixels: int) -> list[int]:
+    """Pixels changed after each of n steps."""
+    return [round(step / steps * pixels) for step in range(1, steps + 1)]
+
+
+def area(start: Tensor, curve: Tensor) -> Tensor:
+    """Trapezoidal area under `start` and then the curve, over a share of pixels from 0 to 1.
+
+    Args:
+        start: (...,), before the first step.
+        curve: (..., n), after each step.
+    """
+    return torch.trapezoid(torch.cat([start[..., None], curve], dim=-1), dx=1 / curve.shape[-1])
+
+
+def relative_drop(before: Tensor, after: Tensor, present: Tensor) -> Tensor:
+    """(p_c - p'_c) - mean over the references that count of (p_d - p'_d).
+
+    Args:
+        before, after: (..., 1+K), the target first; anything for references that do not count.
+        present: (..., K) bool.
+
+    Returns:
+        (...,) in [-2, 2]; the target's drop alone where no reference counts.
+    """
+    drop = before - after
+    others = drop[..., 1:].masked_fill(~present, 0).sum(-1) / present.sum(-1).clamp(min=1)
+    return drop[..., 0] - others
+
+
+def confidence_drop(before: Tensor, after: Tensor) -> Tensor:
+    """(p_c - p'_c) / p_c, (...,); NaN where p_c is 0.
+
+    Args:
+        before, after: (...,), of the target.
+    """
+    return ((before - after) / before).masked_fill(before == 0, torch.nan)

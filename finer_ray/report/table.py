@@ -1,0 +1,106 @@
+"""The paper's table of an export: maps by metrics, and every finer map against its baseline, image by image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from finer_ray.metrics.bootstrap import paired_interval
+from finer_ray.store.export import Export
+
+# Heading and column, in the order of the paper's Tab. 4; the arrow says which way is better.
+COLUMNS = {
+    "Del. ↓": "deletion_auc",
+    "Ins. ↑": "insertion_auc",
+    "RD.@0.05 ↑": "relative_drop_05",
+    "RD.@0.1 ↑": "relative_drop_10",
+    "CD.@0.05 ↑": "confidence_drop_05",
+    "CD.@0.1 ↑": "confidence_drop_10",
+    "Loc. ↑": "localisation",
+    "Point. ↑": "pointing_hit",
+}
+FINER = "finer_"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One map and metric; for a finer map also the paired difference to its baseline.
+
+    Attributes:
+        count: of images that have the metric.
+        mean, stderr: over them; NaN where there are too few.
+        difference, low, high: mean difference to the baseline and its 95 % bootstrap interval over the images that
+            have both; None for baselines.
+    """
+
+    count: int
+    mean: float
+    stderr: float
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def compare(export: Export) -> dict[str, dict[str, Cell]]:
+    """Cells by map and heading; headings that no image has are left out."""
+    values = {name: _values(export, name) for name in export.manifest.layout.maps}
+    present = [head for head in COLUMNS if any(np.isfinite(columns[head]).any() for columns in values.values())]
+    return {
+        name: {head: _cell(columns[head], _baseline(values, name, head)) for head in present}
+        for name, columns in values.items()
+    }
+
+
+def paper_table(export: Export) -> Table:
+    """The comparison, for the screen."""
+    cells = compare(export)
+    heads = list(next(iter(cells.values())))
+    images = export.manifest.counts["images"]
+    table = Table(
+        title=f"{images} images; below each finer map its difference to its baseline [95 % paired bootstrap]",
+        title_justify="left",
+    )
+    table.add_column("map")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name, row in cells.items():
+        table.add_row(name, *(_mean(cell) for cell in row.values()))
+        if any(cell.difference is not None for cell in row.values()):
+            table.add_row("", *(_difference(cell) for cell in row.values()), style="dim")
+    return table
+
+
+def _values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
+    """Metrics of one map by heading, rows of images in order, NaN for null."""
+    table = export.metrics.filter(export.metrics["map"].to_numpy() == name).sort_by("row")
+    return {
+        head: np.array([np.nan if v is None else float(v) for v in table[column].to_pylist()])
+        for head, column in COLUMNS.items()
+    }
+
+
+def _baseline(values: dict[str, dict[str, NDArray[np.float64]]], name: str, head: str) -> NDArray[np.float64] | None:
+    base = name.removeprefix(FINER)
+    return values[base][head] if base != name and base in values else None
+
+
+def _cell(values: NDArray[np.float64], baseline: NDArray[np.float64] | None) -> Cell:
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if len(known) else float("nan")
+    stderr = float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else float("nan")
+    if baseline is None:
+        return Cell(len(known), mean, stderr)
+    differences = values - baseline
+    differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return Cell(len(known), mean, stderr)
+    return Cell(len(known), mean, stderr, float(differences.mean()), *paired_interval(differences))
+
+
+def _mean(cell: Cell) -> str:
+    return f"{cell.mean:.3f} ± {cell.stderr:.3f}" if cell.count else "-"
+
+
+def _difference(cell: Cell) -> str:
+    return "" if cell.difference is None else f"{cell.difference:+.3f} [{cell.low:+.3f}, {cell.high:+.3f}]"

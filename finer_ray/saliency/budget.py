@@ -1,0 +1,16 @@
+"""Memory budget of masked images: how many of them may be in flight at a time."""
+
+from torch import Tensor
+
+# What an image in flight takes at its peak, weights aside, as a multiple of its own bytes.
+FOOTPRINT = 32
+
+
+def in_flight(images: Tensor, memory: int) -> int:
+    """How many masked images to run through a model together; one at least.
+
+    Args:
+        images: (B, 3, H, W), of which masked copies are made.
+        memory: bytes that they may take, with all that the model makes of them (`FOOTPRINT` times their own).
+    """
+    return max(1, memory // (FOOTPRINT * images[0].numel() * images.element_size()))
