@@ -1,4 +1,4 @@
-"""The command line: `finer-ray export | verify | table | demo | schema`."""
+"""The command line: `finer-ray export | verify | table | study | demo | schema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,12 @@ ERRORS = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the config; repeatable.")
 ]
+
+
+studies = typer.Typer(
+    help="Studies of the paper on your own data: a Parquet table and a figure each.", no_args_is_help=True
+)
+app.add_typer(studies, name="study")
 
 
 @app.callback(invoke_without_command=True)
@@ -71,6 +77,35 @@ def table(
     from finer_ray.store.export import open_export
 
     Console().print(paper_table(open_export(url)))
+
+
+@studies.command()
+def similarity(
+    classifier: Annotated[Path, typer.Argument(help="A linear probe's safetensors file, or a job's YAML file.")],
+    to: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("study"),
+) -> None:
+    """How similar are a classifier's classes to each other? (sorted weight-similarity curve)"""
+    from finer_ray.studies.similarity import similarity_study
+
+    for place in similarity_study(classifier, to):
+        typer.echo(place)
+
+
+@studies.command()
+def gamma(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    to: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("study"),
+    low: Annotated[float, typer.Option(help="The smallest gamma.")] = -1.0,
+    high: Annotated[float, typer.Option(help="The largest gamma.")] = 3.0,
+    step: Annotated[float, typer.Option(min=0.001, help="From one gamma to the next.")] = 0.1,
+) -> None:
+    """How does gamma move the maps onto the annotated objects? From the stored basis: no model is needed."""
+    from finer_ray.store.export import open_export
+    from finer_ray.studies.sweep import sweep_study
+
+    gammas = [round(low + step * place, 6) for place in range(int((high - low) / step + 1.5))]
+    for place in sweep_study(open_export(url), gammas, to):
+        typer.echo(place)
 
 
 @app.command()

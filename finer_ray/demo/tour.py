@@ -10,6 +10,7 @@ from rich.table import Table
 from finer_ray.config import Config, load_config
 from finer_ray.pipeline.export import export
 from finer_ray.report.contact_sheet import contact_sheet
+from finer_ray.report.table import paper_table
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
 
@@ -32,7 +33,7 @@ def demo_config(folder: Path) -> Config:
 
 def tour(folder: Path) -> None:
     """Run the demo's export, prove it whole, and show its parts. Raises what `export` raises."""
-    console = Console(width=110)
+    console = Console(width=120)
     console.print("[bold]1. Export[/]: EfficientNet-Lite0 explains 40 photos on Ray")
     summary = export(demo_config(folder))
     console.print(f"   {summary.images} images, {summary.failures} failures, {summary.seconds:.0f} s")
@@ -41,11 +42,13 @@ def tour(folder: Path) -> None:
     made = open_export(str(folder))
     console.print("\n[bold]2. Classes[/]: share of a map's energy on the object, and accuracy")
     console.print(_class_table(made))
-    console.print("[bold]3. A query[/] (DuckDB): where does the comparison help most?")
+    console.print("[bold]3. The paper's table[/]: deletion, relative and confidence drop, localisation, pointing game")
+    console.print(paper_table(made))
+    console.print("\n[bold]4. A query[/] (DuckDB): where does the comparison help most?")
     console.print(_answer(folder))
     sheet = folder / "contact_sheet.png"
     contact_sheet(made, made.images["row"].to_pylist()[:ON_SHEET], sheet)
-    console.print("\n[bold]4. Where everything lies[/]")
+    console.print("\n[bold]5. Where everything lies[/]")
     for name, what in _places(folder, sheet):
         console.print(f"   {name:<32} {what}")
 

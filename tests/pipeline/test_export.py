@@ -19,7 +19,9 @@ import pytest
 import ray
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from finer_ray.cli import app
 from finer_ray.config import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import build_classifier
@@ -396,3 +398,38 @@ def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
                 assert line[f"relative_drop_{ending}"] == pytest.approx(drop[0] - drop[1:].mean(), abs=3e-4)
                 assert line[f"confidence_drop_{ending}"] == pytest.approx(drop[0] / before[0], abs=0.05)
     assert set(made.classes["deletion_auc_count"].to_pylist()) <= {1, 2, 3, 4, 5}
+
+
+def test_gamma_sweep_is_the_stored_metric_at_the_jobs_gamma(tmp_path: Path, job: Job) -> None:
+    """From the basis alone; regions are read again from the shards."""
+    write_tar(tmp_path / "in" / "a.tar", [*many(11), *sample("plain", 99)[:1]])
+    config = job(str(tmp_path / "in"))
+    export(config)
+    made = open_export(config.output.url)
+    result = CliRunner().invoke(
+        app,
+        [
+            "study",
+            "gamma",
+            config.output.url,
+            "--to",
+            str(tmp_path / "s"),
+            "--low",
+            "0",
+            "--high",
+            "1.2",
+            "--step",
+            "0.6",
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    swept = {(line["row"], line["gamma"]): line for line in pq.read_table(tmp_path / "s" / "sweep.parquet").to_pylist()}
+    assert len(swept) == 11 * 3
+    for line in made.metrics.to_pylist():
+        gamma = {"gradcam": 0.0, "finer_gradcam": 0.6}[line["map"]]
+        if line["region"] is None:
+            assert (line["row"], gamma) not in swept
+            continue
+        found = swept[line["row"], gamma]
+        assert found["localisation"] == pytest.approx(line["localisation"], abs=5e-3)
+    assert (tmp_path / "s" / "sweep.png").stat().st_size > 10_000

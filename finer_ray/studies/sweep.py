@@ -1,0 +1,103 @@
+"""Gamma sweep: localisation of the Finer-Grad-CAM map at any gamma, from the stored basis; no model is needed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from matplotlib.figure import Figure
+
+from finer_ray.errors import ExportError
+from finer_ray.metrics import localisation, pointing_hit
+from finer_ray.report.photos import read_rows
+from finer_ray.store.export import Export
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("gamma", pa.float64(), nullable=False),
+        pa.field("localisation", pa.float32()),
+        pa.field("pointing_hit", pa.bool_()),
+    ]
+)
+TITLES = {"localisation": "energy on the object", "pointing_hit": "pointing hits"}
+# Images whose maps and regions are in memory together.
+BATCH = 64
+
+
+def sweep_table(export: Export, gammas: Sequence[float]) -> pa.Table:
+    """A line per annotated image and gamma: row, gamma, localisation, pointing_hit.
+
+    Raises:
+        ExportError: no image has a mask or box, there is no basis, or the photos' shards are gone.
+    """
+    annotated = pc.unique(export.metrics.filter(pc.is_valid(export.metrics["region"]))["row"]).to_pylist()
+    if not annotated:
+        raise ExportError("no image of the export has a mask or a box, so there is nothing to localise")
+    lines = [line for rows, regions in _regions(export, annotated) for line in _score(export, rows, regions, gammas)]
+    return pa.Table.from_pylist(lines, SCHEMA)
+
+
+def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> tuple[Path, Path]:
+    """Write sweep.parquet and sweep.png. Raises what `sweep_table` does."""
+    table = sweep_table(export, gammas)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = folder / "sweep.parquet", folder / "sweep.png"
+    pq.write_table(table, places[0])
+    _figure(table).savefig(places[1])
+    return places
+
+
+def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Rows and their regions, (n, H, W) bool, some at a time."""
+    found: list[int] = []
+    regions: list[Any] = []
+    for row, decoded in read_rows(export, rows, region=True):
+        if decoded.region is not None:
+            found.append(row)
+            regions.append(decoded.region)
+        if len(found) == BATCH:
+            yield found, torch.from_numpy(np.stack(regions))
+            found, regions = [], []
+    if found:
+        yield found, torch.from_numpy(np.stack(regions))
+
+
+def _score(export: Export, rows: list[int], regions: torch.Tensor, gammas: Sequence[float]) -> Iterator[dict[str, Any]]:
+    maps = torch.from_numpy(np.stack([export.contrast(rows, gamma) for gamma in gammas], axis=1))
+    share, hit = localisation(maps, regions).tolist(), pointing_hit(maps, regions).tolist()
+    for place, row in enumerate(rows):
+        for step, gamma in enumerate(gammas):
+            energy, peak = share[place][step], hit[place][step]
+            yield {
+                "row": row,
+                "gamma": gamma,
+                "localisation": None if np.isnan(energy) else energy,
+                "pointing_hit": None if np.isnan(peak) else peak > 0,
+            }
+
+
+def _figure(table: pa.Table) -> Figure:
+    figure = Figure(figsize=(8.4, 3.6), dpi=120, layout="constrained")
+    grouped = table.set_column(3, "pointing_hit", pc.cast(table["pointing_hit"], pa.float64())).group_by("gamma")
+    for axis, (name, title) in zip(figure.subplots(1, 2), TITLES.items(), strict=True):
+        spread = pc.VarianceOptions(ddof=1)
+        found = grouped.aggregate([(name, "mean"), (name, "stddev", spread), (name, "count")]).sort_by("gamma")
+        gamma, mean, deviation, count = (found[column].to_numpy() for column in _columns(name))
+        error = 1.96 * deviation / np.sqrt(count)
+        axis.fill_between(gamma, mean - error, mean + error, alpha=0.25, linewidth=0, label="95 % interval")
+        axis.plot(gamma, mean, label="mean")
+        if 0 in gamma:
+            axis.axhline(mean[list(gamma).index(0)], color="grey", linestyle="--", linewidth=0.9, label="baseline")
+        axis.set_xlabel("gamma")
+        axis.set_title(f"{title} ({count.max()} images)", fontsize=10)
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _columns(name: str) -> tuple[str, str, str, str]:
+    return "gamma", f"{name}_mean", f"{name}_stddev", f"{name}_count"
