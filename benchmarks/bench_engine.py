@@ -151,13 +151,14 @@ def spread(above: list[float], below: list[float]) -> list[float]:
     return [statistics.median(ratios), min(ratios), max(ratios)]
 
 
-def operations(runs: dict[str, Run], images: int) -> dict[str, float]:
+def operations(options: dict[str, Any]) -> dict[str, float]:
     """Operations per image, in units of 1e9."""
-    found = {}
+    model = load(options)
+    runs, found = runs_of(model, torch.randn((1, 3, *model.transform.size))), {}
     for name in ("forward", "explain", "explain_layercam"):
         with Operations() as counter:
             runs[name]()
-        found[name] = counter.count / images / 1e9
+        found[name] = counter.count / 1e9
     return found
 
 
@@ -169,7 +170,6 @@ def measure(options: dict[str, Any], batch: int) -> dict[str, Any]:
     return {
         "milliseconds_per_image": {name: 1000 * statistics.median(t) / batch for name, t in times.items()},
         "ratios": {name: spread(times[a], times[b]) for name, (a, b) in RATIOS.items()},
-        "giga_operations_per_image": operations(runs, batch),
     }
 
 
@@ -230,7 +230,7 @@ def show(record: dict[str, Any]) -> None:
     for column in ("model", *next(iter(record["peak_mib"].values())), "op forward", "op explain", "op with layercam"):
         table.add_column(column)
     for name, peaks in record["peak_mib"].items():
-        counts = next(iter(record["results"][name].values()))["giga_operations_per_image"].values()
+        counts = record["giga_operations_per_image"][name].values()
         table.add_row(name, *(f"{peak:.0f}" for peak in peaks.values()), *(f"{count:.2f}" for count in counts))
     console.print(table)
     table = Table(title="Score-CAM and finer Score-CAM: pytorch-grad-cam / explain")
@@ -255,6 +255,7 @@ def main() -> None:
         "rounds": ROUNDS,
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "results": results,
+        "giga_operations_per_image": {name: operations(options) for name, options in MODELS.items()},
         "peak_mib": {name: peak_memory(name) for name in track(list(MODELS), "memory")},
         "scorecam": {name: measure_scorecam(*options) for name, options in track(SCORECAM.items(), "Score-CAM")},
     }

@@ -18,9 +18,13 @@ class Operations(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count it."""
-        result = function(*args, **(kwargs or {}))
+        """Run an operation and count it; under inference mode composite ones arrive whole and are taken apart."""
+        kwargs = kwargs or {}
         counted = flop_registry.get(function._overloadpacket)
-        if counted is not None:
-            self.count += counted(*args, **(kwargs or {}), out_val=result)
+        if counted is None:
+            with self:
+                parts = function.decompose(*args, **kwargs)
+            return function(*args, **kwargs) if parts is NotImplemented else parts
+        result = function(*args, **kwargs)
+        self.count += counted(*args, **kwargs, out_val=result)
         return result

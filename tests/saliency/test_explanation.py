@@ -209,7 +209,7 @@ def test_scorecam_runs_its_masked_images_once() -> None:
     assert few.maps.shape[1] == 4
 
 
-@pytest.mark.parametrize(("name", "bound"), [("vit", 0.8), ("clip-tok", 0.8), ("registers", 0.99), ("dinov2", 1.3)])
+@pytest.mark.parametrize(("name", "bound"), [("vit", 0.95), ("clip-tok", 0.81), ("registers", 0.94), ("dinov2", 1.17)])
 def test_operations_counted(name: str, bound: float) -> None:
     """With a class token an explanation with all its derivatives takes fewer operations than a plain forward pass."""
     model = build(name)
