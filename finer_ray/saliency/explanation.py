@@ -126,6 +126,7 @@ class Explanation:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.inference_mode(False)  # a caller's inference mode would forbid all derivatives
 def explain(
     model: SplitClassifier,
     images: Tensor,

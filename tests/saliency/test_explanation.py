@@ -231,6 +231,17 @@ def test_threads_do_not_disturb_each_other() -> None:
         torch.testing.assert_close(one.maps, other.maps, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["vit", "vit-avg", "clip-late", "resnet", "siglip"])
+def test_callers_modes_do_not_matter(name: str) -> None:
+    model = build(name)
+    x = images(model, 1)
+    plain = explain(model, x, Question(GRADS))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            inside = explain(model, x.clone(), Question(GRADS))
+        torch.testing.assert_close(inside.maps, plain.maps)
+
+
 def test_leaves_nothing_behind() -> None:
     model = build("vit")
     x = images(model)
