@@ -55,19 +55,19 @@ def compare(export: Export) -> dict[str, dict[str, Cell]]:
 def paper_table(export: Export) -> Table:
     """The comparison, for the screen."""
     cells = compare(export)
-    heads = list(next(iter(cells.values())))
     images = export.manifest.counts["images"]
     table = Table(
-        title=f"{images} images; below each finer map its difference to its baseline [95 % paired bootstrap]",
+        title=f"{images} images; below a finer map's mean its difference to the baseline [95 % paired bootstrap]",
         title_justify="left",
     )
-    table.add_column("map")
-    for head in heads:
-        table.add_column(head, justify="right")
-    for name, row in cells.items():
-        table.add_row(name, *(_mean(cell) for cell in row.values()))
-        if any(cell.difference is not None for cell in row.values()):
-            table.add_row("", *(_difference(cell) for cell in row.values()), style="dim")
+    table.add_column("", no_wrap=True)
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    for head in next(iter(cells.values())):
+        row = [columns[head] for columns in cells.values()]
+        table.add_row(head, *(_mean(cell) for cell in row))
+        if any(cell.difference is not None for cell in row):
+            table.add_row("", *(_difference(cell) for cell in row), style="dim")
     return table
 
 
