@@ -28,6 +28,7 @@ from finer_ray.errors import ConfigError
 
 CamName = Literal["gradcam", "layercam", "scorecam"]
 MapName = Literal["gradcam", "finer_gradcam", "layercam", "finer_layercam", "scorecam", "finer_scorecam"]
+FINER = "finer_"
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 Weighting = Literal["equal", "probability", "probability_detached"]

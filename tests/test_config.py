@@ -1,13 +1,15 @@
 """The config: refused with place and nearest names, overridden, fingerprinted."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from finer_ray.config import Config, load_config, parse_config
+from finer_ray.config import Aggregation, CamName, Config, Weighting, load_config, parse_config
 from finer_ray.errors import ConfigError
+from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS
+from finer_ray.saliency.explanation import CamName as EngineCam
 
 GOOD: dict[str, Any] = {
     "input": {"shards": "a.tar"},
@@ -92,3 +94,10 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
         changed(model={"image_size": 96}),
     ]
     assert len({base, *(other.fingerprint() for other in others)}) == 7
+
+
+def test_choices_are_those_of_the_engine() -> None:
+    """Said twice, because the config is read where torch is not loaded."""
+    assert get_args(Aggregation) == AGGREGATIONS
+    assert get_args(Weighting) == WEIGHTINGS
+    assert get_args(CamName) == get_args(EngineCam)

@@ -6,30 +6,9 @@ T tokens are `prefix` class and register tokens and then N patch tokens. With P 
 the softmax's cotangent is S' = P * (O' v^T - row), row = <O', o> for every query, and each row of S' sums to zero.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-
-class Projections(Protocol):
-    """The weights of q, k and v.
-
-    Attributes:
-        heads: H.
-        qkv_weight, qkv_bias: (3D, D) and (3D,) or None, rows of q, k, v.
-        prefix: number of tokens before the patch tokens.
-    """
-
-    @property
-    def heads(self) -> int: ...
-    @property
-    def qkv_weight(self) -> Tensor: ...
-    @property
-    def qkv_bias(self) -> Tensor | None: ...
-    @property
-    def prefix(self) -> int: ...
 
 
 class OneQuery:
@@ -38,25 +17,30 @@ class OneQuery:
     q k^T = (q W_k) A^T up to a constant that the softmax drops, and softmax(..) v = (softmax(..) A) W_v^T + b_v:
     H*T*D operations where the projections of all tokens to k and v take 2*T*D*D.
 
+    Args:
+        tokens: A, (B, T, D).
+        weight, bias: (3D, D) and (3D,) or None, rows of q, k, v.
+        heads: H.
+        prefix: number of tokens before the patch tokens.
+
     Attributes:
         output: o, (B, 1, D).
     """
 
-    def __init__(self, weights: Projections, tokens: Tensor) -> None:
-        self._tokens, self._prefix = tokens, weights.prefix
-        bias = weights.qkv_bias
-        query, self._key, self._value = weights.qkv_weight.unflatten(0, (3, weights.heads, -1))
+    def __init__(self, tokens: Tensor, weight: Tensor, bias: Tensor | None, heads: int, prefix: int) -> None:
+        self._tokens, self._prefix = tokens, prefix
+        query, self._key, self._value = weight.unflatten(0, (3, heads, -1))
         # Small next to the blocks before it, so that half precision would cost accuracy and save nothing.
         with torch.autocast(tokens.device.type, enabled=False):
             q = torch.einsum("bc,hdc->bhd", tokens[:, 0], query)
             if bias is not None:
-                q = q + bias.unflatten(0, (3, weights.heads, -1))[0]
+                q = q + bias.unflatten(0, (3, heads, -1))[0]
             self._read = torch.einsum("bhd,hdc->bhc", q * query.shape[1] ** -0.5, self._key)
             self._share = (self._read @ tokens.transpose(1, 2)).softmax(-1)
             self._context = self._share @ tokens
             output = torch.einsum("bhc,hdc->bhd", self._context, self._value)
             if bias is not None:
-                output = output + bias.unflatten(0, (3, weights.heads, -1))[2]
+                output = output + bias.unflatten(0, (3, heads, -1))[2]
         self.output = output.flatten(1)[:, None]
 
     def mean_gradient(self, cotangent: Tensor, images: slice) -> Tensor:
@@ -100,15 +84,18 @@ class PatchQueries:
     cotangents of q, k and v only. Those are P^T O' (one matmul instead of the four of a full derivative) and,
     because rows of S' sum to zero, terms of the few prefix tokens.
 
+    Args:
+        tokens, weight, bias, heads, prefix: as of `OneQuery`.
+
     Attributes:
         output: o, (B, N, D).
     """
 
-    def __init__(self, weights: Projections, tokens: Tensor) -> None:
-        self._weight, self._heads, self._prefix = weights.qkv_weight, weights.heads, weights.prefix
-        biases = [None] * 3 if weights.qkv_bias is None else weights.qkv_bias.chunk(3)
-        parts = zip((tokens[:, self._prefix :], tokens, tokens), self._weight.chunk(3), biases, strict=True)
-        self._q, self._k, self._v = (self._split(functional.linear(x, weight, bias)) for x, weight, bias in parts)
+    def __init__(self, tokens: Tensor, weight: Tensor, bias: Tensor | None, heads: int, prefix: int) -> None:
+        self._weight, self._heads, self._prefix = weight, heads, prefix
+        biases = [None] * 3 if bias is None else bias.chunk(3)
+        parts = zip((tokens[:, prefix:], tokens, tokens), weight.chunk(3), biases, strict=True)
+        self._q, self._k, self._v = (self._split(functional.linear(*part)) for part in parts)
         self._o = functional.scaled_dot_product_attention(self._q, self._k, self._v)
         self._scale = self._q.shape[3] ** -0.5
         self.output = self._o.transpose(1, 2).flatten(2)

@@ -20,10 +20,12 @@ class ClassNames:
     Attributes:
         names: one per class, as shown to people.
         aliases: other names by which a class may be called; those that mean two classes are left out.
+        kind: what messages call one of them, `class` or `concept`.
     """
 
     names: tuple[str, ...]
     aliases: dict[str, int] = field(default_factory=dict)
+    kind: str = "class"
 
     @classmethod
     def numbered(cls, count: int) -> Self:
@@ -62,15 +64,15 @@ class ClassNames:
         if isinstance(label, int):
             if 0 <= label < len(self.names):
                 return label
-            raise LookupError(f"class {label} is out of range: the head has the classes 0 to {len(self) - 1}")
+            raise LookupError(f"{self.kind} {label} is out of range: there are 0 to {len(self) - 1}")
         count = self.names.count(label)
         if count > 1:
-            raise LookupError(f"{count} classes are called {label!r}: give the index")
+            raise LookupError(f"more than one {self.kind} is called {label!r}: give the index")
         if count == 1:
             return self.names.index(label)
         if label in self.aliases:
             return self.aliases[label]
-        raise LookupError(f"no class is called {label!r}{nearest(label, [*self.names, *self.aliases])}")
+        raise LookupError(f"no {self.kind} is called {label!r}{nearest(label, [*self.names, *self.aliases])}")
 
 
 def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNames:
@@ -80,8 +82,9 @@ def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNam
     Raises:
         ConfigError: no such file, or no list of names in it.
     """
+    kind = "class" if key == "classes" else "concept"
     if not isinstance(classes, str):
-        return ClassNames(tuple(classes))
+        return ClassNames(tuple(classes), kind=kind)
     if classes == "imagenet-1k":
         return ClassNames.imagenet()
     path = Path(classes).expanduser()
@@ -97,4 +100,4 @@ def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNam
         names = [name.strip() for name in names if name.strip()]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{where} must hold a list of names")
-    return ClassNames(tuple(names))
+    return ClassNames(tuple(names), kind=kind)

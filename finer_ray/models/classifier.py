@@ -65,8 +65,9 @@ class Classifier(nn.Module):
         return self.head.weight
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        logits: Tensor = self.head(self.cut(images).embedding)
+        """Logits (B, C), with no graph."""
+        with torch.no_grad():
+            logits: Tensor = self.head(self.split.embed(images))
         return logits
 
 
@@ -77,7 +78,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
         ConfigError: anything in the section that cannot be done, with its config path.
     """
     names = None if config.classes is None else read_classes(config.classes)
-    concepts = ClassNames(()) if config.concepts is None else read_classes(config.concepts, "concepts")
+    concepts = ClassNames((), kind="concept") if config.concepts is None else read_classes(config.concepts, "concepts")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:

@@ -49,13 +49,18 @@ class Cut:
         means = []
         for column in cotangent.unbind(1):
             gradient = self._grid(self._product(column))
-            means.append(gradient.to(torch.promote_types(gradient.dtype, torch.float32)).mean((2, 3)))
+            means.append(wide(gradient).mean((2, 3)))
         return torch.stack(means, dim=1)
 
     def _product(self, cotangent: Tensor) -> Tensor:
         cotangent = cotangent.to(self._embedding.dtype)
         (gradient,) = torch.autograd.grad(self._embedding, self._leaf, cotangent, retain_graph=True)
         return gradient
+
+
+def wide(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def pull_back(function: Callable[[Tensor], Tensor], value: Tensor, cotangent: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import open_clip
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import LayerScale, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from finer_ray.config import ModelConfig, nearest
@@ -15,7 +15,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
-from finer_ray.models.plain_block import PlainBlock
+from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
 from finer_ray.shards import Transform
@@ -76,22 +76,18 @@ class OpenClipViT(TokenSplit):
             qkv_weight=attn.in_proj_weight,
             qkv_bias=attn.in_proj_bias,
             out=attn.out_proj,
-            scale1=_layer_scale(block.ls_1),
+            scale1=layer_scale(block.ls_1),
             norm2=block.ln_2,
             fc1=block.mlp.c_fc,
             act=block.mlp.gelu,
             fc2=block.mlp.c_proj,
-            scale2=_layer_scale(block.ls_2),
+            scale2=layer_scale(block.ls_2),
             norm=None if late else visual.ln_post,
             pool="token" if visual.pool_type == "tok" else "avg",
             prefix=self.prefix,
             shape=self.shape,
             neck=neck,
         )
-
-
-def _layer_scale(module: nn.Module) -> Tensor | None:
-    return module.gamma if isinstance(module, LayerScale) else None
 
 
 class OpenClipResNet(MapSplit):

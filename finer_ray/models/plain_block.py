@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from finer_ray.models.attention import OneQuery, PatchQueries
-from finer_ray.models.cut import Cut, pull_back
+from finer_ray.models.cut import Cut, pull_back, wide
 
 # Of the MLP's hidden cotangents; images are taken in groups that stay below. On a CPU they stay near its caches.
 GROUP_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
@@ -70,21 +70,18 @@ class PlainCut(Cut):
 
     @torch.no_grad()
     def __init__(self, block: PlainBlock, activation: Tensor, residual: Tensor) -> None:
-        tokens = _wide(activation)
+        tokens = wide(activation)
         self.activation = tokens[:, block.prefix :].transpose(1, 2).unflatten(2, block.shape)
         self._block = block
-        if block.pool == "token":
-            self._attention: OneQuery | PatchQueries = OneQuery(block, tokens)
-            residual = residual[:, :1]
-        else:
-            self._attention = PatchQueries(block, tokens)
-            residual = residual[:, block.prefix :]
+        attention = OneQuery if block.pool == "token" else PatchQueries
+        self._attention = attention(tokens, block.qkv_weight, block.qkv_bias, block.heads, block.prefix)
+        residual = residual[:, :1] if block.pool == "token" else residual[:, block.prefix :]
         hidden = residual + _scaled(block.out(self._attention.output), block.scale1)
         self._normal2, self._inverse2 = _normalise(hidden, block.norm2)
         self._before = block.fc1(_affine(self._normal2, block.norm2))
         tokens = hidden + _scaled(block.fc2(block.act(self._before)), block.scale2)
         if block.norm is None:
-            self._pooled = _wide(tokens).mean(1)
+            self._pooled = wide(tokens).mean(1)
         else:
             self._normal, self._inverse = _normalise(tokens, block.norm)
             self._pooled = _affine(self._normal.mean(1), block.norm)
@@ -94,17 +91,23 @@ class PlainCut(Cut):
     def gradient(self, cotangent: Tensor) -> Tensor:
         """As `Cut.gradient`."""
         parts = [self._attention.gradient(inner, images) for images, inner in self._groups(cotangent)]
-        cells = torch.cat(parts).transpose(2, 3)
+        cells = self._shared_out(parts).transpose(2, 3)
         return cells.reshape(*cells.shape[:3], *self._block.shape)
 
     @torch.no_grad()
     def mean_gradient(self, cotangent: Tensor) -> Tensor:
         """As `Cut.mean_gradient`."""
-        return torch.cat([self._attention.mean_gradient(inner, images) for images, inner in self._groups(cotangent)])
+        parts = [self._attention.mean_gradient(inner, images) for images, inner in self._groups(cotangent)]
+        return self._shared_out(parts)
+
+    def _shared_out(self, parts: list[Tensor]) -> Tensor:
+        """What the mean over the pooled tokens makes of a gradient; last, where half precision cannot lose it."""
+        whole: Tensor = wide(torch.cat(parts)) / self._before.shape[1]
+        return whole
 
     def _groups(self, cotangent: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Groups of images with the cotangents of their attention's output, (b, J, N, D)."""
-        pooled = _wide(pull_back(self._block.neck, self._pooled, cotangent))
+        pooled = wide(pull_back(self._block.neck, self._pooled, cotangent))
         hidden = self._before[0].numel() * cotangent.shape[1] * pooled.element_size()
         size = max(1, GROUP_BYTES.get(pooled.device.type, GROUP_BYTES["cpu"]) // hidden)
         for first in range(0, len(pooled), size):
@@ -114,8 +117,8 @@ class PlainCut(Cut):
     def _back(self, cotangent: Tensor, images: slice) -> Tensor:
         """From cotangents of the pooled vector (b, J, D) to those of the attention's output (b, J, N, D)."""
         block = self._block
-        # (b, J, N, ...) from here on; the mean over the N pooled tokens shares the cotangent out among them.
-        shared, tokens = cotangent / self._before.shape[1], None
+        # Every pooled token has the same cotangent; (b, J, N, ...) from here on.
+        shared, tokens = cotangent, None
         if block.norm is not None:
             shared = shared if block.norm.weight is None else shared * block.norm.weight
             shared = shared - shared.mean(-1, keepdim=True)
@@ -136,8 +139,9 @@ class PlainCut(Cut):
         return _scaled(total, block.scale1) @ block.out.weight
 
 
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+def layer_scale(module: nn.Module) -> Tensor | None:
+    """A library's layer scale module as a vector, (D,); None for the identity."""
+    return getattr(module, "gamma", None)
 
 
 def _scaled(values: Tensor, scale: Tensor | None) -> Tensor:
@@ -146,7 +150,7 @@ def _scaled(values: Tensor, scale: Tensor | None) -> Tensor:
 
 def _normalise(values: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Values to mean 0 and variance 1 over the channels, and by what they were multiplied, (..., 1)."""
-    normal, _, inverse = torch.native_layer_norm(_wide(values), norm.normalized_shape, None, None, norm.eps)
+    normal, _, inverse = torch.native_layer_norm(wide(values), norm.normalized_shape, None, None, norm.eps)
     return normal, inverse
 
 

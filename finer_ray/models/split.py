@@ -57,6 +57,15 @@ class Split(nn.Module, ABC):
         beside = None if residual is None else residual.clone()
         return Cut(activation, lambda leaf: self.tail(leaf, beside), self.grid)
 
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """The embedding alone, (B, E), with no graph at all."""
+        activation, residual = self.trunk(images)
+        block = self.block()
+        if block is not None and residual is not None:
+            return PlainCut(block, activation, residual).embedding
+        return self.tail(activation, residual)
+
     def forward(self, images: Tensor) -> Tensor:
         """What the library's own forward gives: logits where the encoder kept its classifier, else embeddings."""
         output: Tensor = self.encoder(images)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import timm
-from timm.layers import Attention, LayerScale, Mlp
+from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
-from finer_ray.models.plain_block import PlainBlock
+from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.shards import Transform
 
@@ -64,22 +64,18 @@ class TimmViT(TokenSplit):
             qkv_weight=attn.qkv.weight,
             qkv_bias=attn.qkv.bias,
             out=attn.proj,
-            scale1=_layer_scale(block.ls1),
+            scale1=layer_scale(block.ls1),
             norm2=block.norm2,
             fc1=mlp.fc1,
             act=mlp.act,
             fc2=mlp.fc2,
-            scale2=_layer_scale(block.ls2),
+            scale2=layer_scale(block.ls2),
             norm=vit.norm if isinstance(vit.norm, nn.LayerNorm) else None,
             pool=vit.global_pool,
             prefix=self.prefix,
             shape=self.shape,
             neck=vit.fc_norm,
         )
-
-
-def _layer_scale(module: nn.Module) -> Tensor | None:
-    return module.gamma if isinstance(module, LayerScale) else None
 
 
 class TimmCNN(MapSplit):

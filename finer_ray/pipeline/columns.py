@@ -25,3 +25,10 @@ def unpack(column: pa.ChunkedArray, dtype: Any, shape: tuple[int, ...]) -> NDArr
     flat = np.frombuffer(array.buffers()[1], dtype=np.uint8)[array.offset * width : (array.offset + len(array)) * width]
     values: NDArray[Any] = flat.view(dtype).reshape(len(array), *shape)
     return values
+
+
+def or_null(value: Any) -> Any:
+    """NaN as null, in lists too."""
+    if isinstance(value, list):
+        return [or_null(item) for item in value]
+    return None if value != value else value

@@ -3,12 +3,10 @@
 import json
 from typing import Any
 
-from finer_ray.config import ConceptConfig, Config, MapConfig, SaliencyConfig
+from finer_ray.config import FINER, ConceptConfig, Config, MapConfig, SaliencyConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
 from finer_ray.saliency import Map, Question
-
-FINER = "finer_"
 
 
 def question_of(config: Config, classifier: Classifier) -> Question:
@@ -17,14 +15,14 @@ def question_of(config: Config, classifier: Classifier) -> Question:
     selection: Any = saliency.selection
     if isinstance(selection, list):
         selection = tuple(classifier.classes.index(name) for name in selection)
-    concept, pairs = saliency.concept, None
+    concept, pairs, references = saliency.concept, None, saliency.references
     if concept is not None:
+        references = 1
         by_class = _pairs(concept, classifier)
         if concept.by == "predicted":
             pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
-        selection = (-1,)
     maps = tuple(map_of(item, saliency) for item in saliency.maps)
-    return Question(maps, saliency.references, selection, pairs, config.compute.masked_memory)
+    return Question(maps, references, selection, pairs, config.compute.masked_memory)
 
 
 def map_of(item: str | MapConfig, saliency: SaliencyConfig) -> Map:
@@ -126,8 +124,7 @@ def concept_index(classifier: Classifier, text: str) -> int:
     try:
         return len(classifier.classes) + classifier.concepts.index(text)
     except LookupError as error:
-        message = str(error.args[0]).replace("class is called", "concept is called")
-        raise LookupError(f"{message}; model.concepts lists them") from None
+        raise LookupError(f"{error.args[0]}; model.concepts lists them") from None
 
 
 def _pairs(concept: ConceptConfig, classifier: Classifier) -> dict[int, tuple[int, int]]:

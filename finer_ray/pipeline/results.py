@@ -8,8 +8,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from finer_ray.pipeline.columns import pack
+from finer_ray.pipeline.columns import or_null, pack
 from finer_ray.saliency import Explanation
+from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tensors import to_half
 
@@ -91,29 +92,18 @@ def _finite(explanation: Explanation, tensors: dict[str, np.ndarray]) -> np.ndar
     return result
 
 
-def _of_classes(probabilities: Tensor, classes: Tensor) -> list[list[float | None]]:
-    """Probabilities (B, C) of some classes (B, J), null for concepts and missing references."""
-    count = probabilities.shape[1]
-    found = probabilities.gather(1, classes.clamp(0, count - 1)).tolist()
-    known = ((classes >= 0) & (classes < count)).tolist()
-    return [[p if k else None for p, k in zip(*pair, strict=True)] for pair in zip(found, known, strict=True)]
-
-
 def _lines(explanation: Explanation, class_count: int) -> list[dict[str, Any]]:
     """The columns of images that come from the model; concepts have no probability."""
     logits, target, references = explanation.logits, explanation.target, explanation.references
-    probabilities = logits[:, :class_count].softmax(1)
-    predicted = explanation.predicted
-    chosen = _of_classes(probabilities, target[:, None])
-    columns: dict[str, Any] = {
+    columns = {
         "target": target,
-        "predicted": predicted,
-        "probability": [line[0] for line in chosen],
-        "predicted_probability": probabilities.gather(1, predicted[:, None])[:, 0],
-        "reference_probabilities": _of_classes(probabilities, references),
+        "predicted": explanation.predicted,
+        "probability": class_probabilities(logits, target[:, None], class_count)[:, 0],
+        "predicted_probability": class_probabilities(logits, explanation.predicted[:, None], class_count)[:, 0],
+        "reference_probabilities": class_probabilities(logits, references, class_count),
         "logit": logits.gather(1, target[:, None])[:, 0],
         "references": references,
         "reference_logits": logits.gather(1, references.clamp(min=0)).masked_fill(references < 0, torch.nan),
     }
-    lists = {name: values.tolist() if isinstance(values, Tensor) else values for name, values in columns.items()}
+    lists = {name: or_null(values.tolist()) for name, values in columns.items()}
     return [{name: values[position] for name, values in lists.items()} for position in range(len(logits))]

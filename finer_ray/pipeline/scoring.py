@@ -1,6 +1,5 @@
 """Scoring: the metrics that the config wants, for every image and map of a batch."""
 
-import math
 from typing import Any
 
 import torch
@@ -11,7 +10,9 @@ from finer_ray.config import Config
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.metrics.perturbation import area, confidence_drop, ranks, relative_drop, replaced, step_counts
 from finer_ray.models import Classifier
+from finer_ray.pipeline.columns import or_null
 from finer_ray.saliency import Explanation
+from finer_ray.saliency.objective import class_probabilities
 
 # Shares of pixels masked for the drops, as in the paper, by the ending of their columns.
 DROPS = {"05": 0.05, "10": 0.10}
@@ -45,43 +46,37 @@ class Scorer:
         lists = {name: values.tolist() for name, values in columns.items()}
         batch, maps = explanation.maps.shape[:2]
         return [
-            [{name: _or_null(values[image][place]) for name, values in lists.items()} for place in range(maps)]
+            [{name: or_null(values[image][place]) for name, values in lists.items()} for place in range(maps)]
             for image in range(batch)
         ]
 
     def _perturbations(self, images: Tensor, explanation: Explanation) -> dict[str, Tensor]:
         classes = torch.cat([explanation.target[:, None], explanation.references], dim=1)
-        before = self._gather(explanation.logits, classes)
+        count = self._model.class_count
+        before = class_probabilities(explanation.logits, classes, count)
         order = ranks(explanation.maps, (images.shape[2], images.shape[3]))
         pixels = order[0, 0].numel()
         steps = step_counts(self._wanted.steps, pixels)
 
         def probabilities(masked: Tensor, owner: Tensor) -> Tensor:
-            return self._gather(self._model(masked), classes[owner])
+            return class_probabilities(self._model(masked), classes[owner], count)
 
         columns: dict[str, Tensor] = {}
         drops = {name: round(share * pixels) for name, share in DROPS.items()} if self._wanted.drops else {}
         counts = sorted({*drops.values(), *(steps if self._wanted.deletion else [])})
         if counts:
             after = replaced(probabilities, images, self._fill(images, self._wanted.fill), order, counts, self._memory)
-            for name, count in drops.items():
-                columns |= _drop_columns(name, before[:, None], after[:, :, counts.index(count)], classes[:, None, 1:])
+            for name, masked in drops.items():
+                columns |= _drop_columns(name, before[:, None], after[:, :, counts.index(masked)], classes[:, None, 1:])
             if self._wanted.deletion:
-                curve = after[:, :, [counts.index(count) for count in steps], 0]
+                curve = after[:, :, [counts.index(step) for step in steps], 0]
                 columns["deletion_auc"] = area(before[:, :1].expand(curve.shape[:2]), curve)
         if self._wanted.insertion:
             start = self._fill(images, self._wanted.insert_into).expand_as(images)
             curve = replaced(probabilities, start, images, order, steps, self._memory)[..., 0]
-            empty = probabilities(start, torch.arange(len(images), device=images.device))
-            columns["insertion_auc"] = area(empty[:, :1].expand(curve.shape[:2]), curve)
+            empty = replaced(probabilities, start, images, order[:, :1], [0], self._memory)[:, :, 0, 0]
+            columns["insertion_auc"] = area(empty.expand(curve.shape[:2]), curve)
         return columns
-
-    @torch.no_grad()
-    def _gather(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Softmax probabilities of some classes, (n, J) float32; NaN for concepts and for missing references."""
-        count = self._model.class_count
-        found = logits[:, :count].float().softmax(1).gather(1, classes.clamp(0, count - 1))
-        return found.masked_fill((classes < 0) | (classes >= count), torch.nan)
 
     def _fill(self, images: Tensor, kind: str) -> Tensor:
         return gaussian_blur(images, BLUR[0], BLUR[1]) if kind == "blur" else self._colours[kind]
@@ -96,10 +91,3 @@ def _drop_columns(name: str, before: Tensor, after: Tensor, references: Tensor) 
         f"probability_{name}": after[..., 0],
         f"reference_probabilities_{name}": after[..., 1:],
     }
-
-
-def _or_null(value: float | list[float]) -> Any:
-    """NaN as null, in lists too."""
-    if isinstance(value, list):
-        return [_or_null(item) for item in value]
-    return None if math.isnan(value) else value

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.table import Table
 
+from finer_ray.config import FINER
 from finer_ray.metrics.bootstrap import paired_interval
 from finer_ray.store.export import Export
 
@@ -20,7 +23,6 @@ COLUMNS = {
     "Loc. ↑": "localisation",
     "Point. ↑": "pointing_hit",
 }
-FINER = "finer_"
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,8 @@ def paper_table(export: Export) -> Table:
 
 def _values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
     """Metrics of one map by heading, rows of images in order, NaN for null."""
-    table = export.metrics.filter(export.metrics["map"].to_numpy() == name).sort_by("row")
-    return {
-        head: np.array([np.nan if v is None else float(v) for v in table[column].to_pylist()])
-        for head, column in COLUMNS.items()
-    }
+    table = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
+    return {head: pc.cast(table[column], pa.float64()).to_numpy() for head, column in COLUMNS.items()}
 
 
 def _baseline(values: dict[str, dict[str, NDArray[np.float64]]], name: str, head: str) -> NDArray[np.float64] | None:

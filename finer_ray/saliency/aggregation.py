@@ -81,22 +81,25 @@ def combine(
         raise ValueError(f"aggregation {aggregation!r} is none of {', '.join(AGGREGATIONS)}")
     batch, count = present.shape
     target, reference = (-gamma, 1.0) if reverse else (1.0, -gamma)
-    alone = torch.zeros((batch, 1, 1 + count), dtype=weights.dtype, device=weights.device)
-    alone[..., 0] = 1.0
-    baseline = raw(alone)[:, 0].relu()
-    if reverse:
-        baseline = torch.zeros_like(baseline)
+    some = present.any(1)[:, None]
     if count == 0 or (gamma == 0 and not reverse):
-        return baseline
+        alone = torch.zeros((batch, 1, 1 + count), dtype=weights.dtype, device=weights.device)
+        alone[..., 0] = 1.0
+        baseline = raw(alone)[:, 0].relu()
+        return torch.zeros_like(baseline) if reverse else baseline
     if aggregation == "mean_before_relu":
         first = torch.full_like(weights[..., :1], target)
         result = raw(torch.cat([first, reference * weights], dim=-1)[:, None])[:, 0].relu()
     else:
-        one = torch.eye(count, dtype=weights.dtype, device=weights.device).expand(batch, -1, -1)
+        # The pair of a reference that does not count is the target alone; it counts where an image has no other.
+        one = torch.diag_embed(present.to(weights.dtype))
         pairs = raw(torch.cat([torch.full_like(one[..., :1], target), reference * one], dim=-1))
         if aggregation == "max_before_relu":
-            result = pairs.masked_fill(~present[:, :, None, None], -torch.inf).amax(1).relu()
+            counted = (present | ~some)[:, :, None, None]
+            result = pairs.masked_fill(~counted, -torch.inf).amax(1).relu()
         else:
             share = weights if weights.ndim == 2 else weights.mean(1)
+            share = torch.where(some, share, 1 / count)
             result = (share[:, :, None, None] * pairs.relu()).sum(1)
-    return torch.where(present.any(1)[:, None, None], result, baseline)
+    # Reversed, an image without references has nothing to show; otherwise it has its baseline by now.
+    return torch.where(some[..., None], result, 0) if reverse else result

@@ -43,7 +43,10 @@ class SplitClassifier(Protocol):
         """How many logits, from the first, are classes that can be predicted; further ones are concepts."""
 
     def cut(self, images: Tensor) -> Cut:
-        """One forward pass."""
+        """One forward pass, ready for derivatives."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits alone, (B, C)."""
 
     def head(self, embedding: Tensor) -> Tensor:
         """Embedding (n, E) to logits (n, C), row by row."""
@@ -83,7 +86,7 @@ class Question:
         maps: the maps wanted.
         references: K.
         selection: `logit`, `weight`, or the class indices that every image is compared with.
-        pairs: where given, the target and the one reference for each predicted class.
+        pairs: where given, the target and the one reference for each predicted class; then `references` is 1.
         memory: bytes that Score-CAM's masked images may take at a time.
     """
 
@@ -95,8 +98,6 @@ class Question:
 
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""
-        if self.pairs is not None:
-            return 1
         if not isinstance(self.selection, str):
             return len(self.selection)
         return min(self.references, classes - 1)
@@ -165,7 +166,7 @@ def explain(
     alpha = cut.mean_gradient(cotangent) if gradients is None else gradients.mean((3, 4))
     scores = None
     if any(wanted.cam == "scorecam" for wanted in question.maps):
-        scores = masked_logits(partial(_logits, model), images, activation, classes, question.memory)
+        scores = masked_logits(model, images, activation, classes, question.memory)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         basis = contrast_basis(activation, alpha)
         evidence = Evidence(activation, basis, gradients, scores, logits.gather(1, classes.clamp(min=0)), classes >= 0)
@@ -203,8 +204,8 @@ def head_cotangents(head: Callable[[Tensor], Tensor], embedding: Tensor, classes
         (B, J, E).
     """
     with torch.enable_grad():
-        # Every image once per class; a clone, because autograd cannot keep what was made under inference mode.
-        rows = embedding.repeat_interleave(classes.shape[1], 0).clone().requires_grad_()
+        # Every image once per class, so that the head's weights are read once.
+        rows = embedding.repeat_interleave(classes.shape[1], 0).requires_grad_()
         chosen = head(rows).gather(1, classes.clamp(min=0).flatten()[:, None])
         (cotangent,) = torch.autograd.grad(chosen.sum(), rows)
     return cotangent.reshape(*classes.shape, -1).masked_fill((classes < 0)[..., None], 0)
@@ -247,10 +248,6 @@ class Evidence:
         else:
             raise ValueError(f"map {wanted.name!r}: no CAM {wanted.cam!r}, or what it needs was not computed")
         return combine(raw, weights, present, wanted.gamma, wanted.aggregation, wanted.reverse)
-
-
-def _logits(model: SplitClassifier, images: Tensor) -> Tensor:
-    return model.head(model.cut(images).embedding)
 
 
 def _wide(values: Tensor) -> Tensor:

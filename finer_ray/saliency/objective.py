@@ -88,6 +88,21 @@ def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor
     return shares
 
 
+def class_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Softmax probabilities of some classes.
+
+    Args:
+        logits: (n, C), of which the first `count` are classes and the rest concepts, which have no probability.
+        classes: (n, J) int64; -1 means none.
+
+    Returns:
+        (n, J) float32 (float64 for float64 logits); NaN for concepts and for -1.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    found = logits[:, :count].to(wide).softmax(1).gather(1, classes.clamp(0, count - 1))
+    return found.masked_fill((classes < 0) | (classes >= count), torch.nan)
+
+
 def _smallest(distance: Tensor, target: Tensor, count: int) -> Tensor:
     # The target is pushed behind every other class, NaN included, so that it is never its own reference.
     distance = distance.nan_to_num(nan=torch.finfo(distance.dtype).max).scatter(1, target[:, None], torch.inf)

@@ -118,7 +118,9 @@ class Export:
         basis = self.basis(rows)[:, [0, *(1 + position for position in chosen)]]
         # A reference that an image lacks is NaN in every cell.
         present = ~torch.isnan(basis[:, 1:, 0, 0])
-        weights = reference_weights(self._reference_logits(rows)[:, chosen], present, weighting)
+        # Equal weights need no logits, for which the table of images would be read.
+        known = torch.zeros(present.shape) if weighting == "equal" else self._reference_logits(rows)[:, chosen]
+        weights = reference_weights(known, present, weighting)
         drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
         return _resized(drawn.masked_fill(empty, torch.nan), size)
@@ -137,11 +139,12 @@ class Export:
         return stored
 
     def _reference_logits(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Logits of the references, (n, K) float32; 0 for rows that hold no image."""
+        """Logits of the references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
         known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
         table = dict(zip(known["row"].to_pylist(), known["reference_logits"].to_pylist(), strict=True))
-        none = [0.0] * self.manifest.layout.references
-        return torch.tensor([table.get(row, none) for row in rows.tolist()]).reshape(len(rows), len(none))
+        none = [None] * self.manifest.layout.references
+        values = np.array([table.get(row, none) for row in rows.tolist()], dtype=np.float32)
+        return torch.from_numpy(values.reshape(len(rows), len(none)))
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)

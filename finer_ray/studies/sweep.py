@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from finer_ray.errors import ExportError
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.report.photos import read_rows
+from finer_ray.saliency.aggregation import contrast
 from finer_ray.store.export import Export
 
 SCHEMA = pa.schema(
@@ -35,11 +36,12 @@ def sweep_table(export: Export, gammas: Sequence[float]) -> pa.Table:
     Raises:
         ExportError: no image has a mask or box, there is no basis, or the photos' shards are gone.
     """
+    if not export.manifest.layout.basis:
+        raise ExportError("the export has no contrast basis: it was made with output.basis: false")
     annotated = pc.unique(export.metrics.filter(pc.is_valid(export.metrics["region"]))["row"]).to_pylist()
     if not annotated:
         raise ExportError("no image of the export has a mask or a box, so there is nothing to localise")
-    lines = [line for rows, regions in _regions(export, annotated) for line in _score(export, rows, regions, gammas)]
-    return pa.Table.from_pylist(lines, SCHEMA)
+    return pa.concat_tables(_score(export, rows, regions, gammas) for rows, regions in _regions(export, annotated))
 
 
 def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> tuple[Path, Path]:
@@ -67,18 +69,16 @@ def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], t
         yield found, torch.from_numpy(np.stack(regions))
 
 
-def _score(export: Export, rows: list[int], regions: torch.Tensor, gammas: Sequence[float]) -> Iterator[dict[str, Any]]:
-    maps = torch.from_numpy(np.stack([export.contrast(rows, gamma) for gamma in gammas], axis=1))
-    share, hit = localisation(maps, regions).tolist(), pointing_hit(maps, regions).tolist()
-    for place, row in enumerate(rows):
-        for step, gamma in enumerate(gammas):
-            energy, peak = share[place][step], hit[place][step]
-            yield {
-                "row": row,
-                "gamma": gamma,
-                "localisation": None if np.isnan(energy) else energy,
-                "pointing_hit": None if np.isnan(peak) else peak > 0,
-            }
+def _score(export: Export, rows: list[int], regions: torch.Tensor, gammas: Sequence[float]) -> pa.Table:
+    basis = export.basis(rows)
+    present = ~basis[:, 1:, 0, 0].isnan()
+    maps = torch.stack([contrast(basis, gamma, present=present) for gamma in gammas], dim=1)
+    # Arrow takes NaN for null here.
+    energy, hit = (
+        pa.array(metric(maps, regions).flatten().numpy(), from_pandas=True) for metric in (localisation, pointing_hit)
+    )
+    lines = {"row": np.repeat(rows, len(gammas)), "gamma": np.tile(gammas, len(rows)).astype(float)}
+    return pa.table({**lines, "localisation": energy, "pointing_hit": pc.greater(hit, 0)}).cast(SCHEMA)
 
 
 def _figure(table: pa.Table) -> Figure:

@@ -12,7 +12,7 @@ from finer_ray.pipeline.question import TargetError, Targets, check_names, quest
 from finer_ray.saliency import Map
 
 CLASSES, CONCEPTS = ("crow", "cardinal", "finch"), ("bird", "red bill", "black wing")
-MODEL: Any = SimpleNamespace(classes=ClassNames(CLASSES), concepts=ClassNames(CONCEPTS))
+MODEL: Any = SimpleNamespace(classes=ClassNames(CLASSES), concepts=ClassNames(CONCEPTS, kind="concept"))
 BIRD, RED, BLACK = 3, 4, 5
 
 

@@ -62,7 +62,9 @@ def build(name: str) -> Classifier:
     if str(options.get("head")).startswith("probe"):
         size = 768 if options["head"] == "probe768" else 384
         options["head"] = str(folder / "probe.safetensors")
-        save_file({"weight": torch.randn((20, size), generator=torch.Generator().manual_seed(3))}, options["head"])
+        # Small, so that no class has all the probability: pytorch-grad-cam adds 1e-9 to that of the references.
+        weight = torch.randn((20, size), generator=torch.Generator().manual_seed(3)) / 20
+        save_file({"weight": weight}, options["head"])
     normalised = options.pop("qk_norm", False)
     model = build_classifier(ModelConfig(**options)).double()
     if normalised:

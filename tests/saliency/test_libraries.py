@@ -13,12 +13,28 @@ from finer_ray.models import Classifier
 from finer_ray.saliency import Map, Question, explain
 from tests.saliency.models import build, cam_layer, images
 
-NAMES = ["vit", "vit-avg", "resnet", "efficientnet"]
+TOKENS = ["vit", "vit-avg", "registers", "registers-avg", "dinov2", "clip-tok", "clip-avg"]
+LAYERS = {"resnet": "layer4", "efficientnet": "bn2", "convnext": "stages"}
+NAMES = [*TOKENS, *LAYERS, "clip-resnet"]
+
+
+class Whole(nn.Module):
+    """Encoder and head as one module, as the libraries take it; its weights are open to gradients."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.encoder, self.head = model.split.encoder, model.head
+        self.native = getattr(self.encoder, "num_classes", 0) > 0
+        self.requires_grad_(True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output = self.encoder(images)
+        return output if self.native else self.head(output)
 
 
 def layer_of(model: Classifier, name: str) -> nn.Module:
     found = cam_layer(model)
-    return found or model.split.encoder.get_submodule({"resnet": "layer4", "efficientnet": "bn2"}[name])
+    return found or model.split.encoder.get_submodule(LAYERS[name])
 
 
 @pytest.fixture
@@ -28,13 +44,13 @@ def raw(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def theirs(model: Classifier, name: str, method: Any, x: Tensor, **options: Any) -> Tensor:
-    reshape = None if name in ("resnet", "efficientnet") else model.split.grid
-    encoder = model.split.encoder.requires_grad_(True)
+    reshape = model.split.grid if name in TOKENS else None
+    whole = Whole(model)
     base = options.pop("base", None)
     extra = {} if base is None else {"base_method": base}
-    with method(encoder, [layer_of(model, name)], reshape, **extra) as cam:
+    with method(whole, [layer_of(model, name)], reshape, **extra) as cam:
         found = cam(x, targets=None, **options)
-    encoder.requires_grad_(False)
+    whole.requires_grad_(False)
     return torch.from_numpy(np.asarray(found))
 
 
@@ -61,7 +77,7 @@ def test_gradient_cams_of_pytorch_grad_cam(name: str) -> None:
 
 
 @pytest.mark.usefixtures("raw")
-@pytest.mark.parametrize("name", ["vit", "resnet"])
+@pytest.mark.parametrize("name", ["vit", "clip-tok", "resnet"])
 def test_scorecam_of_pytorch_grad_cam(name: str) -> None:
     model = build(name)
     x = images(model, 2)
@@ -81,13 +97,13 @@ def test_finercam_of_torch_cam(name: str, cam: Any, base: Any) -> None:
     x = images(model)
     maps = (Map("baseline", cam), Map("finer", cam, 0.6))
     ours = explain(model, x, Question(maps))
-    reshape = None if name in ("resnet", "efficientnet") else model.split.grid
-    encoder = model.split.encoder.requires_grad_(True)
+    reshape = model.split.grid if name in TOKENS else None
+    whole = Whole(model)
     for place, gamma in ((0, 0.0), (1, 0.6)):
         with torchcam.FinerCAM(
-            encoder, layer_of(model, name), base_method=base, gamma=gamma, reshape_transform=reshape
+            whole, layer_of(model, name), base_method=base, gamma=gamma, reshape_transform=reshape
         ) as extractor:
-            scores = encoder(x.clone().requires_grad_(True))
+            scores = whole(x.clone().requires_grad_(True))
             (found,) = extractor(ours.target.tolist(), scores, normalized=False)
         assert agrees(ours.maps[:, place], found.double().detach(), 1e-6)
-    encoder.requires_grad_(False)
+    whole.requires_grad_(False)
