@@ -6,7 +6,7 @@ from torch import Tensor
 # (ViT-B/16) and 26 (ResNet-50) to 28 (EfficientNet-Lite0, ConvNeXt-T) were measured, in float32 on a CPU.
 FOOTPRINT = 32
 # On a CPU larger batches are no faster, and CNNs' twice as slow, as they leave the caches: EfficientNet-Lite0 took
-# 9 ms an image at 8 and 26 ms at 55 (2 threads), ViT-B/16 171 ms at 8 and 165 ms at 32.
+# 9 ms an image at 8 and 26 ms at 55 (2 threads), ViT-B/16 about 170 ms at both 8 and 32.
 CPU_BATCH = 8
 
 
