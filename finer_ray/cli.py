@@ -1,4 +1,4 @@
-"""The command line: `finer-ray export | verify | table | study | demo | schema`."""
+"""The command line: `finer-ray export | verify | table | study | pack | demo | schema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -106,6 +106,29 @@ def gamma(
     gammas = [round(low + step * place, 6) for place in range(int((high - low) / step + 1.5))]
     for place in sweep_study(open_export(url), gammas, to):
         typer.echo(place)
+
+
+@app.command()
+def pack(
+    format: Annotated[str, typer.Option(help="cub, cars, aircraft, fishvista, birds525, imagefolder or parquet.")],
+    source: Annotated[str, typer.Option(help="The data set's folder, as published.")],
+    to: Annotated[str, typer.Option(help="The folder or URL that gets the shards.")],
+    form: Annotated[str, typer.Option("--as", help="webdataset or parquet.")] = "webdataset",
+    split: Annotated[str, typer.Option(help="One split, or all, each in shards of its own.")] = "all",
+    label: Annotated[
+        str | None, typer.Option(help="Of aircraft: variant, family, manufacturer; fishvista: species, family.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of fishvista: classification, identification, segmentation.")
+    ] = None,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 1000,
+) -> None:
+    """Pack a published data set into shards, annotations kept. Running it again does only what is missing."""
+    from finer_ray.pipeline.packing import Packing
+    from finer_ray.pipeline.packing import pack as run
+
+    for line in run(Packing(format, source, to, form, split, label, task, rows_per_shard)).lines():
+        typer.echo(line)
 
 
 @app.command()

@@ -31,12 +31,12 @@ class Summary:
 class Meter:
     """A progress bar where a person looks, a line now and then where the output is a log."""
 
-    def __init__(self, total: int, done: int, failures: int) -> None:
+    def __init__(self, total: int, done: int, failures: int, doing: str = "explaining") -> None:
         self.total, self.done, self.failures = total, done, failures
         self._before, self._start, self._said = done, time.monotonic(), 0.0
         console = Console(file=sys.stderr)
         self._bar = Progress(
-            TextColumn("[bold]explaining"),
+            TextColumn(f"[bold]{doing}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),

@@ -43,7 +43,7 @@ class Fields:
     def defaults(cls, format: str) -> Self:
         """The usual names of a format: 'webdataset', 'parquet' or 'folder'. Raises InputError for any other."""
         if format == "webdataset":
-            return cls("jpg;jpeg;png;webp", "cls;json.label", "json.box_xyxy", "mask.png")
+            return cls("jpg;jpeg;png;webp;bmp;gif;tif;tiff", "cls;json.label", "json.box_xyxy", "mask.png")
         if format == "parquet":
             return cls("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", "__key__;key;id")
         if format == "folder":

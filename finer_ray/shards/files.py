@@ -1,6 +1,11 @@
 """Files: opening shards wherever fsspec reaches."""
 
-from typing import Any, BinaryIO
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
@@ -8,6 +13,7 @@ from finer_ray.shards.shard import ShardRef
 
 SCAN_BLOCK = 2**20
 READ_BLOCK = 4 * 2**20
+DRAFT = ".tmp"
 
 
 def locate(url: str) -> tuple[Any, str]:
@@ -78,3 +84,31 @@ def _open(url: str, block: int, cache: str) -> BinaryIO:
     fs, path = locate(url)
     file: BinaryIO = fs.open(path, "rb", block_size=block, cache_type=cache)
     return file
+
+
+@contextmanager
+def whole_file(url: str) -> Iterator[BinaryIO]:
+    """A new file, for writing and reading, that appears under its name only when it is whole.
+
+    Written beside its place and renamed where local, else to a local file that is then put there as a whole; nothing
+    is left where that fails.
+    """
+    fs, path = locate(url)
+    if not is_local(fs):
+        with tempfile.NamedTemporaryFile(suffix=DRAFT) as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            fs.put_file(file.name, path)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    draft = f"{path}.{secrets.token_hex(4)}{DRAFT}"
+    try:
+        with open(draft, "w+b") as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        if os.path.exists(draft):
+            os.unlink(draft)
+        raise

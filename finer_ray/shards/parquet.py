@@ -64,13 +64,13 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     """Count a Parquet shard from its footer. Raises where the file cannot be opened or has no Parquet footer."""
     with open_random(ref.url) as file:
         parquet = pq.ParquetFile(file)
-        fingerprint = _fingerprint(file)
+        mark = fingerprint(file)
         rows = parquet.metadata.num_rows
         try:
             Layout(fields, parquet.schema_arrow.names)
         except ColumnError as error:
-            return ShardIndex(ref, 0, fingerprint, (), str(error))
-    return ShardIndex(ref, rows, fingerprint, tuple(range(0, rows, rows_per_unit)))
+            return ShardIndex(ref, 0, mark, (), str(error))
+    return ShardIndex(ref, rows, mark, tuple(range(0, rows, rows_per_unit)))
 
 
 def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
@@ -242,7 +242,7 @@ def _source(alternative: str, columns: list[str]) -> Source | None:
     return None
 
 
-def _fingerprint(file: BinaryIO) -> str:
+def fingerprint(file: BinaryIO) -> str:
     """Digest of the footer, which holds every column chunk's offset, size and statistics, and of the file's size."""
     size = size_of(file)
     file.seek(size - FOOTER)

@@ -1,0 +1,33 @@
+"""Pack a published data set into shards: images, labels, boxes, masks and attributes.
+
+ray job submit --working-dir . -- python jobs/pack_shards.py --format cub --source /data/CUB --to /data/cub
+"""
+
+import argparse
+import sys
+
+from finer_ray.errors import FinerRayError
+from finer_ray.pipeline.packing import Packing, pack
+from finer_ray.shards.datasets import DATASETS
+from finer_ray.shards.writers import WRITERS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pack a published data set into shards.")
+    parser.add_argument("--format", required=True, choices=list(DATASETS), help="the data set's layout")
+    parser.add_argument("--source", required=True, help="its folder, as published; every node must reach it")
+    parser.add_argument("--to", required=True, help="the folder or URL that gets the shards")
+    parser.add_argument("--as", dest="form", choices=list(WRITERS), default="webdataset", help="the shards' format")
+    parser.add_argument("--split", default="all", help="one split, or all, each in shards of its own")
+    parser.add_argument("--label", help="level of the class names, where there is more than one")
+    parser.add_argument("--task", help="list of images, where there is more than one")
+    parser.add_argument("--rows-per-shard", type=int, default=1000, help="images in a shard")
+    try:
+        packed = pack(Packing(**vars(parser.parse_args())))
+    except FinerRayError as error:
+        sys.exit(f"error: {error}")
+    print(*packed.lines(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
