@@ -422,7 +422,13 @@ def test_parquet_with_faults(tmp_path: Path) -> None:
 def test_masks_that_readers_take(tmp_path: Path) -> None:
     made = make("cub", trees.cub(tmp_path / "in"))
     sample, _ = made.at(trees.cub_path(2))
-    region = decode(sample, Transform((64, 80), 1.0, "squash", "bilinear", (0, 0, 0), (1, 1, 1)), 10**6).region
+    region = decode(
+        sample,
+        Transform(
+            size=(64, 80), resize="squash", interpolation="bilinear", crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1)
+        ),
+        10**6,
+    ).region
     assert region is not None
     assert region.sum() == 10 * 20
 
