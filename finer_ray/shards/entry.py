@@ -19,7 +19,7 @@ from finer_ray.shards.message import brief
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardRef
 
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 INDEXED = ("P", "L", "I", "I;16", "F")
 MOST_PIXELS = 500_000_000
 MOST_BYTES = 2**30

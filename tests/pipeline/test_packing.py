@@ -88,8 +88,8 @@ def test_shards_by_split_with_what_goes_along(packing: Packing, form: str) -> No
     for shard in whole["shards"]:
         assert shard["sha256"] == hashlib.sha256((out / shard["name"]).read_bytes()).hexdigest()
     lines = list(packed.lines())
-    assert lines[0] == "train: 3 images in 2 shards, 3 with a box, 0 with a mask"
-    assert lines[1] == "test: 3 images in 2 shards, 3 with a box, 1 with a mask"
+    assert lines[0] == "train: 3 images in 2 shards, 3 with a box, 3 with a mask"
+    assert lines[1] == "test: 3 images in 2 shards, 3 with a box, 3 with a mask"
     assert lines[2].startswith("3 classes; 4 of 4 shards written now")
 
 
@@ -144,7 +144,7 @@ def test_other_options_and_foreign_shards_are_refused(packing: Packing, tmp_path
     pack(packing)
     first = contents(packing.to)
     for other in (replace(packing, rows_per_shard=3), replace(packing, form="parquet"), replace(packing, split="test")):
-        with pytest.raises(ConfigError, match="was packed with .* choose another folder"):
+        with pytest.raises(ConfigError, match=r"was packed with .* choose another folder"):
             pack(other)
     assert contents(packing.to) == first
     put(tmp_path / "foreign/train-000000.tar", b"mine")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.io import loadmat
 
 from finer_ray.errors import InputError
@@ -102,8 +103,8 @@ def _label(entry: dict[str, Any], count: int, where: str, findings: Findings) ->
     if "class" not in entry:
         return None
     number = entry["class"]
-    if isinstance(number, int) and 1 <= number <= count:
-        return number - 1
+    if isinstance(number, int | float | np.number) and number in range(1, count + 1):
+        return int(number) - 1
     findings.add("malformed", where, f"class {number!r} is not among the {count} of class_names")
     return None
 

@@ -44,9 +44,11 @@ def read(source: str, choice: Choice) -> Listing:
     kept = _kept({image: f"{base}images/{path}" for image, path in paths.items()}, files, base, findings)
     labels = _labels(owners, folders)
     splits, boxes = _splits(tree, base, findings), _boxes(tree, base, findings)
-    masks, parts = _masks(tree, base, findings), _parts(tree, base, findings)
+    masks = _masks(tree, base, {image: path.rsplit(".", 1)[0] for image, path in paths.items()}, findings)
+    parts = _parts(tree, base, findings)
     names, tables = _tables(tree, base, list(folders), classes, findings)
-    votes = _Votes(tree, base, list(kept), len(names), findings)
+    votes = _Votes(tree, base, list(paths), len(names), findings)
+    published = list(folders.values())
     records = []
     for image, key in zip(kept, unique_keys(paths[image] for image in kept), strict=True):
         label = labels.get(image)
@@ -54,7 +56,7 @@ def read(source: str, choice: Choice) -> Listing:
             findings.add("malformed", f"{base}image_class_labels.txt", f"no class of classes.txt for image {image}")
         notes = {
             "image_id": image,
-            "class": None if label is None else list(folders.values())[label],
+            "class": None if label is None else published[label],
             "parts": parts.get(image, {}),
             **votes.of(image),
         }
@@ -67,7 +69,7 @@ def read(source: str, choice: Choice) -> Listing:
                 label,
                 None if label is None else classes[label],
                 boxes.get(image),
-                masks.get(paths[image].rsplit(".", 1)[0]),
+                masks.get(image),
                 json.dumps(notes),
             )
         )
@@ -138,13 +140,19 @@ def _parts(tree: Tree, base: str, findings: Findings) -> dict[int, dict[str, lis
     return parts
 
 
-def _masks(tree: Tree, base: str, findings: Findings) -> dict[str, Mask]:
-    """Segmentations by the image's path without suffix, from whichever of the two places has them."""
-    for folder in dict.fromkeys((f"{base}segmentations", "segmentations")):
-        if tree.has(folder):
-            found = tree.files(folder, findings, (".png",))
-            return {path[len(folder) + 1 : -4]: Mask(path, HALF) for path in found}
-    return {}
+def _masks(tree: Tree, base: str, stems: Mapping[int, str], findings: Findings) -> dict[int, Mask]:
+    """Segmentations by image, from whichever of the two places has them; none where neither is there."""
+    folder = next((name for name in (f"{base}segmentations", "segmentations") if tree.has(name)), None)
+    if folder is None:
+        return {}
+    found = tree.files(folder, findings, (".png",))
+    places = {image: f"{folder}/{stem}.png" for image, stem in stems.items()}
+    report_surplus(found, set(places.values()), findings)
+    return {
+        image: Mask(path, HALF)
+        for image, path in places.items()
+        if present(path, found, f"{base}images.txt, as {stems[image]}", findings)
+    }
 
 
 def _tables(
@@ -191,6 +199,8 @@ class _Votes:
         ids = np.asarray(images)[order]
         places = np.searchsorted(ids, columns["image"]).clip(max=len(ids) - 1)
         known = (ids[places] == columns["image"]) & (columns["attribute"] >= 1) & (columns["attribute"] <= attributes)
+        if not known.all():
+            findings.add("malformed", name, f"{(~known).sum()} lines of images or attributes not listed; left out")
         rows, slots = order[places[known]], columns["attribute"][known].astype(np.int64) - 1
         self._present[rows, slots] = columns["present"][known]
         self._certainty[rows, slots] = columns["certainty"][known]

@@ -68,6 +68,8 @@ def read(source: str, choice: Choice) -> Listing:
         mask = masks.get(_stem(path))
         notes: dict[str, Any] = {"traits": _traits(row)} if _traits(row) else {}
         notes.update({said: text for said, text in row.items() if said not in TRAITS and text})
+        if mask is None and choice.task == "segmentation":
+            findings.add("missing", f"{MASKS}/{_stem(path)}.png", f"the segmentation of {path}")
         if mask is not None:
             notes["segmentation_values"] = values
         name = None if label is None else classes[label]

@@ -36,8 +36,10 @@ def numbers(tree: Tree, name: str, types: Mapping[str, pa.DataType], findings: F
     repaired: list[list[Any]] = []
 
     def odd(row: Any) -> str:
-        values = _values(row.text.split(), types)
-        faults.append((row.number, _fault(row.actual_columns, len(types), values is not None)))
+        fields = row.text.split()
+        values = _values(fields, types)
+        if values is None or len(fields) != len(types):
+            faults.append((row.number, _fault(len(fields), len(types), values is not None)))
         if values is not None:
             repaired.append(values)
         return "skip"

@@ -1,4 +1,4 @@
-"""Every published layout, packed and read back: labels, boxes, masks and the rest, against what the tree was made of."""
+"""Every published layout, packed and read back: labels, boxes, masks and the rest, against what trees are made of."""
 
 import io
 import json
@@ -81,6 +81,8 @@ def test_cub(tmp_path: Path, form: str) -> None:
     assert made.listing.classes == trees.CUB_NAMES
     assert made.found == []
     assert len(made.samples) == 6
+    inside = np.zeros((64, 80), bool)
+    inside[15:25, 25:45] = True
     for image in range(1, 7):
         sample, note = made.at(trees.cub_path(image))
         assert sample.image == photo(image, trees.SIZE)
@@ -92,10 +94,7 @@ def test_cub(tmp_path: Path, form: str) -> None:
         assert note["parts"] == {"back": [10.5, image], "beak": [20.0, 21.0], "left eye": None}
         assert note["attribute_present"] == [(image + a) % 2 for a in range(1, 5)]
         assert note["attribute_certainty"] == [1, 2, 3, 4]
-        assert (sample.mask is None) == (image != 2)
-    inside = np.zeros((64, 80), bool)
-    inside[15:25, 25:45] = True
-    np.testing.assert_array_equal(pixels(made.at(trees.cub_path(2))[0].mask) > 0, inside)
+        np.testing.assert_array_equal(pixels(sample.mask), inside * np.uint8(255))
     spoken = ["curved bill", "bill shorter than head", "red wing", "large bird"]
     assert made.listing.tables["attribute_names.json"] == dict(zip(trees.CUB_ATTRIBUTES, spoken, strict=True))
     assert made.listing.tables["attributes.json"]["Laysan Albatross"] == dict(
@@ -106,9 +105,9 @@ def test_cub(tmp_path: Path, form: str) -> None:
 
 def test_the_published_segmentation_goes_along(tmp_path: Path) -> None:
     made = make("cub", trees.cub(tmp_path / "in"))
-    (whole,) = [s for s in webdataset.WebDataset(str(made.path), shardshuffle=False) if "segmentation.png" in s]
     published = tmp_path / "in/segmentations" / trees.cub_path(2).replace(".jpg", ".png")
-    assert whole["segmentation.png"] == published.read_bytes()
+    bodies = [s["segmentation.png"] for s in webdataset.WebDataset(str(made.path), shardshuffle=False)]
+    assert bodies == [published.read_bytes()] * 6
 
 
 def test_cub_inside_its_own_folder_with_its_lists_in_disorder(tmp_path: Path) -> None:
@@ -130,12 +129,15 @@ def test_cub_with_faults_of_every_kind(tmp_path: Path) -> None:
     root = trees.cub(tmp_path / "in")
     base = root / "CUB_200_2011"
     (base / "images" / trees.cub_path(3)).unlink()
+    (root / "segmentations" / trees.cub_path(4).replace(".jpg", ".png")).unlink()
+    put(root / "segmentations/extra.png", png(np.ones((64, 80))))
     put(base / "images/extra.jpg", photo(9))
     put(base / "images" / trees.cub_path(5), photo(5, trees.SIZE)[:400])
     lines = (base / "attributes/image_attribute_labels.txt").read_text().splitlines()
     lines[4] = "2 1 1 3 0 1.509"
     lines[5] = "2 2 1 4  7.25"
     lines[6] = "2 3"
+    lines[7] = "77 3 1 1 1.5"
     put(base / "attributes/image_attribute_labels.txt", "\n".join(lines))
     put(base / "bounding_boxes.txt", "1 0 0 0 5\n2 5.0 nan 3 3\n4 500.0 1.0 20.0 20.0\n6 1.0 1.0 x 2.0\n")
     with (base / "images.txt").open("a") as file:
@@ -143,10 +145,11 @@ def test_cub_with_faults_of_every_kind(tmp_path: Path) -> None:
     put(tmp_path / "outside.jpg", photo(1))
     made = make("cub", root)
     assert {note["image_id"] for note in made.notes.values()} == {1, 2, 4, 6}
-    assert made.at(trees.cub_path(2))[1]["attribute_present"] == [1, 1, None, 0]
-    assert made.at(trees.cub_path(2))[1]["attribute_certainty"] == [3, 4, None, 4]
+    assert made.at(trees.cub_path(2))[1]["attribute_present"] == [1, 1, None, None]
+    assert made.at(trees.cub_path(2))[1]["attribute_certainty"] == [3, 4, None, None]
     assert {sample.box for sample in made.samples.values()} == {None}
     said = "\n".join(made.found)
+    assert "line 6:" not in said
     prefix = "CUB_200_2011/"
     for line in (
         f"missing: {prefix}images/{trees.cub_path(3)}: named in {prefix}images.txt",
@@ -155,11 +158,14 @@ def test_cub_with_faults_of_every_kind(tmp_path: Path) -> None:
         f"malformed: {prefix}images.txt: {prefix}images/{trees.cub_path(1)} is listed again as image 9; left out",
         f"malformed: {prefix}images.txt, line 10: expected a number and a name, got 'nine what'",
         f"unreadable: {prefix}images/{trees.cub_path(5)}: OSError",
-        f"malformed: {prefix}attributes/image_attribute_labels.txt, line 5: 6 fields instead of 5; the first 5 are used",
+        f"{prefix}attributes/image_attribute_labels.txt, line 5: 6 fields instead of 5; the first 5 are used",
         f"malformed: {prefix}attributes/image_attribute_labels.txt, line 7: 2 fields, expected 5 numbers; left out",
         f"malformed: {prefix}bounding_boxes.txt, image 1: box: an empty box",
         f"malformed: {prefix}bounding_boxes.txt: 1 lines with a number that is not finite; left out",
         f"malformed: {prefix}bounding_boxes.txt, line 4: 5 fields, expected 5 numbers; left out",
+        f"{prefix}attributes/image_attribute_labels.txt: 1 lines of images or attributes not listed; left out",
+        f"missing: segmentations/{trees.cub_path(4)[:-4]}.png: named in",
+        "surplus: segmentations/extra.png",
         "its box (500.0, 1.0, 520.0, 21.0) lies outside of its 80x64 pixels; left out",
     ):
         assert line in said, (line, said)
@@ -211,7 +217,7 @@ def test_cars_without_test_labels_and_in_the_other_release(tmp_path: Path) -> No
     assert [sample.label for sample in other.samples.values()] == [0, 1, 0]
     assert bare.found == other.found == []
     put(tmp_path / "b/in/cars_annos.mat", b"MATLAB 7.3 MAT-file" + b" " * 200)
-    with pytest.raises(InputError, match="cars_annos.mat cannot be read as a Matlab 5 file"):
+    with pytest.raises(InputError, match=r"cars_annos\.mat cannot be read as a Matlab 5 file"):
         list_dataset("cars", str(tmp_path / "b/in"), choose("cars"))
 
 
@@ -296,6 +302,10 @@ def test_fishvista_by_task_and_family(tmp_path: Path) -> None:
     # Image 5's mask has a palette in which only the background has a colour.
     for number in (2, 5):
         np.testing.assert_array_equal(pixels(parts.at(f"INHS_FISH_{number}.jpg")[0].mask) > 0, inside)
+    (root / "segmentation_masks/images/INHS_FISH_2.png").unlink()
+    assert make("fishvista", root, task="segmentation").found == [
+        "missing: segmentation_masks/images/INHS_FISH_2.png: the segmentation of Images/chunk_1/INHS_FISH_2.jpg"
+    ]
     for split in ("train", "val", "test"):
         (root / f"segmentation_{split}.csv").unlink()
     whole = make("fishvista", root, task="segmentation")
@@ -319,7 +329,7 @@ def test_fishvista_with_faults(tmp_path: Path) -> None:
     assert "the mask has 10x10 pixels, the image 80x64; packed without it" in said
     assert made.at("INHS_FISH_2.jpg")[0].mask is None
     put(root / "classification_test.csv", "file,species\nx.jpg,y\n")
-    with pytest.raises(InputError, match="classification_test.csv has no column filename or standardized_species"):
+    with pytest.raises(InputError, match=r"classification_test\.csv has no column filename or standardized_species"):
         list_dataset("fishvista", str(root), choose("fishvista"))
 
 
@@ -363,6 +373,8 @@ def test_image_folders(tmp_path: Path) -> None:
     put(flat / "zebra finch/deep/er/1.JPG", photo(1))
     put(flat / "ant/1.x.png", photo(2, format="PNG"))
     put(flat / "ant/lies.jpg", photo(3, format="WEBP"))
+    put(flat / "ant/old.bmp", photo(3, format="BMP"))
+    put(flat / "ant/pair.jpg", photo(3, format="MPO"))
     put(flat / "loose.jpg", photo(4))
     put(flat / "ant/.hidden.jpg", photo(5))
     put(flat / "ant/none.jpg", b"no image")
@@ -372,6 +384,8 @@ def test_image_folders(tmp_path: Path) -> None:
     assert {note["image"]: made.samples[key].label for key, note in made.notes.items()} == {
         "ant/1.x.png": 0,
         "ant/lies.jpg": 0,
+        "ant/old.bmp": 0,
+        "ant/pair.jpg": 0,
         "zebra finch/deep/er/1.JPG": 1,
     }
     assert {note["split"] for note in made.notes.values()} == {None}
