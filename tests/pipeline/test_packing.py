@@ -174,6 +174,8 @@ def test_a_set_that_changed_is_packed_anew_where_it_did(packing: Packing, tmp_pa
     assert (Path(packing.to) / "findings.txt").read_text().startswith("missing: CUB_200_2011/images/003.Sooty")
     put(missing, body)
     assert pack(packing).new == 1
+    put(Path(packing.source) / "segmentations" / trees.cub_path(1).replace(".jpg", ".png"), trees.png([[1]]))
+    assert pack(packing).new == 1
     put(base / "bounding_boxes.txt", "1 0 0 9 9\n")
     assert pack(packing).new == 4
     assert samples(f"{packing.to}/train-000000.tar")[0].box == (0, 0, 9, 9)

@@ -40,7 +40,7 @@ def read(source: str, choice: Choice) -> Listing:
         where = f"{CSV}, line {number}"
         owner, path = _class_id(row["class id"]), row["filepaths"]
         if path not in files and (real := loose.get(_one_blank(path))) is not None:
-            findings.add("malformed", where, f"{path!r} lies in {real!r}; taken for the same")
+            findings.add("malformed", where, f"{real} differs in its blanks only; taken for the same")
             path = real
         if path in named:
             findings.add("malformed", where, f"{path} is listed again; left out")

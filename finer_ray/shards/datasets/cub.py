@@ -149,7 +149,7 @@ def _masks(tree: Tree, base: str, stems: Mapping[int, str], findings: Findings) 
     places = {image: f"{folder}/{stem}.png" for image, stem in stems.items()}
     report_surplus(found, set(places.values()), findings)
     return {
-        image: Mask(path, HALF)
+        image: Mask(path, HALF, found[path])
         for image, path in places.items()
         if present(path, found, f"{base}images.txt, as {stems[image]}", findings)
     }

@@ -119,7 +119,7 @@ class _Places:
 
 def _masks(tree: Tree, findings: Findings) -> dict[str, Mask]:
     found = tree.files(MASKS, findings, (".png",)) if tree.has(MASKS) else {}
-    return {_stem(path): Mask(path, 0) for path in found}
+    return {_stem(path): Mask(path, 0, size) for path, size in found.items()}
 
 
 def _stem(path: str) -> str:

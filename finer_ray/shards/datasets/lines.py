@@ -26,7 +26,7 @@ def numbers(tree: Tree, name: str, types: Mapping[str, pa.DataType], findings: F
 
     Args:
         name: path in the tree.
-        types: of the columns wanted, which are the file's first; further ones must not be there.
+        types: of the file's columns, by the names that they get here.
 
     Raises:
         InputError: there is no such file.
@@ -129,11 +129,14 @@ def _by_hand(text: str, name: str, types: Mapping[str, pa.DataType], findings: F
 
 
 def _values(fields: list[str], types: Mapping[str, pa.DataType]) -> list[Any] | None:
+    """The first fields as numbers of these types; None where there are too few, or one is no such number."""
+    if len(fields) < len(types):
+        return None
     try:
         return [
             pa.scalar(float(text) if pa.types.is_floating(kind) else int(text), kind).as_py()
             for text, kind in zip(fields, types.values(), strict=False)
-        ] if len(fields) >= len(types) else None  # fmt: skip
+        ]
     except (ValueError, OverflowError):
         return None
 

@@ -53,11 +53,17 @@ class Findings(list[Finding]):
 
 
 class Mask(NamedTuple):
-    """An image whose pixels tell the object: its path below the data set's folder, and the value above which a
-    pixel is inside."""
+    """An image whose pixels tell the object.
+
+    Attributes:
+        path: below the data set's folder.
+        threshold: the value above which a pixel is inside.
+        size: bytes of the file.
+    """
 
     path: str
     threshold: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

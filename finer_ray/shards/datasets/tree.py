@@ -44,11 +44,6 @@ class Tree:
             raise InputError(f"--source: {str(self.root)!r} holds no file {name}, or it is a link out of that folder")
         return found
 
-    def folders(self, name: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted; hidden ones and links left out."""
-        with os.scandir(self.root / name) as entries:
-            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
-
     def files(self, folder: str, findings: Findings, suffixes: tuple[str, ...] = IMAGES) -> dict[str, int]:
         """Paths and sizes in bytes of the files below a folder ('' for all), sorted; hidden ones left out."""
         found: dict[str, int] = {}
@@ -101,7 +96,7 @@ def present(path: str, files: Mapping[str, int], where: str, findings: Findings)
 
 
 def report_surplus(files: Mapping[str, int], named: set[str], findings: Findings) -> None:
-    """A finding for each image that no annotation file names."""
+    """A finding for each file that no annotation file names."""
     for path in files:
         if path not in named:
             findings.add("surplus", path, "no annotation file names it")
