@@ -9,7 +9,7 @@ import yaml
 from finer_ray.config import Aggregation, CamName, Config, Weighting, load_config, parse_config
 from finer_ray.errors import ConfigError
 from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS
-from finer_ray.saliency.explanation import CamName as EngineCam
+from finer_ray.saliency.question import CamName as EngineCam
 
 GOOD: dict[str, Any] = {
     "input": {"shards": "a.tar"},
