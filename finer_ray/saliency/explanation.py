@@ -45,7 +45,8 @@ def explain(
     target: Tensor | None = None,
     references: Tensor | None = None,
 ) -> Explanation:
-    """Explain a batch: one forward pass, then 1 + K vector-Jacobian products from the logits to the CAM layer.
+    """Explain a batch: one forward pass, then 1 + K vector-Jacobian products from the logits to the CAM layer; and
+    what passes the maps wanted need beyond that (see `cams`).
 
     Images do not interact, and nothing is kept: calls from several threads do not disturb each other.
 

@@ -102,5 +102,7 @@ def rise_basis(
         for image, wanted, sums in zip(images, classes, total, strict=True):
             masked = image * masks[:, None].to(image.dtype)
             found = choice_probabilities(logits(masked), wanted.expand(len(masks), -1), count)
-            sums += (found.to(total.dtype).T @ coarse).unflatten(1, grid)
+            # Thousands of terms: half precision is for the model alone.
+            with torch.autocast(images.device.type, enabled=False):
+                sums += (found.to(total.dtype).T @ coarse).unflatten(1, grid)
     return total / (settings.masks * settings.keep)
