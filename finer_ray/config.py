@@ -26,8 +26,21 @@ from pydantic import (
 
 from finer_ray.errors import ConfigError
 
-CamName = Literal["gradcam", "layercam", "scorecam"]
-MapName = Literal["gradcam", "finer_gradcam", "layercam", "finer_layercam", "scorecam", "finer_scorecam"]
+CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
+MapName = Literal[
+    "gradcam",
+    "finer_gradcam",
+    "layercam",
+    "finer_layercam",
+    "scorecam",
+    "finer_scorecam",
+    "rise",
+    "finer_rise",
+    "mask",
+    "finer_mask",
+    "gem",
+    "finer_gem",
+]
 FINER = "finer_"
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
@@ -35,6 +48,7 @@ Weighting = Literal["equal", "probability", "probability_detached"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Gamma = Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
 
 
@@ -159,6 +173,38 @@ class ConceptConfig(Section):
     default: tuple[str, str] | None = Field(None, description="[concept, base] where there is no other")
 
 
+class RiseConfig(Section):
+    """RISE (Petsiuk et al. 2018): what the model says of the image under random masks."""
+
+    masks: Positive = Field(4000, description="forward passes per image; the paper takes 4000 to 8000")
+    cells: Positive = Field(7, description="of a mask along each side")
+    keep: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="probability that a cell is kept")
+    seed: int = Field(0, description="of the masks, the same for every image")
+
+
+class MaskConfig(Section):
+    """Mask (Fong and Vedaldi 2017): the smallest region whose blurring takes the objective away. Lengths in pixels."""
+
+    steps: Positive = Field(300, description="of gradient descent: as many passes, there and back, per image and map")
+    rate: Annotated[float, Field(gt=0.0)] = Field(0.1, description="learning rate of Adam")
+    l1: Weight = Field(1e-4, description="weight of the deleted area")
+    tv: Weight = Field(1e-2, description="weight of the total variation")
+    beta: Annotated[float, Field(gt=0.0)] = Field(3.0, description="exponent of the total variation")
+    scale: Positive = Field(8, description="per cell of the low-resolution mask")
+    smooth: Weight = Field(5.0, description="standard deviation of the blur of the mask")
+    jitter: Annotated[int, Field(ge=0)] = Field(4, description="random shifts are less than this")
+    blur: Weight = Field(10.0, description="standard deviation of the blur of the image")
+    seed: int = Field(0, description="of the shifts, the same for every image")
+
+
+class GemConfig(Section):
+    """GEM (Bousselham et al. 2024): patches of an open_clip ViT against texts."""
+
+    depth: Annotated[int, Field(ge=2)] = Field(7, description="the last depth - 1 blocks have self-self attention")
+    iterations: Annotated[int, Field(ge=0)] = Field(1, description="of each self-self attention")
+    temperature: Annotated[float, Field(gt=0.0)] | None = Field(None, description="null: by the length of the tokens")
+
+
 class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
 
@@ -177,6 +223,13 @@ class SaliencyConfig(Section):
         "predicted", description="predicted | label | concept | one class by name or index"
     )
     concept: ConceptConfig | None = None
+    rise: RiseConfig = RiseConfig()
+    mask: MaskConfig = MaskConfig()
+    gem: GemConfig = GemConfig()
+
+    def cams(self) -> set[str]:
+        """The CAMs that the maps are drawn with."""
+        return {item.removeprefix(FINER) if isinstance(item, str) else item.cam for item in self.maps}
 
     @field_validator("maps")
     @classmethod
@@ -269,13 +322,16 @@ class Config(Section):
         """Hash of everything that decides the bytes of a row, as 16 hex digits.
 
         Left out: which shards (a later run may add some), where the export lies, resources, limits on
-        failures, and the places of weights and class names (model and head have fingerprints of their own).
+        failures, settings of methods that no map is drawn with, and the places of weights and class names (model
+        and head have fingerprints of their own).
         """
         parts = self.model_dump(mode="json", exclude={"output": {"url"}})
         for key in ("shards", "max_failures"):
             del parts["input"][key]
         for key in ("weights", "head", "classes", "concepts"):
             del parts["model"][key]
+        for cam in {"rise", "mask", "gem"} - self.saliency.cams():
+            del parts["saliency"][cam]
         parts["compute"] = {"precision": self.compute.precision}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

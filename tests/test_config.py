@@ -6,10 +6,21 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from finer_ray.config import Aggregation, CamName, Config, Weighting, load_config, parse_config
+from finer_ray.config import (
+    Aggregation,
+    CamName,
+    Config,
+    GemConfig,
+    MapName,
+    MaskConfig,
+    RiseConfig,
+    Weighting,
+    load_config,
+    parse_config,
+)
 from finer_ray.errors import ConfigError
-from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS
-from finer_ray.saliency.explanation import CamName as EngineCam
+from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Gem, Mask, Rise
+from finer_ray.saliency.question import CamName as EngineCam
 
 GOOD: dict[str, Any] = {
     "input": {"shards": "a.tar"},
@@ -44,6 +55,10 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("compute.actors_min=3", None),
         ("model.head=text", r"model: head: text needs model\.classes"),
         ("model.backbone=resnet18", r"model\.backbone"),
+        ("saliency.rise.maks=10", r"saliency\.rise\.maks: unknown key \(nearest: masks"),
+        ("saliency.rise.keep=0", r"saliency\.rise\.keep"),
+        ("saliency.mask.steps=0", r"saliency\.mask\.steps"),
+        ("saliency.gem.depth=1", r"saliency\.gem\.depth"),
         ("nonsense", "must have the form a.b=c"),
         ("input.shards.x=1", "shards is a value"),
     ],
@@ -83,6 +98,7 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
         changed(input={"shards": ["b.tar"], "max_failures": 0.5}),
         changed(output={"url": "elsewhere"}),
         changed(compute={"batch_size": 4, "actors_max": 2}),
+        changed(saliency={"rise": {"masks": 10}, "mask": {"steps": 10}, "gem": {"depth": 3}}),
     ):
         assert same.fingerprint() == base
     others = [
@@ -96,8 +112,24 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
     assert len({base, *(other.fingerprint() for other in others)}) == 7
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("rise", "masks", 10), ("mask", "seed", 1), ("gem", "iterations", 2)]
+)
+def test_settings_of_a_method_count_where_a_map_is_drawn_with_it(section: str, key: str, value: int) -> None:
+    for maps in ([section], [f"finer_{section}"], [{"name": "own", "cam": section}]):
+        base = changed(saliency={"maps": maps})
+        assert changed(saliency={"maps": maps, section: {key: value}}).fingerprint() != base.fingerprint()
+
+
+def test_defaults_are_those_of_the_engine() -> None:
+    assert Rise(**RiseConfig().model_dump()) == Rise()
+    assert Mask(**MaskConfig().model_dump()) == Mask()
+    assert Gem(**GemConfig().model_dump()) == Gem()
+
+
 def test_choices_are_those_of_the_engine() -> None:
     """Said twice, because the config is read where torch is not loaded."""
     assert get_args(Aggregation) == AGGREGATIONS
     assert get_args(Weighting) == WEIGHTINGS
     assert get_args(CamName) == get_args(EngineCam)
+    assert set(get_args(MapName)) == {f"{finer}{cam}" for cam in get_args(CamName) for finer in ("", "finer_")}

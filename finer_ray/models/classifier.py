@@ -13,7 +13,7 @@ from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, read_probe
-from finer_ray.models.split import Split, Unsupported
+from finer_ray.models.split import Attention, Split, Unsupported
 from finer_ray.shards import Transform
 
 # Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
@@ -69,6 +69,17 @@ class Classifier(nn.Module):
         with torch.no_grad():
             logits: Tensor = self.head(self.split.embed(images))
         return logits
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """Logits (B, C), with a graph down to the pixels."""
+        with torch.enable_grad():
+            logits: Tensor = self.head(self.split.tail(*self.split.trunk(images)))
+        return logits
+
+    def patch_embeddings(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
+        """Embeddings of the patches (B, h*w, E), see `Split.side_stream`."""
+        with torch.no_grad():
+            return self.split.side_stream(images, attention, blocks)
 
 
 def build_classifier(config: ModelConfig) -> Classifier:

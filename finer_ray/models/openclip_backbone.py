@@ -16,7 +16,7 @@ from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.plain_block import PlainBlock, layer_scale
-from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
+from finer_ray.models.split import Attention, MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
 from finer_ray.shards import Transform
 
@@ -88,6 +88,27 @@ class OpenClipViT(TokenSplit):
             shape=self.shape,
             neck=neck,
         )
+
+    @property
+    def side_blocks(self) -> int:
+        """All, where they are plain and patch tokens have the embedding's projection."""
+        return 0 if self.block() is None else len(self.encoder.transformer.resblocks)
+
+    def side_stream(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
+        """As `Split.side_stream`; the final norm and the projection are those of the class token."""
+        visual, resblocks = self.encoder, self.encoder.transformer.resblocks
+        first = max(0, len(resblocks) - blocks)
+        tokens = visual._embeds(images)
+        for block in resblocks[:first]:
+            tokens = block(tokens)
+        side = tokens
+        for block in resblocks[first:]:
+            attn = block.attn
+            mixed = attention(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias, attn.num_heads)
+            side = side + block.ls_1(attn.out_proj(mixed))
+            tokens = block(tokens)
+        patches: Tensor = visual.ln_post(side[:, self.prefix :])
+        return patches if visual.proj is None else patches @ visual.proj
 
 
 class OpenClipResNet(MapSplit):

@@ -5,6 +5,7 @@ last feature map. Everything before it is the trunk, everything from it to the e
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainBlock, PlainCut
+
+Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 
 
 class Unsupported(ValueError):
@@ -44,6 +47,25 @@ class Split(nn.Module, ABC):
     def block(self) -> PlainBlock | None:
         """The tail in neutral terms where it is a plain ViT block, else None."""
         return None
+
+    @property
+    def side_blocks(self) -> int:
+        """Along how many of the last blocks a side stream can run; 0 where the architecture has none."""
+        return 0
+
+    def side_stream(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
+        """Patch embeddings from a second stream of tokens beside the last blocks, which takes up what `attention`
+        makes of each block's normalised tokens, and nothing of its MLP (GEM).
+
+        Args:
+            images: (B, 3, H, W).
+            attention: tokens (B, T, D), weight (3D, D) and bias (3D,) of q, k, v, and heads, to (B, T, D).
+            blocks: how many, at most all.
+
+        Returns:
+            (B, h*w, E), in the space of the embedding.
+        """
+        raise Unsupported(f"{type(self.encoder).__name__} has no side stream")
 
     # Inference mode and autograd are not for the compiler; a compiled trunk stays compiled.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

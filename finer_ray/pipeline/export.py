@@ -14,7 +14,7 @@ from finer_ray.pipeline.decoding import decode_unit
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.planning import make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
-from finer_ray.pipeline.question import check_names
+from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
 from finer_ray.pipeline.writing import write
 from finer_ray.store.files import Folder
@@ -36,7 +36,7 @@ def export(config: Config) -> Summary:
     """
     start = time.monotonic()
     classifier = build_classifier(config.model)
-    check_names(config, classifier)
+    check_question(config, classifier)
     folder = Folder(config.output.url)
     plan = make_plan(config, classifier, folder)
     left, waiting = units_left(plan, folder)

@@ -6,7 +6,8 @@ from typing import Any
 from finer_ray.config import FINER, ConceptConfig, Config, MapConfig, SaliencyConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
-from finer_ray.saliency import Map, Question
+from finer_ray.models.head import LinearHead
+from finer_ray.saliency import Gem, Map, Mask, Question, Rise
 
 
 def question_of(config: Config, classifier: Classifier) -> Question:
@@ -21,8 +22,16 @@ def question_of(config: Config, classifier: Classifier) -> Question:
         by_class = _pairs(concept, classifier)
         if concept.by == "predicted":
             pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
-    maps = tuple(map_of(item, saliency) for item in saliency.maps)
-    return Question(maps, references, selection, pairs, config.compute.masked_memory)
+    return Question(
+        maps=tuple(map_of(item, saliency) for item in saliency.maps),
+        references=references,
+        selection=selection,
+        pairs=pairs,
+        memory=config.compute.masked_memory,
+        rise=Rise(**saliency.rise.model_dump()),
+        mask=Mask(**saliency.mask.model_dump()),
+        gem=Gem(**saliency.gem.model_dump()),
+    )
 
 
 def map_of(item: str | MapConfig, saliency: SaliencyConfig) -> Map:
@@ -36,8 +45,9 @@ def map_of(item: str | MapConfig, saliency: SaliencyConfig) -> Map:
     return Map(item.name, item.cam, gamma, aggregation, weighting, item.reverse)
 
 
-def check_names(config: Config, classifier: Classifier) -> None:
-    """Raises ConfigError with its place where the section names classes or concepts that there are not."""
+def check_question(config: Config, classifier: Classifier) -> None:
+    """Raises ConfigError with its place where the section names classes or concepts that there are not, or a map
+    that this classifier cannot have."""
     saliency = config.saliency
     concept = saliency.concept
     try:
@@ -47,6 +57,27 @@ def check_names(config: Config, classifier: Classifier) -> None:
         Targets(config, classifier)
     except LookupError as error:
         raise ConfigError(f"{place}: {error.args[0]}") from None
+    for number, item in enumerate(saliency.maps):
+        if map_of(item, saliency).cam == "gem":
+            _check_gem(config, classifier, f"saliency.maps.{number}")
+
+
+def _check_gem(config: Config, classifier: Classifier, place: str) -> None:
+    if not classifier.split.side_blocks:
+        raise ConfigError(
+            f"{place}: gem needs one of open_clip's own ViTs, with class-token or mean pooling; "
+            f"model.backbone is {config.model.backbone}"
+        )
+    head = classifier.head
+    # Concepts are texts whatever the classes are.
+    compares = config.saliency.target == "concept" or (
+        head.normalize if isinstance(head, LinearHead) else head.normalize[0]
+    )
+    if not compares:
+        raise ConfigError(
+            f"{place}: gem compares patches with texts, and model.head {config.model.head!r} is none of texts; "
+            "use head: text, a probe on normalised embeddings, or target: concept"
+        )
 
 
 class TargetError(LookupError):

@@ -1,15 +1,23 @@
 """Saliency maps as pure tensor functions: no Ray, no I/O, no state between batches."""
 
 from finer_ray.saliency.aggregation import AGGREGATIONS, contrast
-from finer_ray.saliency.explanation import Explanation, Map, Question, SplitClassifier, explain
+from finer_ray.saliency.classifier import SplitClassifier
+from finer_ray.saliency.explanation import Explanation, explain
+from finer_ray.saliency.gem import Gem
+from finer_ray.saliency.mask import Mask
 from finer_ray.saliency.objective import WEIGHTINGS, reference_weights
+from finer_ray.saliency.question import Map, Question
+from finer_ray.saliency.rise import Rise
 
 __all__ = [
     "AGGREGATIONS",
     "WEIGHTINGS",
     "Explanation",
+    "Gem",
     "Map",
+    "Mask",
     "Question",
+    "Rise",
     "SplitClassifier",
     "contrast",
     "explain",

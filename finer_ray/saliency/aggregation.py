@@ -10,6 +10,7 @@ references (j = 1..K), to a map before its last ReLU. With weights w_k of the re
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -49,12 +50,21 @@ def contrast(
     known = torch.cat([present.new_ones((len(present), 1)), present], dim=1)
     # A reference that does not count holds NaN, and 0 * NaN is NaN.
     finite = basis.masked_fill(~known[:, :, None, None], 0)
+    return combine(partial(linear, finite), weights, present, gamma, aggregation, reverse)
 
-    def raw(coefficients: Tensor) -> Tensor:
-        maps = coefficients.to(finite.dtype) @ finite.flatten(2)
-        return maps.reshape(*maps.shape[:2], *basis.shape[2:])
 
-    return combine(raw, weights, present, gamma, aggregation, reverse)
+def linear(basis: Tensor, coefficients: Tensor) -> Tensor:
+    """`raw` of a CAM that is linear in the objective: sum_j a_j M_j.
+
+    Args:
+        basis: (B, J, h, w), finite.
+        coefficients: a_j, (B, S, J).
+
+    Returns:
+        (B, S, h, w).
+    """
+    maps = coefficients.to(basis.dtype) @ basis.flatten(2)
+    return maps.reshape(*maps.shape[:2], *basis.shape[2:])
 
 
 def combine(

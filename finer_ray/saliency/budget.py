@@ -5,18 +5,22 @@ from torch import Tensor
 # What an image in flight takes at its peak, weights aside, as a multiple of its own bytes: from 5 (ViT-Ti/16) over 20
 # (ViT-B/16) and 26 (ResNet-50) to 28 (EfficientNet-Lite0, ConvNeXt-T) were measured, in float32 on a CPU.
 FOOTPRINT = 32
+# The same with the graph of a full backward pass: from 47 (ViT-Ti/16) over 140 to 155 (ConvNeXt-T, ResNet-50,
+# EfficientNet-Lite0) to 183 (ViT-B/16).
+GRAPH_FOOTPRINT = 192
 # On a CPU larger batches are no faster, and CNNs' twice as slow, as they leave the caches: EfficientNet-Lite0 took
 # 9 ms an image at 8 and 26 ms at 55 (2 threads), ViT-B/16 about 170 ms at both 8 and 32.
 CPU_BATCH = 8
 
 
-def in_flight(images: Tensor, memory: int) -> int:
+def in_flight(images: Tensor, memory: int, footprint: int = FOOTPRINT) -> int:
     """How many masked images to run through a model together; one at least.
 
     Args:
         images: (B, 3, H, W), of which masked copies are made.
-        memory: bytes that they may take, with all that the model makes of them (`FOOTPRINT` times their own). On a
-            CPU no more than `CPU_BATCH` images whatever the memory.
+        memory: bytes that they may take, with all that the model makes of them. On a CPU no more than `CPU_BATCH`
+            images whatever the memory.
+        footprint: what that is, as a multiple of their own bytes; `GRAPH_FOOTPRINT` where there is a backward pass.
     """
-    fitting = max(1, memory // (FOOTPRINT * images[0].numel() * images.element_size()))
+    fitting = max(1, memory // (footprint * images[0].numel() * images.element_size()))
     return min(fitting, CPU_BATCH) if images.device.type == "cpu" else fitting

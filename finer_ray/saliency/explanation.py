@@ -2,105 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from finer_ray.saliency import objective
-from finer_ray.saliency.aggregation import combine, contrast
+from finer_ray.saliency.cams import CAMS, Evidence, draw
+from finer_ray.saliency.classifier import SplitClassifier
 from finer_ray.saliency.gradcam import contrast_basis
-from finer_ray.saliency.layercam import layercam
-from finer_ray.saliency.scorecam import masked_logits, scorecam
-
-CamName = Literal["gradcam", "layercam", "scorecam"]
-
-
-class Cut(Protocol):
-    """A batch after the forward pass.
-
-    Attributes:
-        embedding: (B, E), detached.
-        activation: (B, D, h, w) of the CAM layer, detached.
-    """
-
-    embedding: Tensor
-    activation: Tensor
-
-    def gradient(self, cotangent: Tensor) -> Tensor:
-        """Cotangents of the embedding (B, J, E) to those of the activation (B, J, D, h, w)."""
-
-    def mean_gradient(self, cotangent: Tensor) -> Tensor:
-        """Their spatial means, (B, J, D)."""
-
-
-class SplitClassifier(Protocol):
-    """A classifier cut at its CAM layer: logits = head(cut(images).embedding)."""
-
-    @property
-    def class_count(self) -> int:
-        """How many logits, from the first, are classes that can be predicted; further ones are concepts."""
-
-    def cut(self, images: Tensor) -> Cut:
-        """One forward pass, ready for derivatives."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits alone, (B, C)."""
-
-    def head(self, embedding: Tensor) -> Tensor:
-        """Embedding (n, E) to logits (n, C), row by row."""
-
-    def class_weights(self) -> Tensor:
-        """The head's weights (C, E), for Eq. 11."""
-
-
-@dataclass(frozen=True)
-class Map:
-    """One saliency map that is asked for.
-
-    Attributes:
-        name: under which it is stored.
-        cam: `gradcam`, `layercam` or `scorecam`.
-        gamma: 0 for the baseline.
-        aggregation, reverse: see `finer_ray.saliency.contrast`.
-        weighting: see `finer_ray.saliency.reference_weights`.
-    """
-
-    name: str
-    cam: CamName = "gradcam"
-    gamma: float = 0.0
-    aggregation: str = "mean_before_relu"
-    weighting: str = "equal"
-    reverse: bool = False
-
-
-GRADCAM, FINER = Map("gradcam"), Map("finer_gradcam", gamma=0.6)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of every image.
-
-    Attributes:
-        maps: the maps wanted.
-        references: K.
-        selection: `logit`, `weight`, or the class indices that every image is compared with.
-        pairs: where given, the target and the one reference for each predicted class; then `references` is 1.
-        memory: bytes that Score-CAM's masked images may take at a time.
-    """
-
-    maps: tuple[Map, ...] = (GRADCAM, FINER)
-    references: int = 3
-    selection: Literal["logit", "weight"] | tuple[int, ...] = "logit"
-    pairs: tuple[tuple[int, int], ...] | None = None
-    memory: int = 2**30
-
-    def reference_count(self, classes: int) -> int:
-        """K for a classifier with this many classes: never more than there are others."""
-        if not isinstance(self.selection, str):
-            return len(self.selection)
-        return min(self.references, classes - 1)
+from finer_ray.saliency.question import Question
 
 
 @dataclass(frozen=True)
@@ -135,7 +45,8 @@ def explain(
     target: Tensor | None = None,
     references: Tensor | None = None,
 ) -> Explanation:
-    """Explain a batch: one forward pass, then 1 + K vector-Jacobian products from the logits to the CAM layer.
+    """Explain a batch: one forward pass, then 1 + K vector-Jacobian products from the logits to the CAM layer; and
+    what passes the maps wanted need beyond that (see `cams`).
 
     Images do not interact, and nothing is kept: calls from several threads do not disturb each other.
 
@@ -164,13 +75,13 @@ def explain(
     if any(wanted.cam == "layercam" for wanted in question.maps):
         gradients = _wide(cut.gradient(cotangent))
     alpha = cut.mean_gradient(cotangent) if gradients is None else gradients.mean((3, 4))
-    scores = None
-    if any(wanted.cam == "scorecam" for wanted in question.maps):
-        scores = masked_logits(model, images, activation, classes, question.memory)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         basis = contrast_basis(activation, alpha)
-        evidence = Evidence(activation, basis, gradients, scores, logits.gather(1, classes.clamp(min=0)), classes >= 0)
-        maps = torch.stack([evidence.draw(wanted) for wanted in question.maps], dim=1)
+    known = logits.gather(1, classes.clamp(min=0))
+    evidence = Evidence(model, question, images, activation, basis, gradients, known, classes)
+    cams = {name: CAMS[name](evidence) for name in dict.fromkeys(wanted.cam for wanted in question.maps)}
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        maps = torch.stack([draw(evidence, cams[wanted.cam], wanted) for wanted in question.maps], dim=1)
     return Explanation(
         embedding=_wide(cut.embedding),
         logits=logits,
@@ -209,45 +120,6 @@ def head_cotangents(head: Callable[[Tensor], Tensor], embedding: Tensor, classes
         chosen = head(rows).gather(1, classes.clamp(min=0).flatten()[:, None])
         (cotangent,) = torch.autograd.grad(chosen.sum(), rows)
     return cotangent.reshape(*classes.shape, -1).masked_fill((classes < 0)[..., None], 0)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the maps of a batch are drawn from; J = 1 + K, the target first.
-
-    Attributes:
-        activation: (B, D, h, w).
-        basis: (B, J, h, w).
-        gradients: (B, J, D, h, w) where a Layer-CAM is wanted.
-        scores: (B, D, J), logits of the masked images, where a Score-CAM is wanted.
-        logits: (B, J).
-        known: (B, J) bool, which of them there are.
-    """
-
-    activation: Tensor
-    basis: Tensor
-    gradients: Tensor | None
-    scores: Tensor | None
-    logits: Tensor
-    known: Tensor
-
-    def draw(self, wanted: Map) -> Tensor:
-        """One map of every image, (B, h, w) non-negative."""
-        present = self.known[:, 1:]
-        weights = objective.reference_weights(self.logits[:, 1:], present, wanted.weighting)
-        if wanted.cam == "gradcam":
-            return contrast(self.basis, wanted.gamma, wanted.aggregation, present, wanted.reverse, weights)
-        if wanted.cam == "layercam" and self.gradients is not None:
-            raw = partial(layercam, self.activation, self.gradients)
-        elif wanted.cam == "scorecam" and self.scores is not None:
-            raw = partial(scorecam, self.activation, self.scores)
-            if wanted.weighting == "probability":
-                # Inside the graph means here: each masked image weighs the references by what it says of them.
-                masks = present[:, None].expand_as(self.scores[..., 1:])
-                weights = objective.reference_weights(self.scores[..., 1:], masks, "probability_detached")
-        else:
-            raise ValueError(f"map {wanted.name!r}: no CAM {wanted.cam!r}, or what it needs was not computed")
-        return combine(raw, weights, present, wanted.gamma, wanted.aggregation, wanted.reverse)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -103,6 +103,23 @@ def class_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     return found.masked_fill((classes < 0) | (classes >= count), torch.nan)
 
 
+def choice_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Softmax probabilities of classes among the classes, and of concepts among the concepts.
+
+    A concept has no probability among the classes; among the texts that may be asked about it has one, and methods
+    that ask for the model's answer to a changed image need one.
+
+    Args:
+        logits: (n, C), of which the first `count` are classes and the rest concepts.
+        classes: (n, J) int64; -1 means none.
+
+    Returns:
+        (n, J) float32 (float64 for float64 logits); anything finite for -1.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.cat([wide[:, :count].softmax(1), wide[:, count:].softmax(1)], dim=1).gather(1, classes.clamp(min=0))
+
+
 def _smallest(distance: Tensor, target: Tensor, count: int) -> Tensor:
     # The target is pushed behind every other class, NaN included, so that it is never its own reference.
     distance = distance.nan_to_num(nan=torch.finfo(distance.dtype).max).scatter(1, target[:, None], torch.inf)

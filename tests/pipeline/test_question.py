@@ -8,7 +8,7 @@ import pytest
 from finer_ray.config import Config, parse_config
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames
-from finer_ray.pipeline.question import TargetError, Targets, check_names, question_of
+from finer_ray.pipeline.question import TargetError, Targets, check_question, question_of
 from finer_ray.saliency import Map
 
 CLASSES, CONCEPTS = ("crow", "cardinal", "finch"), ("bird", "red bill", "black wing")
@@ -105,7 +105,7 @@ def test_classes_and_labels_as_targets() -> None:
 )
 def test_unknown_names_are_refused_with_their_place(wrong: Config, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_names(wrong, MODEL)
+        check_question(wrong, MODEL)
 
 
 @pytest.mark.parametrize(

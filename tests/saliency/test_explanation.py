@@ -11,7 +11,7 @@ from benchmarks.operations import Operations
 from finer_ray.models import plain_block
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainCut
-from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Map, Question, explain
+from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Map, Mask, Question, Rise, explain
 from tests.saliency.models import MODELS, build, by_autograd, images
 
 GRADS = (
@@ -20,6 +20,7 @@ GRADS = (
     Map("layercam", "layercam"),
     Map("finer_layercam", "layercam", gamma=0.6),
 )
+FEW = {"rise": Rise(masks=9), "mask": Mask(steps=3)}
 PLAIN = {"vit", "vit-avg", "registers", "registers-avg", "dinov2", "gap", "clip-tok", "clip-avg", "clip-late"}
 
 
@@ -113,7 +114,7 @@ def test_layercam_by_the_formulas(aggregation: str, weighting: str, reverse: boo
     assert close(result.maps[:, 0], expected)
 
 
-@pytest.mark.parametrize("cam", ["gradcam", "layercam", "scorecam"])
+@pytest.mark.parametrize("cam", ["gradcam", "layercam", "scorecam", "rise", "mask"])
 def test_what_holds_of_every_cam(cam: str) -> None:
     """gamma 0 is the baseline, the order of references is nothing, and a reference listed twice is one."""
     model = build("resnet")
@@ -123,14 +124,14 @@ def test_what_holds_of_every_cam(cam: str) -> None:
         for aggregation in AGGREGATIONS
         for gamma in (0.0, 0.7)
     )
-    found = explain(model, x, Question(maps, selection=(1, 2, 3)), target).maps
-    baseline = explain(model, x, Question((Map("b", cam),), selection=(9,)), target).maps[:, 0]  # type: ignore[arg-type]
+    found = explain(model, x, Question(maps, selection=(1, 2, 3), **FEW), target).maps
+    baseline = explain(model, x, Question((Map("b", cam),), selection=(9,), **FEW), target).maps[:, 0]  # type: ignore[arg-type]
     for place in (0, 2, 4):
         torch.testing.assert_close(found[:, place], baseline)
-    turned = explain(model, x, Question(maps, selection=(3, 1, 2)), target).maps
+    turned = explain(model, x, Question(maps, selection=(3, 1, 2), **FEW), target).maps
     torch.testing.assert_close(turned, found)
-    twice = explain(model, x, Question(maps, selection=(2, 2)), target).maps
-    once = explain(model, x, Question(maps, selection=(2,)), target).maps
+    twice = explain(model, x, Question(maps, selection=(2, 2), **FEW), target).maps
+    once = explain(model, x, Question(maps, selection=(2,), **FEW), target).maps
     torch.testing.assert_close(twice, once)
     assert (found >= 0).all()
 
@@ -317,18 +318,18 @@ def test_targets_selections_and_few_classes() -> None:
         assert by_weight.references[row].tolist() == cosine.argsort(descending=True)[:2].tolist()
     every = tuple(
         Map(f"{cam} {a} {w} {r}", cam, 0.6, a, w, r)  # type: ignore[arg-type]
-        for cam in ("gradcam", "layercam", "scorecam")
+        for cam in ("gradcam", "layercam", "scorecam", "rise", "mask")
         for a in AGGREGATIONS
         for w in WEIGHTINGS
         for r in (False, True)
     )
-    listed = explain(model, x, Question(every, selection=(7, 1)), target)
+    listed = explain(model, x, Question(every, selection=(7, 1), **FEW), target)
     assert listed.references.tolist() == [[7, 1], [-1, 1], [7, 1]]
     assert listed.basis[1, 1].isnan().all()
     assert listed.maps.isfinite().all()
-    alone = explain(model, x[1:2], Question(every, selection=(1,)), target[1:2])
+    alone = explain(model, x[1:2], Question(every, selection=(1,), **FEW), target[1:2])
     torch.testing.assert_close(alone.maps[0], listed.maps[1])
-    none = explain(model, x, Question(every, references=0), target)
+    none = explain(model, x, Question(every, references=0, **FEW), target)
     assert none.basis.shape[1] == 1
     assert (none.maps[:, 1] == 0).all()
     assert torch.equal(none.maps[:, 0], none.basis[:, 0].relu())

@@ -1,0 +1,110 @@
+"""GEM (Bousselham et al. 2024): patches of a CLIP ViT against texts, after attention of like to like.
+
+Beside the last blocks of the ViT runs a second stream of tokens, z, that begins with those of its first such block.
+With x the normalised tokens of the usual stream, n(.) to unit length, and for each u of q, k and v of x, by head:
+
+    u <- softmax(n(u) n(u)^T / tau) n(u)                `iterations` times
+    o_u = softmax(n(u) n(u)^T / tau) v
+    z <- z + out((o_q + o_k + o_v) / 3)                 no MLP (Fig. 2)
+    tau = sqrt(d) / mean length of the image's x        (adaptive temperature)
+
+The final norm and projection make an embedding of every patch, and the head its logits, M_j (for a text head a scaled
+cosine). map = min-max normalised sum_j a_j M_j: for a single text this is the authors' map, but for their stretching
+it to the image before it is normalised.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from finer_ray.saliency.aggregation import linear
+from finer_ray.saliency.classifier import SplitClassifier
+
+
+@dataclass(frozen=True)
+class Gem:
+    """Settings; defaults of the authors' code.
+
+    Attributes:
+        depth: the second stream runs along the last depth - 1 blocks, as the authors count; at most along all.
+        iterations: of each self-self attention before it is applied to v.
+        temperature: tau; None for the adaptive one.
+    """
+
+    depth: int = 7
+    iterations: int = 1
+    temperature: float | None = None
+
+    def attention(self, tokens: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+        """Mean over q, k and v of their self-self attention.
+
+        Args:
+            tokens: x, (B, T, D).
+            weight, bias: (3D, D) and (3D,) or None, rows of q, k, v.
+            heads: number of attention heads.
+
+        Returns:
+            (B, T, D), before the output projection.
+        """
+        batch, length, width = tokens.shape
+        parts = functional.linear(tokens, weight, bias).reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        values = parts[2].expand_as(parts)
+        sharpness = self._sharpness(tokens, width // heads)
+        for _ in range(self.iterations):
+            unit = functional.normalize(parts, dim=-1)
+            parts = _attend(unit, unit, sharpness)
+        mixed = _attend(functional.normalize(parts, dim=-1), values, sharpness).mean(0)
+        return mixed.transpose(1, 2).reshape(tokens.shape)
+
+    def _sharpness(self, tokens: Tensor, size: int) -> Tensor:
+        """1 / tau, (B, 1, 1, 1); `size` is d, the channels of a head."""
+        if self.temperature is not None:
+            return tokens.new_full((len(tokens), 1, 1, 1), 1 / self.temperature)
+        lengths = torch.linalg.vector_norm(tokens, dim=-1).mean(1)
+        sharpness: Tensor = lengths * size**-0.5
+        return sharpness[:, None, None, None]
+
+
+@torch.no_grad()
+def gem_basis(model: SplitClassifier, images: Tensor, classes: Tensor, grid: tuple[int, int], settings: Gem) -> Tensor:
+    """The logits M_j of every patch.
+
+    Args:
+        model: with a side stream (`finer_ray.models.split.Split.side_blocks`).
+        images: (B, 3, H, W), normalised.
+        classes: (B, J) int64; -1 means none.
+        grid: (h, w) of the patches.
+        settings: of the second stream.
+
+    Returns:
+        (B, J, h, w) float32 (float64 for float64 images).
+    """
+    patches = model.patch_embeddings(images, settings.attention, settings.depth - 1)
+    patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    # Image by image: with many classes the logits of all patches of a batch would fill the memory.
+    found = [model.head(own)[:, wanted] for own, wanted in zip(patches, classes.clamp(min=0), strict=True)]
+    return torch.stack(found).to(patches.dtype).transpose(1, 2).reshape(*classes.shape, *grid)
+
+
+def gem(basis: Tensor, coefficients: Tensor) -> Tensor:
+    """GEM's map of an objective.
+
+    Args:
+        basis: what `gem_basis` gives, (B, J, h, w).
+        coefficients: a_j, (B, S, J).
+
+    Returns:
+        (B, S, h, w) in [0, 1], from the lowest patch to the highest; zero where all are alike.
+    """
+    maps = linear(basis, coefficients)
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def _attend(unit: Tensor, values: Tensor, sharpness: Tensor) -> Tensor:
+    """softmax(u u^T / tau) values; all (3, B, heads, T, d)."""
+    shape = unit.shape
+    query, key, value = ((unit * sharpness).flatten(0, 1), unit.flatten(0, 1), values.flatten(0, 1))
+    return functional.scaled_dot_product_attention(query, key, value, scale=1.0).reshape(shape)
