@@ -3,6 +3,7 @@
 import os
 import posixpath
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -80,3 +81,8 @@ class Folder:
         """Read a Parquet file that `write_table` wrote. Raises FileNotFoundError."""
         with self.fs.open(self.path(name), "rb") as file:
             return pq.read_table(file).cast(schema)
+
+    def iter_table(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of such a file, batch by batch. Raises FileNotFoundError."""
+        with self.fs.open(self.path(name), "rb") as file:
+            yield from pq.ParquetFile(file).iter_batches(columns=columns)
