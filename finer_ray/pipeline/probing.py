@@ -57,7 +57,8 @@ class Cell:
     def fingerprint(self) -> str:
         """Hash of everything that decides the probe: settings, classes, and the rows of the exports."""
         rows = [[_rows(open_export(url)) for url in urls] for urls in (self.train, self.test)]
-        parts = [self.settings.model_dump(mode="json"), self.classes, rows, None if self.test else self.share]
+        settings = self.settings.model_dump(mode="json", exclude={"cache_rows"})
+        parts = [settings, self.classes, rows, None if self.test else self.share]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -236,7 +237,7 @@ def _train(cell: Cell, url: str, device: str, threads: int) -> Record:
             f"{fitted.unlabelled} have none, {fitted.unknown} an unknown one, {fitted.failed} failed"
         )
     manifest = open_export(cell.train[0]).manifest
-    head = train(fitted, cell.settings, device)
+    head, iterations = train(fitted, cell.settings, device)
     record = Record(
         backbone=cell.backbone,
         dataset=cell.dataset,
@@ -249,10 +250,11 @@ def _train(cell: Cell, url: str, device: str, threads: int) -> Record:
         unlabelled=sum(part.unlabelled for part in parts),
         unknown=sum(part.unknown for part in parts),
         failed=sum(part.failed for part in parts),
+        iterations=iterations,
         fingerprint=cell.fingerprint(),
         model_fingerprint=manifest.model_fingerprint,
         model=manifest.config["model"],
-        settings=cell.settings.model_dump(mode="json"),
+        settings=cell.settings,
         versions={name: version(name) for name in PACKAGES},
     )
     Folder(url).write(cell.file, probe_bytes(head, cell.classes, record.notes()))
@@ -263,6 +265,7 @@ def _parts(cell: Cell) -> tuple[Embeddings, Embeddings]:
     """What a cell is trained on, and what is held out."""
     exports = [open_export(url) for url in cell.train]
     others = [open_export(url) for url in cell.test] or exports
-    sides = (None, None) if cell.test else (held_out(cell.share, inverse=True), held_out(cell.share))
-    count, rows = len(cell.classes), cell.settings.buffer_rows
-    return Embeddings(exports, count, sides[0], rows), Embeddings(others, count, sides[1], rows)
+    share, seed = cell.share, cell.settings.seed
+    sides = (None, None) if cell.test else (held_out(share, seed, inverse=True), held_out(share, seed))
+    count = len(cell.classes)
+    return Embeddings(exports, count, sides[0], cell.settings.cache_rows), Embeddings(others, count, sides[1])

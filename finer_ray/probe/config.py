@@ -85,15 +85,17 @@ class DatasetConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How a probe is trained: AdamW on the cross-entropy, the learning rate falling to zero along a cosine."""
+    """How a probe is trained: L-BFGS on the cross-entropy of standardised embeddings, with a ridge penalty."""
 
-    epochs: Positive = 100
-    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(0.01, description="at the start")
-    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.01
-    batch_size: Positive = 256
+    penalty: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
+        1.0, description="on the squared weights, summed over all images: scikit-learn's 1 / C"
+    )
+    iterations: Positive = Field(300, description="at most; each reads the embeddings about once")
     normalize: bool = Field(False, description="bring embeddings to unit length first, as cosine probes do")
-    buffer_rows: Positive = Field(32_768, description="rows in memory at a time, among which batches are drawn")
-    seed: int = 0
+    seed: int = Field(0, description="decides which images are held out where there is no test; nothing else is random")
+    cache_rows: Annotated[int, Field(ge=0)] = Field(
+        65_536, description="embeddings kept in memory; of a larger data set all are read again in every iteration"
+    )
 
 
 class ProbesOutput(Section):

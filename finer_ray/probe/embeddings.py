@@ -13,7 +13,7 @@ from finer_ray.errors import ExportError
 from finer_ray.store.export import Export
 
 # Rows that are read together: whole chunks, this many where they allow it.
-PIECE_ROWS = 512
+PIECE_ROWS = 2048
 Block = tuple[NDArray[np.float16], NDArray[np.int32]]
 Wanted = Callable[[Sequence[str | None]], NDArray[np.bool_]]
 
@@ -32,7 +32,7 @@ class Embeddings:
     """
 
     def __init__(
-        self, exports: Sequence[Export], classes: int, wanted: Wanted | None = None, buffer_rows: int = 32_768
+        self, exports: Sequence[Export], classes: int, wanted: Wanted | None = None, cache_rows: int = 0
     ) -> None:
         """Look at the tables of images, once.
 
@@ -40,7 +40,7 @@ class Embeddings:
             exports: with embeddings of one size.
             classes: C; a label is an index below it.
             wanted: from keys to those that belong to this part; all when None.
-            buffer_rows: rows held in memory, once for shuffling and once more to spare reading.
+            cache_rows: rows that stay in memory once they are read.
 
         Raises:
             ExportError: an export has no embeddings, or they differ in size.
@@ -48,7 +48,6 @@ class Embeddings:
         self.counts = np.zeros(classes, np.int64)
         self.unlabelled = self.unknown = self.failed = 0
         self.size = _size(exports)
-        self._buffer_rows = buffer_rows
         self._arrays = [export.tensors["embedding"] for export in exports]
         self._labels = [self._look(export, wanted or _everything) for export in exports]
         chunks = [export.manifest.layout.rows_per_chunk for export in exports]
@@ -62,32 +61,16 @@ class Embeddings:
             ],
             np.int64,
         ).reshape(-1, 2)
-        self._read = lru_cache(max(1, buffer_rows // PIECE_ROWS))(self._read_piece)
+        self._read = lru_cache(cache_rows // PIECE_ROWS)(self._read_piece)
 
     def __len__(self) -> int:
         """Images that are used."""
         return int(self.counts.sum())
 
-    def in_order(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block]:
         """All rows in their order: embeddings (n, E) float16 and labels (n,) int32, one piece at a time."""
         for place, first in self._pieces.tolist():
             yield self._read(place, first)
-
-    def shuffled(self, random: np.random.Generator, batch_size: int) -> Iterator[Block]:
-        """All rows once, in batches of at most `batch_size`.
-
-        The order of the pieces is drawn, then that of the rows within a buffer of several pieces.
-        """
-        order = self._pieces[random.permutation(len(self._pieces))].tolist()
-        buffer: list[Block] = []
-        for position, (place, first) in enumerate(order):
-            buffer.append(self._read(place, first))
-            if position + 1 == len(order) or sum(len(labels) for _, labels in buffer) >= self._buffer_rows:
-                rows, labels = (np.concatenate(column) for column in zip(*buffer, strict=True))
-                buffer = []
-                drawn = random.permutation(len(labels))
-                for batch in np.array_split(drawn, -(-len(drawn) // batch_size)):
-                    yield rows[batch], labels[batch]
 
     def _read_piece(self, place: int, first: int) -> Block:
         rows = slice(first, first + self._steps[place])
@@ -116,16 +99,17 @@ class Embeddings:
         return labels
 
 
-def held_out(share: float, inverse: bool = False) -> Wanted:
+def held_out(share: float, seed: int, inverse: bool = False) -> Wanted:
     """Which keys belong to a share of all, by a hash of the key: the same image always falls on the same side.
 
     Args:
         share: 0 to 1.
+        seed: another seed, other keys.
         inverse: the other side.
     """
 
     def wanted(keys: Sequence[str | None]) -> NDArray[np.bool_]:
-        digests = (hashlib.blake2b((key or "").encode(), digest_size=8).digest() for key in keys)
+        digests = (hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest() for key in keys)
         inside = np.fromiter((int.from_bytes(digest, "big") < share * 2**64 for digest in digests), bool, len(keys))
         return ~inside if inverse else inside
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finer_ray.models.head import probe_metadata
+from finer_ray.probe.config import TrainingConfig
 
 ACCURACIES = pa.schema(
     [
@@ -21,6 +22,7 @@ ACCURACIES = pa.schema(
         pa.field("unlabelled", pa.int64(), nullable=False),
         pa.field("unknown", pa.int64(), nullable=False),
         pa.field("failed", pa.int64(), nullable=False),
+        pa.field("iterations", pa.int64(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("model_fingerprint", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
@@ -39,6 +41,7 @@ class Record(BaseModel):
         untrained: classes with no training image.
         unlabelled, unknown, failed: images of both parts that were not used: with no label, with a label that is no
             class, or lines of failures for another reason.
+        iterations: of the training; as many as its settings allow mean that it has not converged.
         fingerprint: of everything that decides the probe.
         model_fingerprint: of the backbone with its weights.
         model: the backbone's section of the exports' config.
@@ -59,10 +62,11 @@ class Record(BaseModel):
     unlabelled: int
     unknown: int
     failed: int
+    iterations: int
     fingerprint: str
     model_fingerprint: str
     model: dict[str, object]
-    settings: dict[str, object]
+    settings: TrainingConfig
     versions: dict[str, str]
 
     def notes(self) -> dict[str, str]:

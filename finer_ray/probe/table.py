@@ -57,6 +57,8 @@ def _remark(record: Record) -> str:
     if record.untrained:
         few = ", ".join(record.untrained[:LISTED]) + (", ..." if len(record.untrained) > LISTED else "")
         parts.append(f"{len(record.untrained)} classes without a training image ({few})")
+    if record.iterations >= record.settings.iterations:
+        parts.append(f"not converged after {record.iterations} iterations")
     return "; ".join(parts)
 
 

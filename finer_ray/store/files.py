@@ -11,6 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+# Rows of a table that are in memory at a time.
+BATCH_ROWS = 4096
+
 
 class Folder:
     """The export's folder: small whole-file reads and writes below one URL.
@@ -85,4 +88,4 @@ class Folder:
     def iter_table(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of such a file, batch by batch. Raises FileNotFoundError."""
         with self.fs.open(self.path(name), "rb") as file:
-            yield from pq.ParquetFile(file).iter_batches(columns=columns)
+            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)

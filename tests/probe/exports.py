@@ -1,7 +1,8 @@
 """Small exports of made-up embeddings, written by the store's own functions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,7 @@ def write_export(
     failures: Sequence[str] = (),
     per_unit: int = 512,
     per_chunk: int = 32,
+    model: Mapping[str, Any] | None = None,
 ) -> Export:
     """A finished export with these embeddings; `failures` are stages of further images, which come last."""
     folder, total = Folder(str(path)), len(rows) + len(failures)
@@ -55,7 +57,7 @@ def write_export(
     index = ShardIndex(ShardRef("a.tar", "webdataset"), total, "fingerprint", starts)
     manifest = Manifest(
         status="running",
-        config={"model": {"backbone": "timm:test_resnet"}},
+        config={"model": dict(model or {})},
         config_fingerprint="c",
         model_fingerprint="m",
         head_fingerprint="h",
