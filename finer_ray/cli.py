@@ -1,4 +1,4 @@
-"""The command line: `finer-ray export | verify | table | study | pack | demo | schema`."""
+"""The command line: `finer-ray export | probe | verify | table | study | pack | demo | birds | schema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from finer_ray.config import load_config
+from finer_ray.config import load_config, load_section
 from finer_ray.errors import FinerRayError
 from finer_ray.version import __version__
 
@@ -48,6 +48,24 @@ def export(
         f"{summary.images} images explained, {summary.failures} failures, {summary.new} of them in this run, "
         f"{summary.seconds:.0f} s: {job.output.url}"
     )
+
+
+@app.command()
+def probe(
+    config: Annotated[Path, typer.Argument(help="The probing job's YAML file.")],
+    set_: Overrides = None,
+) -> None:
+    """Train a linear probe for every backbone and data set. Running it again does only what is missing."""
+    from finer_ray.pipeline.probing import probe as run
+    from finer_ray.probe.config import ProbesConfig
+    from finer_ray.probe.table import accuracy_table, remarks
+
+    job = load_section(ProbesConfig, config, set_ or [])
+    records = run(job)
+    Console().print(accuracy_table(records))
+    for line in remarks(records):
+        typer.echo(line)
+    typer.echo(job.output.url)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -105,7 +105,10 @@ class ModelConfig(Section):
         "name",
         description="order: the checkpoint's tensors have other names but the backbone's order and shapes",
     )
-    head: str = Field("native", description="native | text | path to a safetensors file (weight, bias)")
+    head: str = Field(
+        "native",
+        description="native | text | path to a safetensors file (weight, bias) | none: embeddings alone, all logits 0",
+    )
     classes: str | list[str] | None = Field(
         None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
     )
@@ -138,6 +141,8 @@ class ModelConfig(Section):
     def _text_needs_names_and_a_text_tower(self) -> Self:
         if self.head == "text" and self.classes is None:
             raise ValueError("head: text needs model.classes, the names to put into the prompts")
+        if self.head == "none" and (self.classes is None or self.concepts is not None):
+            raise ValueError("head: none needs model.classes, where labels are looked up, and takes no concepts")
         if self.head == "text" and not self.backbone.startswith("open_clip:"):
             raise ValueError("head: text needs an open_clip backbone, which has a text tower")
         if self.concepts is not None and not self.backbone.startswith("open_clip:"):
@@ -336,8 +341,24 @@ class Config(Section):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+S = TypeVar("S", bound=Section)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML config and apply `a.b=c` overrides, whose values are YAML too.
+    """The config of an export: see `load_section`."""
+    return load_section(Config, path, overrides)
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """The config of an export, given as plain dicts and lists. Raises ConfigError as `load_section` does."""
+    return parse_section(Config, tree)
+
+
+def load_section(kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Read a YAML config of some kind and apply `a.b=c` overrides, whose values are YAML too.
+
+    Args:
+        kind: the class of the whole file.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key or a value out of range; every fault is listed
@@ -352,18 +373,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must be a mapping with the keys {', '.join(Config.model_fields)}")
+        raise ConfigError(f"{path} must be a mapping with the keys {', '.join(kind.model_fields)}")
     for override in overrides:
         _override(tree, override)
-    return parse_config(tree)
+    return parse_section(kind, tree)
 
 
-def parse_config(tree: dict[str, Any]) -> Config:
-    """Check a config given as plain dicts and lists. Raises ConfigError as `load_config` does."""
+def parse_section(kind: type[S], tree: dict[str, Any]) -> S:
+    """Check a config given as plain dicts and lists. Raises ConfigError as `load_section` does."""
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        faults = dict.fromkeys(_explain(fault) for fault in error.errors())
+        faults = dict.fromkeys(_explain(kind, fault) for fault in error.errors())
         raise ConfigError("the config is wrong:\n" + "\n".join(f"  {fault}" for fault in faults)) from None
 
 
@@ -391,15 +412,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[keys[-1]] = value
 
 
-def _explain(fault: Any) -> str:
+def _explain(root: type[Section], fault: Any) -> str:
     """One line for one pydantic fault: where, what, and the nearest valid names."""
     # Pydantic puts the names of union members into the path; keys and positions are the place.
     surplus = fault["loc"][-1:] if fault["type"] == "extra_forbidden" else ()
-    keys = [part for part in fault["loc"] if isinstance(part, int) or part in _KEYS or part in surplus]
+    known = _all_keys(root)
+    keys = [part for part in fault["loc"] if isinstance(part, int) or part in known or part in surplus]
     place = ".".join(map(str, keys))
     given, message = fault["input"], fault["msg"].removeprefix("Value error, ")
     if surplus:
-        valid = list(_section(fault["loc"][:-1]).model_fields)
+        valid = list(_section(root, fault["loc"][:-1]).model_fields)
         return f"{place}: unknown key{nearest(str(surplus[0]), valid)}; valid: {', '.join(valid)}"
     if fault["type"] == "missing":
         return f"{place}: this key is needed"
@@ -411,12 +433,14 @@ def _explain(fault: Any) -> str:
     return f"{place or 'config'}: {message}"
 
 
-def _section(place: Sequence[int | str]) -> type[Section]:
-    """The section class at a config path; positions in lists and kinds of union members are passed over."""
-    section: type[Section] = Config
+def _section(section: type[Section], place: Sequence[int | str]) -> type[Section]:
+    """The section class at a config path, in which a union's member may be named by its tag, its class's name."""
+    members: dict[int | str, type[Section]] = {}
     for key in place:
         if key in section.model_fields:
-            section = next(_sections(section.model_fields[str(key)].annotation), section)
+            members = {kind.__name__: kind for kind in _sections(section.model_fields[str(key)].annotation)}
+            section = next(iter(members.values()), section)
+        section = members.get(key, section)
     return section
 
 
@@ -433,6 +457,3 @@ def _all_keys(section: type[Section]) -> set[str]:
     for field in section.model_fields.values():
         keys |= {key for inner in _sections(field.annotation) for key in _all_keys(inner)}
     return keys
-
-
-_KEYS = _all_keys(Config)

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from finer_ray.config import Config
+from finer_ray.probe.config import ProbesConfig
 from finer_ray.store.layout import describe
 from finer_ray.store.manifest import Manifest
 from finer_ray.store.tables import SCHEMAS
@@ -15,6 +16,7 @@ def schema_files() -> dict[str, str]:
     """The files of schemas/, by name."""
     trees: dict[str, Any] = {
         "config.schema.json": Config.model_json_schema(),
+        "probe.schema.json": ProbesConfig.model_json_schema(),
         "manifest.schema.json": Manifest.model_json_schema(),
         "zarr_layout.json": describe(),
         **{f"{name}.arrow.json": _columns(schema) for name, schema in SCHEMAS.items()},

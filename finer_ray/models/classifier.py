@@ -12,7 +12,7 @@ from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
-from finer_ray.models.head import JoinedHead, LinearHead, read_probe
+from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
 from finer_ray.models.split import Attention, Split, Unsupported
 from finer_ray.shards import Transform
 
@@ -97,6 +97,8 @@ def build_classifier(config: ModelConfig) -> Classifier:
         except Unsupported as error:
             raise _unsupported(config, str(error)) from None
     head = backbone.head
+    if config.head == "none":
+        head = blank_head(0 if names is None else len(names))
     if head is None:
         head, listed = read_probe(Path(config.head).expanduser())
         if names is None and listed is not None:
@@ -132,6 +134,8 @@ def _measure(classifier: Classifier, config: ModelConfig, native: bool) -> None:
     except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise _unsupported(config, f"its forward pass at {height}x{width} fails: {error}") from error
     embedding, grid = cut.embedding, cut.activation
+    if config.head == "none":
+        classifier.head = blank_head(len(classifier.classes), embedding.shape[1])
     if embedding.ndim != 2 or embedding.shape[1] != classifier.head.weight.shape[1]:
         raise ConfigError(
             f"model.head: its weights are for embeddings of {classifier.head.weight.shape[1]}, "

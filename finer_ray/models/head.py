@@ -1,10 +1,12 @@
 """Heads: from embedding to logits."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -75,6 +77,11 @@ class JoinedHead(nn.Module):
         return torch.cat([self.classes(embedding), self.concepts(embedding)], dim=1)
 
 
+def blank_head(classes: int, embedding: int = 0) -> LinearHead:
+    """The head of a model that has none: every logit is 0."""
+    return LinearHead(torch.zeros(classes, embedding))
+
+
 def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
     """A linear probe from a safetensors file, and its class names.
 
@@ -86,7 +93,7 @@ def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
     """
     where = f"model.head: {str(path)!r}"
     if not path.is_file():
-        raise ConfigError(f"{where} is no file; valid: native, text, or the path of a safetensors file")
+        raise ConfigError(f"{where} is no file; valid: native, text, none, or the path of a safetensors file")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -103,3 +110,16 @@ def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
         raise ConfigError(f"{where}: its metadata `classes` must be a JSON list of {len(weight)} names")
     head = LinearHead(weight, bias, normalize=metadata.get("normalize", "").lower() == "true")
     return head, None if names is None else [str(name) for name in names]
+
+
+def probe_bytes(head: LinearHead, classes: Sequence[str], notes: Mapping[str, str]) -> bytes:
+    """A linear probe as the safetensors file that `read_probe` reads, with further notes in its metadata."""
+    form = {"classes": json.dumps(list(classes)), "normalize": json.dumps(head.normalize)}
+    return safetensors.torch.save({"weight": head.weight, "bias": head.bias}, {**notes, **form})
+
+
+def probe_metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: after 8 bytes of length, a JSON header. Raises ValueError."""
+    size = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    return metadata

@@ -1,6 +1,6 @@
 """Reading an export: its tables as Arrow, its maps as arrays, any contrast from the stored basis."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
 from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
-from finer_ray.store.parts import read_tables
+from finer_ray.store.parts import iter_tables, read_tables
 from finer_ray.store.tables import SCHEMAS
 from finer_ray.store.tensors import open_tensors
 
@@ -51,6 +51,10 @@ class Export:
     def classes(self) -> pa.Table:
         """A line per class and map."""
         return self._table("classes")
+
+    def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of a table, batch by batch, for tables that are larger than memory."""
+        return iter_tables(self._folder, self.manifest.tables.get(name, []), columns)
 
     @cached_property
     def tensors(self) -> Any:

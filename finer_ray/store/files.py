@@ -3,12 +3,16 @@
 import os
 import posixpath
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+
+# Rows of a table that are in memory at a time.
+BATCH_ROWS = 4096
 
 
 class Folder:
@@ -80,3 +84,8 @@ class Folder:
         """Read a Parquet file that `write_table` wrote. Raises FileNotFoundError."""
         with self.fs.open(self.path(name), "rb") as file:
             return pq.read_table(file).cast(schema)
+
+    def iter_table(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of such a file, batch by batch. Raises FileNotFoundError."""
+        with self.fs.open(self.path(name), "rb") as file:
+            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)

@@ -1,6 +1,6 @@
 """Parts: the Parquet pieces that units commit, and the tables that they become."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -60,6 +60,12 @@ def publish(folder: Folder, units: list[int], manifest: Manifest) -> Manifest:
 def read_tables(folder: Folder, files: list[str], schema: pa.Schema) -> pa.Table:
     """Several files as one table."""
     return pa.concat_tables([schema.empty_table(), *(folder.read_table(file, schema) for file in files)])
+
+
+def iter_tables(folder: Folder, files: list[str], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of several files, batch by batch."""
+    for name in files:
+        yield from folder.iter_table(name, columns)
 
 
 def discard(folder: Folder) -> None:

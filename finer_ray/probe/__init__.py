@@ -1,0 +1,1 @@
+"""Linear probes: classifiers trained on frozen embeddings. Neither Ray nor backbones."""

@@ -1,0 +1,30 @@
+"""Train linear probes: backbones x data sets in, safetensors and a table of accuracies out.
+
+ray job submit --working-dir . -- python jobs/train_probe.py --config my_probes.yaml
+"""
+
+import argparse
+import sys
+
+from finer_ray.config import load_section
+from finer_ray.errors import FinerRayError
+from finer_ray.pipeline.probing import probe
+from finer_ray.probe.config import ProbesConfig
+from finer_ray.probe.table import accuracy_markdown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a linear probe for every backbone and data set.")
+    parser.add_argument("--config", required=True, help="the probing job's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
+    arguments = parser.parse_args()
+    try:
+        config = load_section(ProbesConfig, arguments.config, arguments.set)
+        records = probe(config)
+    except FinerRayError as error:
+        sys.exit(f"error: {error}")
+    print(accuracy_markdown(records))
+
+
+if __name__ == "__main__":
+    main()
