@@ -1,4 +1,4 @@
-"""The command line: `finer-ray export | verify | table | study | demo | schema`."""
+"""The command line: `finer-ray export | verify | table | study | demo | birds | schema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -116,6 +116,21 @@ def demo(
     from finer_ray.demo.tour import tour
 
     tour(folder)
+
+
+@app.command()
+def birds(
+    folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
+    split: Annotated[str, typer.Option(help="train or test: other seeds.")] = "train",
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each of the 24 species.")] = 20,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Side in pixels.")] = 224,
+    mark: Annotated[bool, typer.Option("--mark", help="Put the class's mark into a corner of each.")] = False,
+) -> None:
+    """Draw fine-grained birds whose differing parts are known, as WebDataset shards with all masks."""
+    from finer_ray.demo.birds.shards import write_birds
+
+    for path in write_birds(folder, split, per_class, size, mark):
+        typer.echo(path)
 
 
 @app.command()
