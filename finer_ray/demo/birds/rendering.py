@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finer_ray.demo.birds.anatomy import anatomy
+from finer_ray.demo.birds.anatomy import Anatomy, anatomy
 from finer_ray.demo.birds.layers import numbered, painted
-from finer_ray.demo.birds.plan import PLANS
+from finer_ray.demo.birds.plan import PLANS, BodyPlan
 from finer_ray.demo.birds.plumage import plumage
 from finer_ray.demo.birds.pose import Pose
 from finer_ray.demo.birds.scene import SIZE, Scene
@@ -43,13 +43,18 @@ def render(species: Species, seed: int, size: int = SIZE) -> Rendering:
 
     Species of one genus stand alike under one seed: their pictures differ where `differing_mask` says.
     """
-    pose = Pose.sample(np.random.default_rng((seed, 0)))
-    body = anatomy(PLANS[species.genus], pose)
-    scene = Scene.sample(np.random.default_rng((seed, 1)), body.foot)
+    body, scene = _stage(PLANS[species.genus], seed)
     layers = [*plumage(species, body, scene.sun, seed), *scene.before]
     image = _pixels(scene.behind + painted(layers) + scene.light, size, "geometric_precision")
     parts = _pixels(f'<rect width="{SIZE}" height="{SIZE}"/>' + numbered(layers), size, "crisp_edges")
     return Rendering(image, parts[..., 0].copy())
+
+
+def render_empty(seed: int, size: int = SIZE) -> Rendering:
+    """A scene without a bird."""
+    _, scene = _stage(PLANS["reed finch"], seed)
+    image = _pixels(scene.behind + painted([*scene.before]) + scene.light, size, "geometric_precision")
+    return Rendering(image, np.zeros((size, size), dtype=np.uint8))
 
 
 def object_mask(parts: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -65,6 +70,11 @@ def part_mask(parts: NDArray[np.uint8], *names: str) -> NDArray[np.bool_]:
 def differing_mask(parts: NDArray[np.uint8], a: Species, b: Species) -> NDArray[np.bool_]:
     """Where two species differ, (H, W): the parts of `differing_parts`, of a part map of either."""
     return part_mask(parts, *differing_parts(a, b))
+
+
+def _stage(plan: BodyPlan, seed: int) -> tuple[Anatomy, Scene]:
+    body = anatomy(plan, Pose.sample(np.random.default_rng((seed, 0))))
+    return body, Scene.sample(np.random.default_rng((seed, 1)), body.foot)
 
 
 def _pixels(content: str, size: int, shapes: Shapes) -> NDArray[np.uint8]:

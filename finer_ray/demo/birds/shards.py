@@ -2,11 +2,7 @@
 
 import io
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -16,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from finer_ray.config import nearest
-from finer_ray.demo.birds.mark import marked
-from finer_ray.demo.birds.rendering import Rendering, object_mask, part_mask, render
+from finer_ray.demo.birds.pictures import Picture, pictures, rendered
+from finer_ray.demo.birds.rendering import Rendering, object_mask, part_mask
 from finer_ray.demo.birds.scene import SIZE
 from finer_ray.demo.birds.species import (
     ATTRIBUTES,
@@ -29,60 +24,11 @@ from finer_ray.demo.birds.species import (
     differing_parts,
     siblings,
 )
-from finer_ray.errors import ConfigError, InputError
+from finer_ray.errors import InputError
 
 BASE = "bird"
 QUALITY = 92
 PER_SHARD = 480
-# The first seed of each split; a split has fewer pictures than lie between them.
-SPLITS = {"train": 0, "test": 1_000_000_000}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture to make: the `number`-th of a split; labels take turns, so that any beginning is balanced."""
-
-    split: str
-    number: int
-    size: int = SIZE
-    mark: bool = False
-
-    @property
-    def label(self) -> int:
-        """Index into SPECIES."""
-        return self.number % len(SPECIES)
-
-    @property
-    def seed(self) -> int:
-        """Of pose, scene and light; no other picture of any split has it."""
-        return SPLITS[self.split] + self.number
-
-    def render(self) -> Rendering:
-        """Its pixels and parts."""
-        rendering = render(SPECIES[self.label], self.seed, self.size)
-        return marked(rendering, self.label) if self.mark else rendering
-
-
-def pictures(split: str, per_class: int, size: int = SIZE, mark: bool = False) -> list[Picture]:
-    """The first `per_class` pictures of every species.
-
-    Raises:
-        ConfigError: unknown split, or more pictures than a split has seeds.
-    """
-    if split not in SPLITS:
-        raise ConfigError(f"--split: {split!r} is neither {' nor '.join(SPLITS)}{nearest(split, list(SPLITS))}")
-    count = per_class * len(SPECIES)
-    if count > SPLITS["test"]:
-        raise ConfigError(f"--per-class: {per_class} is too many; a split has {SPLITS['test']} pictures at most")
-    return [Picture(split, number, size, mark) for number in range(count)]
-
-
-def rendered(todo: list[Picture], workers: int | None = None) -> Iterator[Rendering]:
-    """Renderings in order, made by several processes (None: one per CPU)."""
-    # Spawned, because a forked process may inherit locks that other threads hold.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(Picture.render, todo, chunksize=8)
 
 
 def write_birds(
