@@ -160,6 +160,21 @@ def demo(
 
 
 @app.command()
+def birds(
+    folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
+    split: Annotated[str, typer.Option(help="train or test: other seeds.")] = "train",
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each of the 24 species.")] = 20,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Side in pixels.")] = 224,
+    mark: Annotated[bool, typer.Option("--mark", help="Put the class's mark into a corner of each.")] = False,
+) -> None:
+    """Draw fine-grained birds whose differing parts are known, as WebDataset shards with all masks."""
+    from finer_ray.demo.birds.shards import write_birds
+
+    for path in write_birds(folder, split, per_class, size, mark):
+        typer.echo(path)
+
+
+@app.command()
 def schema(
     folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("schemas"),
 ) -> None:

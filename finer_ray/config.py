@@ -42,6 +42,7 @@ MapName = Literal[
     "finer_gem",
 ]
 FINER = "finer_"
+LOCAL_DIR = "local-dir:"
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 Weighting = Literal["equal", "probability", "probability_detached"]
@@ -96,7 +97,11 @@ class InputConfig(Section):
 class ModelConfig(Section):
     """The classifier that is explained."""
 
-    backbone: str = Field(pattern=r"^(timm|open_clip):.+$", description="timm:NAME or open_clip:NAME")
+    backbone: str = Field(
+        pattern=r"^(timm|open_clip):.+$",
+        description="timm:NAME | open_clip:NAME | open_clip:local-dir:FOLDER with an open_clip_config.json, "
+        "where FOLDER may be package:NAME/FOLDER",
+    )
     weights: str = Field(
         description="pretrained tag | path to safetensors or a weights_only checkpoint | "
         "package:NAME/FILE inside an installed Python package | random (seeded)"
@@ -337,6 +342,8 @@ class Config(Section):
             del parts["model"][key]
         for cam in {"rise", "mask", "gem"} - self.saliency.cams():
             del parts["saliency"][cam]
+        # So has a local folder, whose content counts, not its place.
+        parts["model"]["backbone"] = re.sub(f"(?<=:{LOCAL_DIR}).*", "", self.model.backbone)
         parts["compute"] = {"precision": self.compute.precision}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

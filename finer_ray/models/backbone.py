@@ -16,9 +16,11 @@ class Backbone:
         transform: from a photo to the encoder's input.
         head: the classes, where the config wants the model's own classifier or its text tower.
         concepts: the texts of `model.concepts`, where there are any.
+        identity: what the model's fingerprint says of its architecture; '' where that is `model.backbone` itself.
     """
 
     split: Split
     transform: Transform
     head: LinearHead | None = None
     concepts: LinearHead | None = None
+    identity: str = ""

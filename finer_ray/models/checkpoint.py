@@ -25,14 +25,9 @@ def weights_file(weights: str) -> Path | None:
     Raises:
         ConfigError: it looks like a file, and there is no such file or package.
     """
-    if weights.startswith(PACKAGE):
-        package, _, inside = weights.removeprefix(PACKAGE).partition("/")
-        try:
-            path = Path(str(resources.files(package).joinpath(inside)))
-        except ModuleNotFoundError:
-            raise ConfigError(
-                f"model.weights: no Python package {package!r} is installed (`make install` brings the demo's)"
-            ) from None
+    packed = package_path(weights, "model.weights")
+    if packed is not None:
+        path = packed
     elif weights.endswith(SUFFIXES) or "/" in weights:
         path = Path(weights).expanduser()
     else:
@@ -41,6 +36,27 @@ def weights_file(weights: str) -> Path | None:
         siblings = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
         raise ConfigError(f"model.weights: no file {str(path)!r}{nearest(path.name, siblings)}")
     return path
+
+
+def package_path(text: str, key: str) -> Path | None:
+    """The place that `package:NAME/PLACE` names inside an installed Python package, or None for any other text.
+
+    Args:
+        text: of the config.
+        key: where it stands there, for messages.
+
+    Raises:
+        ConfigError: there is no such package.
+    """
+    if not text.startswith(PACKAGE):
+        return None
+    package, _, inside = text.removeprefix(PACKAGE).partition("/")
+    try:
+        return Path(str(resources.files(package).joinpath(inside)))
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{key}: no Python package {package!r} is installed (`make install` brings the demo's)"
+        ) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
     joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
     classifier = Classifier(backbone.split, joined, backbone.transform, names, concepts)
     classifier.eval().requires_grad_(False)
-    _measure(classifier, config, native=config.head == "native")
+    _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
 
 
@@ -122,7 +122,7 @@ def _backbone(config: ModelConfig, names: ClassNames | None, concepts: ClassName
 
 
 @torch.no_grad()
-def _measure(classifier: Classifier, config: ModelConfig, native: bool) -> None:
+def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None:
     """Sizes and fingerprints, and the proof that the cut computes what the library does."""
     height, width = classifier.transform.size
     images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
@@ -141,14 +141,14 @@ def _measure(classifier: Classifier, config: ModelConfig, native: bool) -> None:
             f"model.head: its weights are for embeddings of {classifier.head.weight.shape[1]}, "
             f"{config.backbone} gives {tuple(embedding.shape[1:])}"
         )
-    ours = classifier.head(embedding) if native else embedding
+    ours = classifier.head(embedding) if config.head == "native" else embedding
     # Weights that give NaN are no fault of the cut; such images become failures one by one.
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > TOLERANCE * theirs.abs().max():
         raise _unsupported(config, "cut at the CAM layer it does not compute what the library's forward does")
     classifier.grid_size = (grid.shape[2], grid.shape[3])
     classifier.embedding_size = embedding.shape[1]
     classifier.model_fingerprint = fingerprint(
-        classifier.split.state_dict(), config.backbone, str(config.pool), repr(classifier.transform)
+        classifier.split.state_dict(), identity, str(config.pool), repr(classifier.transform)
     )
     classifier.head_fingerprint = fingerprint(
         classifier.head.state_dict(),

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import open_clip
@@ -10,11 +11,12 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from finer_ray.config import ModelConfig, nearest
+from finer_ray.config import LOCAL_DIR, ModelConfig, nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
+from finer_ray.models.openclip_folder import OpenClipFolder
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.split import Attention, MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
@@ -177,8 +179,11 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
     Raises:
         ConfigError: unknown name or tag, weights that do not fit, or an option that the model lacks.
     """
-    name = config.backbone.removeprefix("open_clip:")
-    if name not in open_clip.list_models():
+    name, folder = config.backbone.removeprefix("open_clip:"), None
+    if name.startswith(LOCAL_DIR):
+        folder = OpenClipFolder.read(name.removeprefix(LOCAL_DIR))
+        name = folder.name
+    elif name not in open_clip.list_models():
         hint = nearest(name, open_clip.list_models())
         raise ConfigError(f"model.backbone: open_clip has no model {name!r}{hint}")
     if config.head == "native":
@@ -188,14 +193,14 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
         )
     model = _create(name, config)
     texts = {"head": names if config.head == "text" else (), "concepts": concepts}
+    tokenizer = folder.tokenizer if folder else partial(open_clip.get_tokenizer, name)
     heads = {
-        part: text_head(model, open_clip.get_tokenizer(name), prompts, config.templates)
-        for part, prompts in texts.items()
-        if prompts
+        part: text_head(model, tokenizer(), prompts, config.templates) for part, prompts in texts.items() if prompts
     }
     if config.pool is not None:
         _set_pool(model.visual, config.pool)
-    return Backbone(split_openclip(model.visual), _transform(model, config), **heads)
+    identity = folder.identity if folder else ""
+    return Backbone(split_openclip(model.visual), _transform(model, config), **heads, identity=identity)
 
 
 def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: list[str]) -> LinearHead:
@@ -222,7 +227,13 @@ def _create(name: str, config: ModelConfig) -> Any:
     logging.getLogger().addFilter(_no_pretrained)
     try:
         model = open_clip.create_model(
-            name, pretrained=tag, force_image_size=config.image_size, weights_only=True, pretrained_text=False
+            name,
+            pretrained=tag,
+            # A local-dir folder may hold any checkpoint; what is loaded is what model.weights names.
+            load_weights=not name.startswith(LOCAL_DIR),
+            force_image_size=config.image_size,
+            weights_only=True,
+            pretrained_text=False,
         )
     except Exception as error:
         raise ConfigError(
