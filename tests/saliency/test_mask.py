@@ -154,6 +154,7 @@ def test_neither_batch_nor_memory_matters(name: str) -> None:
 
 def test_seed_decides_and_nothing_is_left_behind(small: Classifier) -> None:
     x = images(small, 1)
+    small.zero_grad()  # other tests' gradients
     question = Question((Map("m", "mask"),), mask=FEW)
     first = explain(small, x, question).maps
     torch.manual_seed(99)
