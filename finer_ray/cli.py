@@ -1,5 +1,6 @@
 """The command line: `finer-ray export | probe | verify | table | study | pack | demo | birds | schema`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ ERRORS = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the config; repeatable.")
 ]
+To = Annotated[Path, typer.Option(help="The folder to write to.")]
 
 
 studies = typer.Typer(
@@ -99,20 +101,20 @@ def table(
 
 @studies.command()
 def similarity(
-    classifier: Annotated[Path, typer.Argument(help="A linear probe's safetensors file, or a job's YAML file.")],
-    to: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("study"),
+    classifier: Annotated[Path, typer.Argument(help="A probe's or a model's weights, or a job's YAML file.")],
+    to: To = Path("study"),
+    tensor: Annotated[str | None, typer.Option(help="The classifier's weights among a model's tensors.")] = None,
 ) -> None:
     """How similar are a classifier's classes to each other? (sorted weight-similarity curve)"""
     from finer_ray.studies.similarity import similarity_study
 
-    for place in similarity_study(classifier, to):
-        typer.echo(place)
+    _say(similarity_study(classifier, to, tensor))
 
 
 @studies.command()
 def gamma(
     url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
-    to: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("study"),
+    to: To = Path("study"),
     low: Annotated[float, typer.Option(help="The smallest gamma.")] = -1.0,
     high: Annotated[float, typer.Option(help="The largest gamma.")] = 3.0,
     step: Annotated[float, typer.Option(min=0.001, help="From one gamma to the next.")] = 0.1,
@@ -122,8 +124,52 @@ def gamma(
     from finer_ray.studies.sweep import sweep_study
 
     gammas = [round(low + step * place, 6) for place in range(int((high - low) / step + 1.5))]
-    for place in sweep_study(open_export(url), gammas, to):
-        typer.echo(place)
+    _say(sweep_study(open_export(url), gammas, to))
+
+
+@studies.command()
+def aggregation(
+    config: Annotated[Path, typer.Argument(help="The job's YAML file; its maps and metrics are set by the study.")],
+    to: To = Path("study"),
+    set_: Overrides = None,
+) -> None:
+    """Does it matter how the references become one map? (Tab. 7) Running it again does only what is missing."""
+    from finer_ray.report.table import paper_table
+    from finer_ray.store.export import open_export
+    from finer_ray.studies.aggregation import EXPORT, aggregation_study
+
+    places = aggregation_study(load_config(config, set_ or []), to)
+    Console().print(paper_table(open_export(str(to / EXPORT))))
+    _say(places)
+
+
+@studies.command()
+def faithfulness(
+    class_job: Annotated[Path, typer.Argument(help="The classifier's YAML file; the study sets what it asks.")],
+    text_job: Annotated[Path, typer.Argument(help="An open_clip job on the same shards; the study sets its texts.")],
+    attributes: Annotated[Path, typer.Option(help="JSON: {class: {text: strength 0 to 1}} or {class: [texts]}.")],
+    word: Annotated[str, typer.Option(help="The general word that attributes are compared with, such as bird.")],
+    to: To = Path("study"),
+) -> None:
+    """Does the map of a class agree with the maps of its attributes? (A.2) Running it again does what is missing."""
+    from finer_ray.studies.faithfulness import faithfulness_study
+
+    _say(faithfulness_study(load_config(class_job), load_config(text_job), attributes, word, to))
+
+
+@studies.command("failure-cases")
+def failure_cases(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    to: To = Path("study"),
+    name: Annotated[str | None, typer.Option("--map", help="The finer map; the first with a baseline.")] = None,
+    by: Annotated[str | None, typer.Option(help="The metric that judges; localisation where there is any.")] = None,
+    shown: Annotated[int, typer.Option(min=0, max=100, help="How many are drawn.")] = 12,
+) -> None:
+    """Where is the finer map worse than its baseline, or the prediction wrong? (C.1) Ranked, the first ones drawn."""
+    from finer_ray.store.export import open_export
+    from finer_ray.studies.failure_cases import failure_cases_study
+
+    _say(failure_cases_study(open_export(url), to, name, by, shown))
 
 
 @app.command()
@@ -185,6 +231,11 @@ def schema(
     for name, text in schema_files().items():
         (folder / name).write_text(text, encoding="utf-8")
         typer.echo(folder / name)
+
+
+def _say(places: Iterable[Path]) -> None:
+    for place in places:
+        typer.echo(place)
 
 
 def main() -> None:

@@ -255,6 +255,25 @@ class SaliencyConfig(Section):
             raise ValueError("target: concept and the section saliency.concept need each other")
         return self
 
+    def baselines(self) -> dict[str, str]:
+        """For each map that compares (gamma is not 0), the map of the same CAM that does not, where the job has one.
+
+        A reversed map has none: it explains the references, not the target.
+        """
+        plain: dict[str, str] = {}
+        comparing: dict[str, str] = {}
+        for item in self.maps:
+            if isinstance(item, str):
+                cam, gamma = item.removeprefix(FINER), self.gamma if item.startswith(FINER) else 0.0
+            else:
+                cam, gamma = item.cam, self.gamma if item.gamma is None else item.gamma
+            name, reverse = (item, False) if isinstance(item, str) else (item.name, item.reverse)
+            if gamma == 0 and not reverse:
+                plain.setdefault(cam, name)
+            elif not reverse:
+                comparing[name] = cam
+        return {name: plain[cam] for name, cam in comparing.items() if cam in plain}
+
 
 Fill = Literal["mean", "black", "white", "blur"]
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finer_ray.saliency.objective import similar_weights
+
 CHUNK = 1024
 
 
@@ -48,3 +50,17 @@ def similarity_curve(weight: Tensor) -> SimilarityCurve:
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0) * count / (count - 1)
     return SimilarityCurve(mean, variance.sqrt(), low, high)
+
+
+def most_similar(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """For every class the class whose classifier weights have the largest cosine with its own (Eq. 11).
+
+    Args:
+        weight: (C, E) float, C >= 2.
+
+    Returns:
+        (C,) int64, never the class itself, and (C,) their cosines.
+    """
+    chunks = torch.arange(len(weight)).split(CHUNK)
+    nearest = torch.cat([similar_weights(weight, chunk, 1)[:, 0] for chunk in chunks])
+    return nearest, functional.cosine_similarity(weight, weight[nearest], dim=1)

@@ -1,4 +1,4 @@
-"""Contact sheet: photo, Grad-CAM and Finer-CAM side by side, with the names of the classes compared."""
+"""Contact sheet: photo, baseline and finer map side by side, with the names of the classes compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -17,46 +19,61 @@ TITLES = {"gradcam": "Grad-CAM", "finer_gradcam": "Finer-CAM"}
 COLOURS = "inferno"
 
 
-def contact_sheet(export: Export, rows: Sequence[int], path: Path) -> None:
+def contact_sheet(
+    export: Export,
+    rows: Sequence[int],
+    path: Path,
+    maps: tuple[str, str] = ("gradcam", "finer_gradcam"),
+    title: str | None = None,
+    notes: Sequence[tuple[str, str]] | None = None,
+) -> None:
     """Draw some rows of an export as a PNG, two images across.
 
     Args:
-        export: with the maps gradcam and finer_gradcam.
+        export: with these maps.
         rows: which images.
         path: of the PNG.
+        maps: a baseline and a finer map, by name.
+        title: of the sheet; the question that Finer-CAM asks when None.
+        notes: for each row, a line for the title of each of its maps.
     """
     photos = read_photos(export, rows)
-    maps = {name: export.maps(rows, name, size=photos[0].shape[:2]) for name in TITLES}
-    lines = {line["row"]: line for line in export.images.to_pylist()}
+    heat = {name: export.maps(rows, name, size=photos[0].shape[:2]) for name in maps}
+    chosen = export.images.filter(pc.is_in(export.images["row"], pa.array(rows, pa.int64())))
+    lines = {line["row"]: line for line in chosen.to_pylist()}
     down = -(-len(rows) // ACROSS)
     figure = Figure(figsize=(6.6 * ACROSS, 2.45 * down + 0.5), dpi=110, layout="constrained")
     gamma = export.manifest.config["saliency"]["gamma"]
-    figure.suptitle(f"What makes it this class and not its nearest ones? (gamma {gamma:g})", fontsize=12)
+    title = title or f"What makes it this class and not its nearest ones? (gamma {gamma:g})"
+    figure.suptitle(title, fontsize=12)
     axes: Any = figure.subplots(down, 3 * ACROSS, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for position, row in enumerate(rows):
         trio = axes[position // ACROSS, 3 * (position % ACROSS) :][:3]
-        caption = captions(lines[row], export.manifest.classes)
+        caption = captions(lines[row], export.manifest.classes, maps)
         trio[0].imshow(photos[position])
-        for axis, name in zip(trio[1:], TITLES, strict=True):
-            axis.imshow(overlay(photos[position], maps[name][position]))
-        for axis, text in zip(trio, caption, strict=True):
-            axis.set_title(text, fontsize=7.5)
+        for axis, name in zip(trio[1:], maps, strict=True):
+            axis.imshow(overlay(photos[position], heat[name][position]))
+        for axis, text, note in zip(trio, caption, ("", *(notes[position] if notes else ("", ""))), strict=True):
+            axis.set_title(f"{text}\n{note}" if note else text, fontsize=7.5)
     figure.savefig(path)
 
 
-def captions(line: dict[str, Any], classes: Sequence[str]) -> tuple[str, str, str]:
+def captions(
+    line: dict[str, Any], classes: Sequence[str], maps: tuple[str, str] = ("gradcam", "finer_gradcam")
+) -> tuple[str, str, str]:
     """Titles over photo, baseline and finer map of one line of images."""
     predicted, label = classes[line["predicted"]], line["label"]
     told = "" if label is None or label == line["predicted"] else f"\n(labelled {classes[label]})"
     references = [classes[index] for index in line["references"] if index >= 0]
     others = "\n".join(", ".join(references[start : start + 2]) for start in range(0, len(references), 2))
     target = classes[line["target"]]
+    baseline, finer = (TITLES.get(name, name) for name in maps)
     return (
         f"{predicted} {line['predicted_probability']:.0%}{told}",
-        f"Grad-CAM\n{target}",
-        f"Finer-CAM, against\n{others}",
+        f"{baseline}\n{target}",
+        f"{finer}, against\n{others}",
     )
 
 

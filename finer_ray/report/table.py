@@ -1,5 +1,6 @@
 """The paper's table of an export: maps by metrics, and every finer map against its baseline, image by image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.table import Table
 
-from finer_ray.config import FINER
+from finer_ray.config import SaliencyConfig
 from finer_ray.metrics.bootstrap import paired_interval
 from finer_ray.store.export import Export
 
@@ -23,6 +24,7 @@ COLUMNS = {
     "Loc. ↑": "localisation",
     "Point. ↑": "pointing_hit",
 }
+HIGHER_IS_BETTER = {column: head.endswith("↑") for head, column in COLUMNS.items()}
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,23 @@ class Cell:
     high: float | None = None
 
 
-def compare(export: Export) -> dict[str, dict[str, Cell]]:
-    """Cells by map and heading; headings that no image has are left out."""
+def baselines(export: Export) -> dict[str, str]:
+    """For each finer map of an export, its baseline: the map of the same CAM with gamma 0."""
+    return SaliencyConfig.model_validate(export.manifest.config["saliency"]).baselines()
+
+
+def compare(export: Export, against: Mapping[str, str] | None = None) -> dict[str, dict[str, Cell]]:
+    """Cells by map and heading; headings that no image has are left out.
+
+    Args:
+        export: any.
+        against: which map a map's differences are taken to, by name; its baseline when None.
+    """
+    against = baselines(export) if against is None else against
     values = {name: _values(export, name) for name in export.manifest.layout.maps}
     present = [head for head in COLUMNS if any(np.isfinite(columns[head]).any() for columns in values.values())]
     return {
-        name: {head: _cell(columns[head], _baseline(values, name, head)) for head in present}
+        name: {head: _cell(columns[head], values[against[name]][head] if name in against else None) for head in present}
         for name, columns in values.items()
     }
 
@@ -77,11 +90,6 @@ def _values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
     """Metrics of one map by heading, rows of images in order, NaN for null."""
     table = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
     return {head: pc.cast(table[column], pa.float64()).to_numpy() for head, column in COLUMNS.items()}
-
-
-def _baseline(values: dict[str, dict[str, NDArray[np.float64]]], name: str, head: str) -> NDArray[np.float64] | None:
-    base = name.removeprefix(FINER)
-    return values[base][head] if base != name and base in values else None
 
 
 def _cell(values: NDArray[np.float64], baseline: NDArray[np.float64] | None) -> Cell:

@@ -52,6 +52,13 @@ class Transform:
         x1, y1, x2, y2 = box
         return ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))[None, :]
 
+    def view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What the result shows of an image: x1, y1, x2, y2 as shares of its width and height; beyond 0 and 1 where
+        black surrounds it."""
+        wide, high = self.resized(width, height)
+        left, top = _offset(wide, self.size[1]), _offset(high, self.size[0])
+        return left / wide, top / high, (left + self.size[1]) / wide, (top + self.size[0]) / high
+
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize, before the crop."""
         tall, wide = (math.floor(side / self.crop_pct) for side in self.size)

@@ -123,7 +123,7 @@ class Export:
         # A reference that an image lacks is NaN in every cell.
         present = ~torch.isnan(basis[:, 1:, 0, 0])
         # Equal weights need no logits, for which the table of images would be read.
-        known = torch.zeros(present.shape) if weighting == "equal" else self._reference_logits(rows)[:, chosen]
+        known = torch.zeros(present.shape) if weighting == "equal" else self.reference_logits(rows)[:, chosen]
         weights = reference_weights(known, present, weighting)
         drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
@@ -142,8 +142,9 @@ class Export:
         stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
         return stored
 
-    def _reference_logits(self, rows: NDArray[np.int64]) -> torch.Tensor:
+    def reference_logits(self, rows: Rows) -> torch.Tensor:
         """Logits of the references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
+        rows = self._rows(rows)
         known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
         table = dict(zip(known["row"].to_pylist(), known["reference_logits"].to_pylist(), strict=True))
         none = [None] * self.manifest.layout.references

@@ -3,25 +3,48 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from finer_ray.config import load_config
+from finer_ray.config import load_config, nearest
+from finer_ray.errors import ConfigError
 from finer_ray.metrics.similarity import similarity_curve
 from finer_ray.models import build_classifier
-from finer_ray.models.head import read_probe
+from finer_ray.models.checkpoint import read_checkpoint
+from finer_ray.studies.output import write_study
+
+# What a classifier's last layer is called: in a linear probe, and in the checkpoints of the usual libraries.
+HEADS = ("weight", "head.weight", "fc.weight", "classifier.weight", "head.fc.weight", "heads.head.weight")
+LISTED = 5
 
 
-def classifier_weights(path: Path) -> Tensor:
-    """Weights (C, E) of a classifier given as a safetensors file, or as the YAML file of a job.
+def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
+    """Weights (C, E) of a classifier.
+
+    Args:
+        path: a linear probe or a whole model's checkpoint (safetensors, or what torch loads with weights_only); or
+            the YAML file of a job.
+        tensor: which tensor of a checkpoint; the one of `HEADS` that it has when None.
 
     Raises:
-        ConfigError: neither, or it cannot be read.
+        ConfigError: the file cannot be read, or it holds no such matrix.
     """
     if path.suffix in (".yaml", ".yml"):
         return build_classifier(load_config(path).model).class_weights()
-    return read_probe(path)[0].weight
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no file {str(path)!r}{nearest(path.name, [p.name for p in path.parent.glob('*')])}"
+        )
+    matrices = {name: value for name, value in read_checkpoint(path).items() if value.ndim == 2 and len(value) > 1}
+    names = [name for name in HEADS if name in matrices] if tensor is None else [tensor]
+    if len(names) != 1 or names[0] not in matrices:
+        hint = "" if tensor is None else nearest(tensor, list(matrices))
+        last = ", ".join(list(matrices)[-LISTED:]) or "none"
+        raise ConfigError(
+            f"{str(path)!r}: --tensor must name the classifier's weights (classes, embedding){hint}; "
+            f"the last matrices of the file: {last}"
+        )
+    return matrices[names[0]]
 
 
 def similarity_table(weight: Tensor) -> pa.Table:
@@ -31,16 +54,11 @@ def similarity_table(weight: Tensor) -> pa.Table:
     return pa.table({"rank": pa.array(range(1, len(weight)), pa.int32()), **columns})
 
 
-def similarity_study(path: Path, folder: Path) -> tuple[Path, Path]:
+def similarity_study(path: Path, folder: Path, tensor: str | None = None) -> list[Path]:
     """Write similarity.parquet and similarity.png. Raises what `classifier_weights` does."""
-    weight = classifier_weights(path)
+    weight = classifier_weights(path, tensor)
     table = similarity_table(weight)
-    folder.mkdir(parents=True, exist_ok=True)
-    places = folder / "similarity.parquet", folder / "similarity.png"
-    pq.write_table(table, places[0])
-    figure = _figure(table, len(weight))
-    figure.savefig(places[1])
-    return places
+    return write_study(folder, {"similarity": table}, {"similarity": _figure(table, len(weight))})
 
 
 def _figure(table: pa.Table, classes: int) -> Figure:

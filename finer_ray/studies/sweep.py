@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
 
@@ -15,7 +14,9 @@ from finer_ray.errors import ExportError
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.report.photos import read_rows
 from finer_ray.saliency.aggregation import contrast
+from finer_ray.saliency.objective import reference_weights
 from finer_ray.store.export import Export
+from finer_ray.studies.output import write_study
 
 SCHEMA = pa.schema(
     [
@@ -33,6 +34,8 @@ BATCH = 64
 def sweep_table(export: Export, gammas: Sequence[float]) -> pa.Table:
     """A line per annotated image and gamma: row, gamma, localisation, pointing_hit.
 
+    Against all references of an image, aggregated and weighed as in the export's section `saliency`.
+
     Raises:
         ExportError: no image has a mask or box, there is no basis, or the photos' shards are gone.
     """
@@ -44,14 +47,10 @@ def sweep_table(export: Export, gammas: Sequence[float]) -> pa.Table:
     return pa.concat_tables(_score(export, rows, regions, gammas) for rows, regions in _regions(export, annotated))
 
 
-def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> tuple[Path, Path]:
+def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> list[Path]:
     """Write sweep.parquet and sweep.png. Raises what `sweep_table` does."""
     table = sweep_table(export, gammas)
-    folder.mkdir(parents=True, exist_ok=True)
-    places = folder / "sweep.parquet", folder / "sweep.png"
-    pq.write_table(table, places[0])
-    _figure(table).savefig(places[1])
-    return places
+    return write_study(folder, {"sweep": table}, {"sweep": _figure(table)})
 
 
 def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -72,7 +71,11 @@ def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], t
 def _score(export: Export, rows: list[int], regions: torch.Tensor, gammas: Sequence[float]) -> pa.Table:
     basis = export.basis(rows)
     present = ~basis[:, 1:, 0, 0].isnan()
-    maps = torch.stack([contrast(basis, gamma, present=present) for gamma in gammas], dim=1)
+    saliency = export.manifest.config["saliency"]
+    weights = reference_weights(export.reference_logits(rows), present, saliency["weighting"])
+    maps = torch.stack(
+        [contrast(basis, gamma, saliency["aggregation"], present, weights=weights) for gamma in gammas], dim=1
+    )
     # Arrow takes NaN for null here.
     energy, hit = (
         pa.array(metric(maps, regions).flatten().numpy(), from_pandas=True) for metric in (localisation, pointing_hit)

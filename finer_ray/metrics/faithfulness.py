@@ -1,0 +1,57 @@
+"""Faithfulness: do two maps of one image agree? (Finer-CAM, supplementary, A.2)"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of maps as vectors of their cells.
+
+    Args:
+        a, b: (n, h, w) float.
+
+    Returns:
+        (n,), in [0, 1] for non-negative maps; NaN where a map is zero everywhere.
+    """
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    similarity: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    return similarity
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of maps over their cells, which unlike the cosine is 0 for unrelated non-negative maps.
+
+    Args:
+        a, b: (n, h, w) float.
+
+    Returns:
+        (n,) in [-1, 1]; NaN where a map is flat.
+    """
+    flat = [values.amax((1, 2)) == values.amin((1, 2)) for values in (a, b)]
+    centred = (values - values.mean((1, 2), keepdim=True) for values in (a.double(), b.double()))
+    return cosine(*centred).masked_fill(flat[0] | flat[1], torch.nan)
+
+
+def to_peak(maps: Tensor) -> Tensor:
+    """Maps (n, h, w), each divided by its maximum; a map of zeros stays one."""
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def resample(maps: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
+    """A window of each map on another grid, bilinearly; beyond the centres of the outer cells their values go on.
+
+    Args:
+        maps: (n, h, w) float.
+        window: (n, 4) x1, y1, x2, y2 as shares of the map's width and height, in [0, 1].
+        size: (H, W) of the grid.
+
+    Returns:
+        (n, H, W). With the whole map as the window and its own size, the map itself.
+    """
+    low, high = window[:, :2].to(maps), window[:, 2:].to(maps)
+    affine = torch.zeros((len(maps), 2, 3), dtype=maps.dtype, device=maps.device)
+    affine[:, [0, 1], [0, 1]] = high - low
+    affine[:, :, 2] = low + high - 1
+    grid = functional.affine_grid(affine, [len(maps), 1, *size], align_corners=False)
+    return functional.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
