@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from finer_ray.config import Aggregation, CamName, Config, Weighting, load_config, parse_config
+from finer_ray.config import Aggregation, CamName, Config, SaliencyConfig, Weighting, load_config, parse_config
 from finer_ray.errors import ConfigError
 from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS
 from finer_ray.saliency.explanation import CamName as EngineCam
@@ -101,3 +101,19 @@ def test_choices_are_those_of_the_engine() -> None:
     assert get_args(Aggregation) == AGGREGATIONS
     assert get_args(Weighting) == WEIGHTINGS
     assert get_args(CamName) == get_args(EngineCam)
+
+
+def test_every_comparing_map_finds_its_baseline() -> None:
+    maps = [
+        "finer_gradcam",
+        {"name": "plain", "cam": "gradcam", "gamma": 0},
+        "gradcam",
+        {"name": "far", "cam": "gradcam", "gamma": 2.0},
+        {"name": "usual", "cam": "layercam"},
+        {"name": "against", "cam": "gradcam", "reverse": True},
+        "finer_scorecam",
+        "layercam",
+    ]
+    found = SaliencyConfig.model_validate({"maps": maps}).baselines()
+    assert found == {"finer_gradcam": "plain", "far": "plain", "usual": "layercam"}
+    assert SaliencyConfig.model_validate({"maps": maps, "gamma": 0}).baselines() == {"far": "finer_gradcam"}
