@@ -14,6 +14,7 @@ from finer_ray.config import (
     MapName,
     MaskConfig,
     RiseConfig,
+    SaliencyConfig,
     Weighting,
     load_config,
     parse_config,
@@ -133,3 +134,19 @@ def test_choices_are_those_of_the_engine() -> None:
     assert get_args(Weighting) == WEIGHTINGS
     assert get_args(CamName) == get_args(EngineCam)
     assert set(get_args(MapName)) == {f"{finer}{cam}" for cam in get_args(CamName) for finer in ("", "finer_")}
+
+
+def test_every_comparing_map_finds_its_baseline() -> None:
+    maps = [
+        "finer_gradcam",
+        {"name": "plain", "cam": "gradcam", "gamma": 0},
+        "gradcam",
+        {"name": "far", "cam": "gradcam", "gamma": 2.0},
+        {"name": "usual", "cam": "layercam"},
+        {"name": "against", "cam": "gradcam", "reverse": True},
+        "finer_scorecam",
+        "layercam",
+    ]
+    found = SaliencyConfig.model_validate({"maps": maps}).baselines()
+    assert found == {"finer_gradcam": "plain", "far": "plain", "usual": "layercam"}
+    assert SaliencyConfig.model_validate({"maps": maps, "gamma": 0}).baselines() == {"far": "finer_gradcam"}

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from finer_ray.config import Config, load_config
+from finer_ray.demo.birds.shards import write_birds
+from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.report.contact_sheet import contact_sheet
 from finer_ray.report.table import paper_table
@@ -15,6 +17,7 @@ from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
 
 ON_SHEET = 14
+BIRDS_PER_SPECIES = 2
 QUERY = """\
 SELECT i.key, round(b.localisation, 3) AS grad_cam, round(f.localisation, 3) AS finer_cam
 FROM '{folder}/images/*.parquet' AS i
@@ -31,9 +34,31 @@ def demo_config(folder: Path) -> Config:
     return load_config(str(here / "demo.yaml"), overrides)
 
 
+def birds_config(folder: Path) -> Config:
+    """The job of the birds drawn below a folder; localisation asks for the parts that tell a species from its
+    siblings."""
+    here = resources.files("finer_ray.demo")
+    drawn = folder / "birds"
+    overrides = [
+        f"input.shards={drawn / '*.tar'}",
+        f"model.classes={drawn / 'classes.json'}",
+        f"output.url={folder / 'birds_export'}",
+    ]
+    return load_config(str(here / "birds.yaml"), overrides)
+
+
 def tour(folder: Path) -> None:
-    """Run the demo's export, prove it whole, and show its parts. Raises what `export` raises."""
+    """Run the demo's exports, prove them whole, and show their parts. Raises what `export` raises."""
     console = Console(width=120)
+    with connected():
+        sheet = _photos(console, folder)
+        birds = _birds(console, folder)
+    console.print("\n[bold]6. Where everything lies[/]")
+    for name, what in _places(folder, sheet, birds):
+        console.print(f"   {name:<36} {what}")
+
+
+def _photos(console: Console, folder: Path) -> Path:
     console.print("[bold]1. Export[/]: EfficientNet-Lite0 explains 40 photos on Ray")
     summary = export(demo_config(folder))
     console.print(f"   {summary.images} images, {summary.failures} failures, {summary.seconds:.0f} s")
@@ -48,9 +73,27 @@ def tour(folder: Path) -> None:
     console.print(_answer(folder))
     sheet = folder / "contact_sheet.png"
     contact_sheet(made, made.images["row"].to_pylist()[:ON_SHEET], sheet)
-    console.print("\n[bold]5. Where everything lies[/]")
-    for name, what in _places(folder, sheet):
-        console.print(f"   {name:<32} {what}")
+    return sheet
+
+
+def _birds(console: Console, folder: Path) -> Path:
+    console.print(
+        "\n[bold]5. Birds whose differing parts are known[/]: drawn on the spot, named by a small open_clip model"
+    )
+    if not (folder / "birds").exists():
+        write_birds(folder / "birds", "test", BIRDS_PER_SPECIES)
+    config = birds_config(folder)
+    summary = export(config)
+    made = open_export(config.output.url)
+    images = made.images
+    right = sum(a == b for a, b in zip(images["label"].to_pylist(), images["predicted"].to_pylist(), strict=True))
+    console.print(f"   {summary.images} images, {summary.failures} failures, {right} species right")
+    console.print("   verify:", verify_export(config.output.url) or "whole")
+    console.print("   localisation: share of a map's energy on the parts that tell the species from its siblings")
+    console.print(paper_table(made))
+    sheet = folder / "birds_sheet.png"
+    contact_sheet(made, images["row"].to_pylist()[:ON_SHEET], sheet)
+    return sheet
 
 
 def _class_table(made: Export) -> Table:
@@ -77,9 +120,10 @@ def _answer(folder: Path) -> str:
         return f"{query}\n{connection.sql(query)}"
 
 
-def _places(folder: Path, sheet: Path) -> list[tuple[str, str]]:
+def _places(folder: Path, sheet: Path, birds: Path) -> list[tuple[str, str]]:
     return [
         (str(sheet), "photo, Grad-CAM, Finer-CAM: look at this first"),
+        (str(birds), "the same of the birds; their export: birds_export/"),
         (f"{folder}/saliency.zarr", "maps, contrast basis, references, embeddings"),
         (f"{folder}/images/*.parquet", "a line per image: class, references, logits"),
         (f"{folder}/metrics/*.parquet", "a line per image and map"),

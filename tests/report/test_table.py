@@ -24,7 +24,7 @@ def export(count: int = 200) -> Any:
     ]
     lines[3]["deletion_auc"] = None
     layout = SimpleNamespace(maps=("gradcam", "finer_gradcam"))
-    manifest = SimpleNamespace(layout=layout, counts={"images": count})
+    manifest = SimpleNamespace(layout=layout, counts={"images": count}, config={"saliency": {}})
     return SimpleNamespace(metrics=pa.Table.from_pylist(lines[::-1], METRICS), manifest=manifest)
 
 
@@ -40,6 +40,12 @@ def test_means_and_paired_differences() -> None:
     assert finer.low < finer.difference < finer.high < 0
     # Paired: much narrower than the spread of the values themselves.
     assert finer.high - finer.low < finer.stderr
+
+
+def test_against_a_map_of_ones_choice() -> None:
+    cells = compare(export(), {"gradcam": "finer_gradcam"})
+    assert cells["finer_gradcam"]["Del. ↓"].difference is None
+    assert cells["gradcam"]["Del. ↓"].difference == pytest.approx(0.1, abs=0.02)
 
 
 def test_is_readable() -> None:

@@ -73,3 +73,26 @@ def test_a_full_mask_stays_full(resize: str) -> None:
     transform = Transform((32, 40), resize, 0.9)  # type: ignore[arg-type]
     assert transform.apply_mask(np.ones((70, 90), bool)).all()
     assert transform.apply_box((0, 0, 90, 70), 90, 70).all()
+
+
+@pytest.mark.parametrize("size", [(100, 60), (61, 100), (30, 30), (20, 200)])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Transform((32, 32)),
+        Transform((32, 32), crop_pct=0.8),
+        Transform((32, 48), crop_pct=0.9),
+        Transform((32, 48), "squash", 0.7),
+    ],
+)
+def test_the_view_is_the_box_that_fills_the_result(transform: Transform, size: tuple[int, int]) -> None:
+    """The box of the view covers every pixel, and one smaller by a pixel of the result does not."""
+    width, height = size
+    x1, y1, x2, y2 = transform.view(width, height)
+    box = (x1 * width, y1 * height, x2 * width, y2 * height)
+    assert transform.apply_box(box, width, height).all()
+    step_x, step_y = (x2 - x1) * width / transform.size[1], (y2 - y1) * height / transform.size[0]
+    inner = (box[0] + step_x, box[1] + step_y, box[2] - step_x, box[3] - step_y)
+    expected = np.zeros(transform.size, bool)
+    expected[1:-1, 1:-1] = True
+    np.testing.assert_array_equal(transform.apply_box(inner, width, height), expected)

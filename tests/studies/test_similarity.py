@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
+from finer_ray.errors import ConfigError
 from finer_ray.metrics import similarity as module
-from finer_ray.metrics.similarity import similarity_curve
-from finer_ray.studies.similarity import similarity_table
+from finer_ray.metrics.similarity import most_similar, similarity_curve
+from finer_ray.studies.similarity import classifier_weights, similarity_table
 
 WEIGHT = torch.randn((23, 8), generator=torch.Generator().manual_seed(0))
 
@@ -47,3 +48,26 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert pq.read_table(tmp_path / "out" / "similarity.parquet").num_rows == 22
     assert Image.open(tmp_path / "out" / "similarity.png").size[0] > 500
+
+
+def test_any_classifier_file(tmp_path: Path) -> None:
+    model = tmp_path / "model.pth"
+    torch.save({"state_dict": {"blocks.0.weight": torch.ones(4, 4), "fc.weight": WEIGHT, "my.weight": -WEIGHT}}, model)
+    assert torch.equal(classifier_weights(model), WEIGHT)
+    assert torch.equal(classifier_weights(model, "my.weight"), -WEIGHT)
+    with pytest.raises(ConfigError, match=r"--tensor must name .*nearest: my\.weight.*fc\.weight, my\.weight"):
+        classifier_weights(model, "my.weigt")
+    unknown = tmp_path / "unknown.safetensors"
+    save_file({"own.weight": WEIGHT}, str(unknown))
+    with pytest.raises(ConfigError, match=r"the last matrices of the file: own\.weight"):
+        classifier_weights(unknown)
+    with pytest.raises(ConfigError, match=r"there is no file .*nearest: model\.pth"):
+        classifier_weights(tmp_path / "modell.pth")
+
+
+def test_the_most_similar_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 5)
+    pairs = torch.nn.functional.cosine_similarity(WEIGHT[:, None], WEIGHT[None], dim=2).fill_diagonal_(-2)
+    nearest, cosine = most_similar(WEIGHT)
+    assert nearest.tolist() == pairs.argmax(1).tolist()
+    torch.testing.assert_close(cosine, pairs.amax(1))
