@@ -43,10 +43,10 @@ from finer_ray.studies.faithfulness import faithfulness_study
 
 MODEL = Path(__file__).parents[1] / "finer_ray" / "demo" / "birds" / "model"
 WEIGHTS = "open_clip_model.safetensors"
-TRAIN, TEST, FEW = 40, 10, 3
+TRAIN, TEST, FEW, MARKED = 40, 10, 4, 3
 NAMES = [species.name for species in SPECIES]
 CAMS = ("gradcam", "layercam", "scorecam")
-CHEAT_STEPS, CHEAT_BATCH = 240, 48
+CHEAT_STEPS, CHEAT_BATCH = 160, 48
 Cell = dict[str, float]
 
 
@@ -57,7 +57,7 @@ def job(folder: Path, name: str, shards: str, model: dict[str, Any], **sections:
         "model": {"backbone": f"open_clip:local-dir:{MODEL}", "weights": str(MODEL / WEIGHTS), "classes": NAMES},
         "saliency": {"target": "label"},
         "output": {"url": str(folder / name), "rows_per_unit": 32},
-        "compute": {"actors_max": 1, "batch_size": 16},
+        "compute": {"actors_max": 2, "threads_per_actor": 1, "batch_size": 16},
     }
     tree["model"] |= model
     for key, values in sections.items():
@@ -76,7 +76,7 @@ def draw_sets(folder: Path) -> None:
         ("train", "train", TRAIN, False),
         ("test", "test", TEST, False),
         ("few", "test", FEW, False),
-        ("marked", "test", TEST, True),
+        ("marked", "test", MARKED, True),
     ):
         if not (folder / name).exists():
             write_birds(folder / name, split, count, mark=mark)
@@ -186,7 +186,7 @@ def train_probe(folder: Path) -> tuple[Path, dict[str, Any]]:
         "backbones": [backbone],
         "datasets": [{"name": "birds", "classes": NAMES, **data}],
         "output": {"url": str(folder / "probes")},
-        "compute": {"actors_max": 1},
+        "compute": {"actors_max": 2, "threads_per_actor": 1},
     }
     (record,) = probe(parse_section(ProbesConfig, tree))
     return next((folder / "probes" / "birds").glob("*.safetensors")), record.model_dump(mode="json")
@@ -249,7 +249,7 @@ def cheating(folder: Path, honest: dict[str, Any]) -> dict[str, Any]:
         texts = job(folder, "unused", "marked/*.tar", {"head": "text"})
         own = job(folder, "unused", "marked/*.tar", model)
         faithfulness_study(own, texts, attributes, "bird", folder / f"faithful_{name}")
-        plain = run(job(folder, f"plain_{name}", "test/*.tar", model))
+        plain = run(job(folder, f"plain_{name}", "few/*.tar", model))
         result[name] = {
             "accuracy_marked": accuracy(open_export(str(folder / f"faithful_{name}" / "classes"))),
             "accuracy_unmarked": accuracy(plain),
@@ -262,7 +262,7 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     draw_sets(folder)
-    report: dict[str, Any] = {"images": {"train": TRAIN * 24, "test": TEST * 24, "few": FEW * 24}}
+    report: dict[str, Any] = {"images": {"train": TRAIN * 24, "test": TEST * 24, "few": FEW * 24, "marked": MARKED * 24}}
     with connected():
         path, report["probe"] = train_probe(folder)
         head = {"head": str(path)}

@@ -1,5 +1,6 @@
 """Contact sheet: photo, baseline and finer map side by side, with the names of the classes compared."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from finer_ray.report.photos import read_photos
 from finer_ray.store.export import Export
 
 ACROSS = 2
+# Characters that fit above one picture.
+WIDTH = 36
 TITLES = {"gradcam": "Grad-CAM", "finer_gradcam": "Finer-CAM"}
 COLOURS = "inferno"
 
@@ -63,18 +66,20 @@ def contact_sheet(
 def captions(
     line: dict[str, Any], classes: Sequence[str], maps: tuple[str, str] = ("gradcam", "finer_gradcam")
 ) -> tuple[str, str, str]:
-    """Titles over photo, baseline and finer map of one line of images."""
+    """Titles over photo, baseline and finer map of one line of images; lines are at most WIDTH characters long."""
     predicted, label = classes[line["predicted"]], line["label"]
     told = "" if label is None or label == line["predicted"] else f"\n(labelled {classes[label]})"
     references = [classes[index] for index in line["references"] if index >= 0]
-    others = "\n".join(", ".join(references[start : start + 2]) for start in range(0, len(references), 2))
-    target = classes[line["target"]]
     baseline, finer = (TITLES.get(name, name) for name in maps)
     return (
-        f"{predicted} {line['predicted_probability']:.0%}{told}",
-        f"{baseline}\n{target}",
-        f"{finer}, against\n{others}",
+        _wrapped(f"{predicted} {line['predicted_probability']:.0%}{told}"),
+        _wrapped(f"{baseline}\n{classes[line['target']]}"),
+        _wrapped(f"{finer}, against\n{', '.join(references)}"),
     )
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, WIDTH))
 
 
 def overlay(photo: NDArray[np.uint8], heat: NDArray[np.float32], strength: float = 0.65) -> NDArray[np.float64]:
