@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from finer_ray.config import load_config, load_section
 from finer_ray.errors import FinerRayError
@@ -96,7 +97,7 @@ def table(
     from finer_ray.report.table import paper_table
     from finer_ray.store.export import open_export
 
-    Console().print(paper_table(open_export(url)))
+    _show(paper_table(open_export(url)))
 
 
 @studies.command()
@@ -139,7 +140,7 @@ def aggregation(
     from finer_ray.studies.aggregation import EXPORT, aggregation_study
 
     places = aggregation_study(load_config(config, set_ or []), to)
-    Console().print(paper_table(open_export(str(to / EXPORT))))
+    _show(paper_table(open_export(str(to / EXPORT))))
     _say(places)
 
 
@@ -236,6 +237,12 @@ def schema(
 def _say(places: Iterable[Path]) -> None:
     for place in places:
         typer.echo(place)
+
+
+def _show(table: Table) -> None:
+    """Print a table whole: a line too long for the screen is broken by it, but no figure is cut off."""
+    wanted = Console(width=10_000).measure(table).maximum
+    Console(width=max(wanted, Console().width), soft_wrap=True).print(table)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from finer_ray.config import Config
 from finer_ray.errors import ExportError
 from finer_ray.metrics.bootstrap import paired_interval
 from finer_ray.metrics.faithfulness import cosine, pearson, resample, to_peak
+from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.columns import or_null
 from finer_ray.pipeline.export import export
 from finer_ray.shards import Transform
@@ -92,8 +93,9 @@ def faithfulness_study(class_job: Config, text_job: Config, attributes: Path, wo
         ConfigError: see `make_plan`. ExportError: no image has both maps. And what `export` raises.
     """
     plan = make_plan(class_job, text_job, attributes, word, folder)
-    for config in (plan.classes, *plan.texts):
-        export(config)
+    with connected():
+        for config in (plan.classes, *plan.texts):
+            export(config)
     made, *texts = (open_export(config.output.url) for config in (plan.classes, *plan.texts))
     images = image_table(made, texts, plan.choices)
     classes = class_table(images, plan)
@@ -149,7 +151,7 @@ def _sides(
     size = (int(grids[:, 0].max()), int(grids[:, 1].max()))
     own, theirs = _windows(made, texts[0], part)
     asked = torch.zeros((len(part), *size))
-    counts = counts[part["class"].to_numpy()]
+    counts = counts[part["class"].to_pylist()]
     for rank, text in enumerate(texts):
         maps = to_peak(torch.from_numpy(text.maps(part[f"text_{rank}"].to_numpy(), "finer_gradcam")))
         asked += resample(maps, theirs, size) * (rank < counts)[:, None, None]
@@ -160,7 +162,7 @@ def _sides(
     )
     yield "finer", (finer, asked)
     yield "baseline", (baseline, asked)
-    yield "shuffled", (finer, asked[_others(len(part))] if len(part) > 1 else torch.zeros_like(asked))
+    yield "shuffled", (finer, asked[another(len(part))] if len(part) > 1 else torch.zeros_like(asked))
 
 
 def _windows(made: Export, text: Export, part: pa.Table) -> tuple[Tensor, Tensor]:
@@ -176,7 +178,7 @@ def _windows(made: Export, text: Export, part: pa.Table) -> tuple[Tensor, Tensor
     return own, theirs
 
 
-def _others(count: int) -> np.ndarray:
+def another(count: int) -> np.ndarray:
     """For each of `count` images another one, at random but always the same."""
     order = np.random.default_rng(0).permutation(count)
     others = np.empty_like(order)
@@ -243,7 +245,7 @@ def _figure(classes: pa.Table, overall: pa.Table) -> Figure:
         else:
             axis.set_xlabel("classes, by agreement")
         axis.set_ylabel(measure)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 

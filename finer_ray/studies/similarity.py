@@ -24,7 +24,7 @@ def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
     Args:
         path: a linear probe or a whole model's checkpoint (safetensors, or what torch loads with weights_only); or
             the YAML file of a job.
-        tensor: which tensor of a checkpoint; the one of `HEADS` that it has when None.
+        tensor: which tensor of a checkpoint; the one of `HEADS` that it has, or its only matrix, when None.
 
     Raises:
         ConfigError: the file cannot be read, or it holds no such matrix.
@@ -36,7 +36,8 @@ def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
             f"there is no file {str(path)!r}{nearest(path.name, [p.name for p in path.parent.glob('*')])}"
         )
     matrices = {name: value for name, value in read_checkpoint(path).items() if value.ndim == 2 and len(value) > 1}
-    names = [name for name in HEADS if name in matrices] if tensor is None else [tensor]
+    found = [name for name in HEADS if name in matrices] or (list(matrices) if len(matrices) == 1 else [])
+    names = found if tensor is None else [tensor]
     if len(names) != 1 or names[0] not in matrices:
         hint = "" if tensor is None else nearest(tensor, list(matrices))
         last = ", ".join(list(matrices)[-LISTED:]) or "none"

@@ -59,7 +59,9 @@ def test_any_classifier_file(tmp_path: Path) -> None:
         classifier_weights(model, "my.weigt")
     unknown = tmp_path / "unknown.safetensors"
     save_file({"own.weight": WEIGHT}, str(unknown))
-    with pytest.raises(ConfigError, match=r"the last matrices of the file: own\.weight"):
+    assert torch.equal(classifier_weights(unknown), WEIGHT)
+    save_file({"own.weight": WEIGHT, "blocks.0.weight": torch.ones(4, 4)}, str(unknown))
+    with pytest.raises(ConfigError, match=r"the last matrices of the file: .*own\.weight"):
         classifier_weights(unknown)
     with pytest.raises(ConfigError, match=r"there is no file .*nearest: model\.pth"):
         classifier_weights(tmp_path / "modell.pth")
