@@ -98,6 +98,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
             raise _unsupported(config, str(error)) from None
     head = backbone.head
     if config.head == "none":
+        # As wide as the embedding once that is measured.
         head = blank_head(0 if names is None else len(names))
     if head is None:
         head, listed = read_probe(Path(config.head).expanduser())

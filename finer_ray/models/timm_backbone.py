@@ -134,6 +134,13 @@ def _create(name: str, config: ModelConfig, native: bool) -> Any:
     if native and config.match == "name" and key in state:
         options["num_classes"] = len(state[key])
     model = timm.create_model(name, **options)
+    if config.match == "order" and not native and len(state) != len(model.state_dict()):
+        # The file has a classifier, which cannot be told from the rest by its name.
+        del options["num_classes"]
+        model = timm.create_model(name, **options)
+        load_into(model, state, "order", path)
+        model.reset_classifier(0)
+        return model
     if config.match == "name":
         state = _adapted(model, state, native)
     load_into(model, state, config.match, path)

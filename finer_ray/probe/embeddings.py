@@ -21,7 +21,7 @@ Wanted = Callable[[Sequence[str | None]], NDArray[np.bool_]]
 class Embeddings:
     """Embeddings with labels, for one part of a data set; memory holds some pieces of them, never all.
 
-    Labels lie in a temporary file, 4 bytes a row.
+    Labels lie in a temporary file, 4 bytes a row; in memory are 16 bytes for each piece.
 
     Attributes:
         size: E.

@@ -4,7 +4,7 @@ import json
 from typing import Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from finer_ray.models.head import probe_metadata
 from finer_ray.probe.config import TrainingConfig
@@ -79,5 +79,5 @@ class Record(BaseModel):
         try:
             notes = probe_metadata(content)
             return cls.model_validate({name: json.loads(notes[name]) for name in cls.model_fields})
-        except (ValueError, KeyError, ValidationError):
+        except (ValueError, KeyError):
             return None

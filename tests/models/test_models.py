@@ -161,3 +161,47 @@ def test_imagenet_names() -> None:
     for index in (-1, 1000):
         with pytest.raises(LookupError, match="out of range"):
             names.index(index)
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_vit", "timm:test_resnet", "open_clip:tiny-tok"])
+def test_without_a_head_the_embedding_is_all_there_is(backbone: str, tmp_path: Path) -> None:
+    size = None if backbone.startswith("open_clip") else 64
+    bare = build_classifier(
+        ModelConfig(backbone=backbone, weights="random", image_size=size, head="none", classes=["a", "b", "c"])
+    )
+    images = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(bare(images), torch.zeros(2, 3))
+    explanation = explain(bare, images, Question())
+    assert explanation.maps.abs().max() == 0
+
+    probe = tmp_path / "probe.safetensors"
+    save_file({"weight": torch.randn(3, bare.embedding_size)}, probe)
+    headed = build_classifier(ModelConfig(backbone=backbone, weights="random", image_size=size, head=str(probe)))
+    assert headed.model_fingerprint == bare.model_fingerprint
+    assert torch.equal(explanation.embedding, explain(headed, images, Question()).embedding)
+    with pytest.raises(ValueError, match=r"head: none needs model\.classes"):
+        ModelConfig(backbone=backbone, weights="random", head="none")
+
+
+def test_a_checkpoint_matched_by_order_may_have_a_classifier_that_is_not_wanted(tmp_path: Path) -> None:
+    theirs = timm.create_model("test_resnet").eval()
+    images = torch.randn(2, 3, 64, 64)
+    for name, state in (
+        ("whole", theirs.state_dict()),
+        ("bare", timm.create_model("test_resnet", num_classes=0).state_dict()),
+    ):
+        path = tmp_path / f"{name}.pt"
+        torch.save({f"other.{i}": value for i, value in enumerate(state.values())}, path)
+        config = ModelConfig(
+            backbone="timm:test_resnet",
+            weights=str(path),
+            match="order",
+            image_size=64,
+            head="none",
+            classes=["a", "b"],
+        )
+        model = build_classifier(config)
+        assert model.embedding_size == theirs.num_features
+        if name == "whole":
+            expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
+            torch.testing.assert_close(model.split.embed(images), expected)
