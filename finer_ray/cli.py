@@ -61,10 +61,11 @@ def probe(
     """Train a linear probe for every backbone and data set. Running it again does only what is missing."""
     from finer_ray.pipeline.probing import probe as run
     from finer_ray.probe.config import ProbesConfig
-    from finer_ray.probe.table import accuracy_table, remarks
+    from finer_ray.probe.table import TITLE, accuracy_table, remarks
 
     job = load_section(ProbesConfig, config, set_ or [])
     records = run(job)
+    typer.echo(TITLE)
     Console().print(accuracy_table(records))
     for line in remarks(records):
         typer.echo(line)

@@ -90,7 +90,7 @@ class TrainingConfig(Section):
     penalty: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
         1.0, description="on the squared weights, summed over all images: scikit-learn's 1 / C"
     )
-    iterations: Positive = Field(300, description="at most; each reads the embeddings about once")
+    iterations: Positive = Field(500, description="at most; each reads the embeddings about once")
     normalize: bool = Field(False, description="bring embeddings to unit length first, as cosine probes do")
     seed: int = Field(0, description="decides which images are held out where there is no test; nothing else is random")
     cache_rows: Annotated[int, Field(ge=0)] = Field(

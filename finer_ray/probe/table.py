@@ -18,7 +18,7 @@ def accuracy_table(records: Sequence[Record], markdown: bool = False) -> Table:
     """Rows are backbones, columns data sets, both in the order of the records."""
     cells = {(record.backbone, record.dataset): record for record in records}
     backbones, datasets = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-    table = Table(title=None if markdown else TITLE, title_justify="left", box=box.MARKDOWN if markdown else box.SIMPLE)
+    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
     table.add_column("backbone", no_wrap=True)
     for dataset in datasets:
         table.add_column(dataset, justify="right", no_wrap=True)

@@ -17,7 +17,7 @@ from finer_ray.probe.config import TrainingConfig
 from finer_ray.probe.embeddings import Embeddings
 
 # Of the gradient's largest element, and of loss or weights between two iterations.
-TOLERANCES = 1e-6, 1e-9
+TOLERANCES = 1e-5, 1e-9
 
 
 def train(data: Embeddings, settings: TrainingConfig, device: str = "cpu") -> tuple[LinearHead, int]:
