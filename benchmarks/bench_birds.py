@@ -262,7 +262,9 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     draw_sets(folder)
-    report: dict[str, Any] = {"images": {"train": TRAIN * 24, "test": TEST * 24, "few": FEW * 24, "marked": MARKED * 24}}
+    report: dict[str, Any] = {
+        "images": {"train": TRAIN * 24, "test": TEST * 24, "few": FEW * 24, "marked": MARKED * 24}
+    }
     with connected():
         path, report["probe"] = train_probe(folder)
         head = {"head": str(path)}
