@@ -189,7 +189,7 @@ def train_probe(folder: Path) -> tuple[Path, dict[str, Any]]:
         "compute": {"actors_max": 2, "threads_per_actor": 1},
     }
     (record,) = probe(parse_section(ProbesConfig, tree))
-    return next((folder / "probes" / "birds").glob("*.safetensors")), record.model_dump(mode="json")
+    return next((folder / "probes" / "birds").glob("*.safetensors")), record.model_dump(mode="json", exclude={"model"})
 
 
 def train_cheat(folder: Path) -> None:
