@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-c", "from finer_ray.cli import main; main()", "demo", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540, check=True)
     return folder, done.stdout
 
 
@@ -121,7 +121,7 @@ def test_submitted_to_a_cluster_it_writes_the_same(demo: tuple[Path, str], tmp_p
     with subprocess.Popen(start, env=env, stdout=quiet, stderr=quiet, start_new_session=True) as head:
         try:
             wait_for(dashboard)
-            run = subprocess.run([*submit, "job.yaml"], env=env, capture_output=True, text=True, timeout=300)
+            run = subprocess.run([*submit, "job.yaml"], env=env, capture_output=True, text=True, timeout=500)
             assert run.returncode == 0, run.stdout + run.stderr
             wrong = subprocess.run([*submit, "none.yaml"], env=env, capture_output=True, text=True, timeout=120)
             assert wrong.returncode != 0
