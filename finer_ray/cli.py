@@ -1,6 +1,8 @@
-"""The command line: `finer-ray export | probe | verify | table | study | pack | demo | birds | schema`."""
+"""The command line: `finer-ray export | status | verify | table | probe | study | pack | demo | birds | schema`."""
 
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finer_ray.config import load_config, load_section
-from finer_ray.errors import FinerRayError
+from finer_ray.errors import plainly
 from finer_ray.version import __version__
 
 app = typer.Typer(
@@ -47,6 +49,8 @@ def export(
 
     job = load_config(config, set_ or [])
     summary = run(job)
+    for note in summary.notes:
+        ERRORS.print(note)
     typer.echo(
         f"{summary.images} images explained, {summary.failures} failures, {summary.new} of them in this run, "
         f"{summary.seconds:.0f} s: {job.output.url}"
@@ -88,6 +92,28 @@ def verify(
         raise typer.Exit(1)
     counts = open_export(url).manifest.counts
     typer.echo(f"whole: {counts['images']} images, {counts['failures']} failures, every row written: {url}")
+
+
+# Of `status`, by state, so that a scheduler need not read words.
+STATES = {"complete": 0, "running": 10, "planning": 10, "stopped": 11, "none": 12}
+
+
+@app.command()
+def status(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False,
+) -> None:
+    """How far is an export, and is a run at work on it? Exit codes: 0 complete, 10 at work, 11 stopped, 12 none."""
+    from finer_ray.report.status import status_lines
+    from finer_ray.store.status import status_of
+
+    found = status_of(url)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "holder": found.holder and found.holder.model_dump()}))
+    else:
+        for line in status_lines(found):
+            typer.echo(line)
+    raise typer.Exit(STATES[found.state])
 
 
 @app.command()
@@ -247,9 +273,6 @@ def _show(table: Table) -> None:
 
 
 def main() -> None:
-    """Entry of the console script: known errors become one plain message and exit code 2."""
-    try:
+    """Entry of the console script: known errors become one plain message and an exit code of their kind."""
+    with plainly():
         app()
-    except FinerRayError as error:
-        ERRORS.print(f"error: {error}")
-        raise SystemExit(2) from None

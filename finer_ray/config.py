@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from finer_ray.errors import ConfigError
 
@@ -44,6 +45,8 @@ MapName = Literal[
 FINER = "finer_"
 LOCAL_DIR = "local-dir:"
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
+# Of signed URLs (S3, GCS, Azure) and of those that carry a key.
+SIGNED = r"[?&](x-amz-(signature|credential|security-token)|x-goog-signature|sig|signature|token|key|secret|password)="
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 Weighting = Literal["equal", "probability", "probability_detached"]
 
@@ -57,6 +60,16 @@ class Section(BaseModel):
     """A part of the config: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def without_secrets(url: str) -> str:
+    """The URL itself; configs, manifests and logs are read by many. Raises ValueError where it holds a secret."""
+    host = re.match(r"[a-z0-9+.:-]+://([^/]*)", url, re.IGNORECASE)
+    if (host and re.search(r":[^@]*@", host[1])) or re.search(SIGNED, url, re.IGNORECASE):
+        raise PydanticCustomError(
+            "secret", "a URL must not hold a password, key or signature; give them by the environment (see SECURITY.md)"
+        )
+    return url
 
 
 class FieldsConfig(Section):
@@ -86,12 +99,22 @@ class InputConfig(Section):
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(100_000_000, description="images with more pixels become failures")
     max_member_bytes: Positive = Field(256 * 2**20, description="members with more bytes become failures")
+    on_changed: Literal["refuse", "replace", "keep"] = Field(
+        "refuse",
+        description="shards that changed or vanished since they were exported: stop | their rows are made anew, or "
+        "leave the export | their rows stay as they were",
+    )
     fast_jpeg: bool = Field(False, description="let the JPEG decoder halve very large photos; not exact")
 
     @field_validator("shards", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("shards")
+    @classmethod
+    def _without_secrets(cls, value: list[str]) -> list[str]:
+        return [without_secrets(url) for url in value]
 
 
 class ModelConfig(Section):
@@ -298,6 +321,14 @@ class OutputConfig(Section):
     rows_per_chunk: Positive = Field(32, description="rows that are read together; divides rows_per_unit")
     basis: bool = Field(True, description="store the contrast basis, from which any gamma is recomputed")
     embedding: bool = True
+    lease_seconds: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
+        60.0, description="without a sign of life, after which another run may take the output over"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        return without_secrets(value)
 
     @model_validator(mode="after")
     def _chunks_fill_units(self) -> Self:
@@ -309,6 +340,9 @@ class OutputConfig(Section):
 class ComputeConfig(Section):
     """Resources. Nothing here changes results beyond floating-point noise."""
 
+    runner: Literal["ray", "inline"] = Field(
+        "ray", description="inline: everything in this process, one unit after the other, without Ray"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors_min: Positive = 1
     actors_max: Positive | None = Field(None, description="null: one per GPU, or one per two CPUs")
@@ -317,6 +351,9 @@ class ComputeConfig(Section):
     threads_per_actor: Positive | None = Field(None, description="torch threads on CPU; null: CPUs / actors")
     decode_cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="CPUs one decoding task takes")
     batch_size: Positive = 32
+    patience: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
+        120.0, description="seconds for which a store that fails in passing (timeouts, 500, 503) is tried again"
+    )
     masked_memory: Positive = Field(2**30, description="bytes that masked images may take at a time")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = Field(False, description="torch.compile the blocks before the CAM layer; pays on long runs")
@@ -347,15 +384,22 @@ class Config(Section):
             raise ValueError("saliency.concept.by: image needs input.fields.concept, where an image's concept stands")
         return self
 
+    @model_validator(mode="after")
+    def _memory_is_of_one_process(self) -> Self:
+        places = (self.output.url, *self.input.shards)
+        if self.compute.runner == "ray" and any(place.startswith("memory://") for place in places):
+            raise ValueError("memory:// is seen by this process alone: it needs compute.runner: inline")
+        return self
+
     def fingerprint(self) -> str:
         """Hash of everything that decides the bytes of a row, as 16 hex digits.
 
-        Left out: which shards (a later run may add some), where the export lies, resources, limits on
-        failures, settings of methods that no map is drawn with, and the places of weights and class names (model
-        and head have fingerprints of their own).
+        Left out: which shards (a later run may add some) and what is done about changed ones, where the export lies,
+        resources, limits on failures, settings of methods that no map is drawn with, and the places of weights and
+        class names (model and head have fingerprints of their own).
         """
-        parts = self.model_dump(mode="json", exclude={"output": {"url"}})
-        for key in ("shards", "max_failures"):
+        parts = self.model_dump(mode="json", exclude={"output": {"url", "lease_seconds"}})
+        for key in ("shards", "max_failures", "on_changed"):
             del parts["input"][key]
         for key in ("weights", "head", "classes", "concepts"):
             del parts["model"][key]
@@ -368,11 +412,12 @@ class Config(Section):
 
 
 S = TypeVar("S", bound=Section)
+NO_WORDS: Mapping[str, str] = {}
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), words: Mapping[str, str] = NO_WORDS) -> Config:
     """The config of an export: see `load_section`."""
-    return load_section(Config, path, overrides)
+    return load_section(Config, path, overrides, words)
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
@@ -380,11 +425,14 @@ def parse_config(tree: dict[str, Any]) -> Config:
     return parse_section(Config, tree)
 
 
-def load_section(kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+def load_section(
+    kind: type[S], path: str | Path, overrides: Sequence[str] = (), words: Mapping[str, str] = NO_WORDS
+) -> S:
     """Read a YAML config of some kind and apply `a.b=c` overrides, whose values are YAML too.
 
     Args:
         kind: the class of the whole file.
+        words: what stands for `{name}` in the file's texts, by name.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key or a value out of range; every fault is listed
@@ -402,7 +450,7 @@ def load_section(kind: type[S], path: str | Path, overrides: Sequence[str] = ())
         raise ConfigError(f"{path} must be a mapping with the keys {', '.join(kind.model_fields)}")
     for override in overrides:
         _override(tree, override)
-    return parse_section(kind, tree)
+    return parse_section(kind, _filled(tree, words) if words else tree)
 
 
 def parse_section(kind: type[S], tree: dict[str, Any]) -> S:
@@ -412,6 +460,18 @@ def parse_section(kind: type[S], tree: dict[str, Any]) -> S:
     except ValidationError as error:
         faults = dict.fromkeys(_explain(kind, fault) for fault in error.errors())
         raise ConfigError("the config is wrong:\n" + "\n".join(f"  {fault}" for fault in faults)) from None
+
+
+def _filled(tree: Any, words: Mapping[str, str]) -> Any:
+    """The same tree with each `{name}` replaced; other braces are ranges of shards, and stay."""
+    if isinstance(tree, dict):
+        return {key: _filled(value, words) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_filled(value, words) for value in tree]
+    if isinstance(tree, str):
+        for name, word in words.items():
+            tree = tree.replace(f"{{{name}}}", word)
+    return tree
 
 
 def nearest(name: str, valid: Sequence[str], count: int = 3) -> str:
@@ -454,7 +514,7 @@ def _explain(root: type[Section], fault: Any) -> str:
     if fault["type"] == "literal_error":
         valid = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
         message += f", got {given!r}{nearest(str(given), valid)}"
-    elif not isinstance(given, dict):
+    elif not isinstance(given, dict) and fault["type"] != "secret":
         message += f", got {given!r}"
     return f"{place or 'config'}: {message}"
 

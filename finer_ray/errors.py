@@ -1,8 +1,21 @@
-"""Errors that a user can act on: each message says what was wrong, where, and what to do."""
+"""Errors that a user can act on: each message says what was wrong, where (file, key, config path), and what to do.
+
+Each kind has an exit code of its own, by which a scheduler can tell what is worth trying again.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class FinerRayError(Exception):
-    """Base of every error that the command line prints as one plain message."""
+    """Base of every error that the command line prints as one plain message.
+
+    Attributes:
+        exit_code: of a process that ends with it.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(FinerRayError):
@@ -12,6 +25,32 @@ class ConfigError(FinerRayError):
 class InputError(FinerRayError):
     """The input as a whole is unusable: no shards, or too many images that fail."""
 
+    exit_code = 3
+
 
 class ExportError(FinerRayError):
     """An export on disk is missing, unfinished, or was made with another config."""
+
+    exit_code = 4
+
+
+class LeaseError(FinerRayError):
+    """Another run writes to the same output. Trying again later is right."""
+
+    exit_code = 5
+
+
+class StoreError(FinerRayError):
+    """The place of shards or output fails: no space, no permission, no answer. What is committed is kept."""
+
+    exit_code = 6
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """End the process with one plain message and the error's exit code where a known error comes out."""
+    try:
+        yield
+    except FinerRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from finer_ray.config import load_config
-from finer_ray.errors import FinerRayError
+from finer_ray.errors import plainly
 from finer_ray.pipeline.export import export
 
 
@@ -16,11 +16,11 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="the job's YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
     arguments = parser.parse_args()
-    try:
+    with plainly():
         config = load_config(arguments.config, arguments.set)
         summary = export(config)
-    except FinerRayError as error:
-        sys.exit(f"error: {error}")
+    for note in summary.notes:
+        print(note, file=sys.stderr)
     print(f"{summary.images} images explained, {summary.failures} failures: {config.output.url}")
 
 

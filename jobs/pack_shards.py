@@ -4,9 +4,8 @@ ray job submit --working-dir . -- python jobs/pack_shards.py --format cub --sour
 """
 
 import argparse
-import sys
 
-from finer_ray.errors import FinerRayError
+from finer_ray.errors import plainly
 from finer_ray.pipeline.packing import Packing, pack
 from finer_ray.shards.datasets import DATASETS
 from finer_ray.shards.writers import WRITERS
@@ -22,10 +21,8 @@ def main() -> None:
     parser.add_argument("--label", help="level of the class names, where there is more than one")
     parser.add_argument("--task", help="list of images, where there is more than one")
     parser.add_argument("--rows-per-shard", type=int, default=1000, help="images in a shard")
-    try:
+    with plainly():
         packed = pack(Packing(**vars(parser.parse_args())))
-    except FinerRayError as error:
-        sys.exit(f"error: {error}")
     print(*packed.lines(), sep="\n")
 
 

@@ -4,10 +4,9 @@ ray job submit --working-dir . -- python jobs/train_probe.py --config my_probes.
 """
 
 import argparse
-import sys
 
 from finer_ray.config import load_section
-from finer_ray.errors import FinerRayError
+from finer_ray.errors import plainly
 from finer_ray.pipeline.probing import probe
 from finer_ray.probe.config import ProbesConfig
 from finer_ray.probe.table import accuracy_markdown
@@ -18,11 +17,9 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="the probing job's YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
     arguments = parser.parse_args()
-    try:
+    with plainly():
         config = load_section(ProbesConfig, arguments.config, arguments.set)
         records = probe(config)
-    except FinerRayError as error:
-        sys.exit(f"error: {error}")
     print(accuracy_markdown(records))
 
 

@@ -45,13 +45,14 @@ def write_tar(path: Path, members: Members) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., Config]:
-    """A config for a tiny random CNN; sections are overridden key by key."""
+    """A config for a tiny random CNN, run in this process; sections are overridden key by key."""
 
     def make(shards: Any, **sections: dict[str, Any]) -> Config:
         tree: dict[str, Any] = {
             "input": {"shards": shards},
             "model": {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64},
             "output": {"url": str(tmp_path / "out"), "rows_per_unit": 8, "rows_per_chunk": 4},
+            "compute": {"runner": "inline"},
         }
         for name, values in sections.items():
             tree[name] = {**tree.get(name, {}), **values}

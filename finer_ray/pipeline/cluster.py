@@ -2,14 +2,17 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
 import ray
 from ray._private import ray_constants
 
 from finer_ray.config import ComputeConfig
+from finer_ray.errors import FinerRayError
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,89 @@ class Resources:
     actors_min: int
     actors_max: int
     decoders: int
+
+
+# So many calls are done here before a cluster is started or asked for them.
+FEW = 16
+# Calls that are under way at a time, so that the driver's memory does not grow with their number.
+UNDER_WAY = 256
+
+
+class Crew:
+    """Those who do the work: this process, joined by the cluster's once there is much to do.
+
+    Args:
+        inline: never ask a cluster.
+    """
+
+    def __init__(self, inline: bool) -> None:
+        self._inline, self._stack = inline, ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def join(self) -> None:
+        """Connect to Ray, until the end of this context; a second time does nothing."""
+        self._stack.enter_context(connected())
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Call a function with each item, on CPUs of the cluster where there are many; results in order.
+
+        Raises:
+            FinerRayError: the first that a call raised.
+        """
+        if self._inline or len(items) <= FEW:
+            return [function(item) for item in items]
+        self.join()
+        call = ray.remote(num_cpus=1, max_retries=-1)(function_of_one).remote
+        shared, waiting = ray.put(function), []
+        results: list[Any] = []
+        with plain_errors():
+            for item in items:
+                waiting.append(call(shared, item))
+                if len(waiting) - len(results) > UNDER_WAY:
+                    results.append(ray.get(waiting[len(results)]))
+                    waiting[len(results) - 1] = None
+            results += ray.get(waiting[len(results) :])
+        return results
+
+
+def function_of_one(function: Callable[[Any], Any], item: Any) -> Any:
+    """A call, as a Ray task."""
+    return function(item)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise the FinerRayError that a task raised as itself, whatever Ray has wrapped around it."""
+    try:
+        yield
+    except Exception as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    here: BaseException | None = error
+    for _ in range(16):
+        if here is None:
+            break
+        inner = getattr(here, "cause", None)
+        if type(here) in _known(FinerRayError):
+            return here
+        if type(inner) in _known(FinerRayError):
+            return inner  # type: ignore[return-value]
+        here = inner if isinstance(inner, BaseException) else here.__cause__ or here.__context__
+    return error
+
+
+def _known(kind: type[FinerRayError]) -> set[type[FinerRayError]]:
+    """Our own classes, and not those that Ray derives from them."""
+    return {kind, *(sub for sub in kind.__subclasses__() if sub.__module__.startswith("finer_ray"))}
 
 
 @contextmanager
@@ -59,7 +145,18 @@ def _stay_on_loopback() -> None:
 
 def resources(compute: ComputeConfig) -> Resources:
     """Actors for the cluster that is connected: one per GPU, or on CPUs one per two."""
-    total = ray.cluster_resources()
+    return _shares(compute, ray.cluster_resources())
+
+
+def own_resources(compute: ComputeConfig) -> Resources:
+    """One actor, with all of this machine, in this process."""
+    import torch
+
+    total = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return _shares(compute.model_copy(update={"actors_min": 1, "actors_max": 1}), total)
+
+
+def _shares(compute: ComputeConfig, total: dict[str, float]) -> Resources:
     decoders = max(1, int(total.get("CPU", 1) / compute.decode_cpus))
     gpus, cpus = int(total.get("GPU", 0)), max(1, int(total.get("CPU", 1)))
     if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):

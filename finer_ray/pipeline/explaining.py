@@ -22,11 +22,20 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Explainer:
-    """The actor: explains units in batches, with one copy of the model."""
+    """The actor: explains units in batches, with one copy of the model.
 
-    def __init__(self, model: list[Any], config: Config, layout: Layout, device: str, threads: int | None) -> None:
-        # In a list, because Ray would replace a bare reference by its value in every task's arguments.
-        classifier: Classifier = ray.get(model[0])
+    Args:
+        model: a Classifier, or a list of a reference to one, because Ray would replace a bare reference by its value in
+            every task's arguments.
+        config, layout: of the job.
+        device: cpu or cuda.
+        threads: of torch on the CPU; None leaves them as they are.
+    """
+
+    def __init__(
+        self, model: Classifier | list[Any], config: Config, layout: Layout, device: str, threads: int | None
+    ) -> None:
+        classifier: Classifier = ray.get(model[0]) if isinstance(model, list) else model
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
         self._config, self._layout, self._device = config, layout, torch.device(device)
@@ -42,7 +51,7 @@ class Explainer:
         """Explain a unit.
 
         Args:
-            table: what `decode_unit` gives.
+            table: what `Loader` gives.
 
         Returns:
             One line per image, good or not: the columns of images and failures (`stage` null where it is good),

@@ -1,7 +1,11 @@
-"""The export, as a recipe: plan, template, units -> decode -> explain -> write, publish."""
+"""The export, as a recipe: lease, plan, template, units -> load -> explain -> write, publish."""
 
 import logging
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
@@ -9,21 +13,26 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from finer_ray.config import Config
 from finer_ray.errors import InputError
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.pipeline.cluster import connected, resources
-from finer_ray.pipeline.decoding import decode_unit
+from finer_ray.pipeline.cluster import Crew, own_resources, plain_errors, resources
 from finer_ray.pipeline.explaining import Explainer
-from finer_ray.pipeline.planning import make_plan, units_left
+from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.planning import draft, make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
 from finer_ray.pipeline.writing import write
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import EXPORT, PLAN, Manifest, Unit, write_manifest
-from finer_ray.store.parts import discard, failure_count, publish
-from finer_ray.store.tensors import create_tensors
+from finer_ray.store.lease import Lease, hold
+from finer_ray.store.manifest import EXPORT, PLAN, Manifest, Unit, read_manifest, write_manifest
+from finer_ray.store.parts import clear, failure_count, publish, settle
+from finer_ray.store.tensors import create_tensors, erase_units
 
 WRITE_CPUS = 0.1
+# Units that one Ray Data pipeline is given: it holds a task for each from the beginning.
+WAVE = 16_384
+# After so many units a loading process is replaced, whatever its image libraries have leaked.
+UNITS_PER_PROCESS = 512
 
 
 def export(config: Config) -> Summary:
@@ -32,69 +41,117 @@ def export(config: Config) -> Summary:
     Raises:
         ConfigError: the config asks for something that cannot be done; before any work.
         InputError: no images, or more failures than `input.max_failures` allows (commits are kept).
-        ExportError: `output.url` holds an export of another config, model or head.
+        ExportError: `output.url` holds an export of another config, model or head, or of shards that have changed.
+        LeaseError: another run writes to it.
+        StoreError: a store refuses, or does not answer for longer than `compute.patience` (commits are kept).
     """
     start = time.monotonic()
     classifier = build_classifier(config.model)
     check_question(config, classifier)
-    folder = Folder(config.output.url)
-    plan = make_plan(config, classifier, folder)
-    left, waiting = units_left(plan, folder)
-    if not left and not waiting and folder.read(EXPORT) and not _has_news(plan, folder):
-        folder.remove(PLAN)
-        discard(folder)
-        return Summary(plan.counts["images"], plan.counts["failures"], 0, time.monotonic() - start)
+    folder = Folder(config.output.url, config.compute.patience)
+    with hold(folder, config.output.lease_seconds) as lease, Crew(config.compute.runner == "inline") as crew:
+        summary = _export(config, classifier, folder, lease, crew)
+    return replace(summary, seconds=time.monotonic() - start)
+
+
+def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease, crew: Crew) -> Summary:
+    published = read_manifest(folder, EXPORT)
+    planned = read_manifest(folder, PLAN)
+    plan, notes = make_plan(config, draft(config, classifier), planned or published, crew.each)
+    left, waiting = units_left(plan, published, folder)
+    if published is not None and not left and not waiting and not _has_news(plan, published):
+        if planned is not None:
+            clear(folder, published)
+        return Summary(**published.counts, new=0, notes=notes)
+    plan = _erased(plan, published, folder)
+    lease.confirm()
     write_manifest(folder, PLAN, plan)
     create_tensors(folder, plan.layout, plan.rows())
     if left:
-        _run(config, classifier, plan, left, folder, waiting)
-    _, waiting = units_left(plan, folder)
-    published = publish(folder, waiting, plan)
-    write_manifest(folder, EXPORT, published)
-    folder.remove(PLAN)
-    discard(folder)
-    new = sum(unit.count for unit in left)
-    return Summary(published.counts["images"], published.counts["failures"], new, time.monotonic() - start)
+        _run(config, classifier, plan, left, folder, waiting, lease, crew)
+    _, waiting = units_left(plan, published, folder)
+    made = publish(folder, waiting, plan, published, crew.each)
+    lease.confirm()
+    settle(folder, made)
+    return Summary(**made.counts, new=sum(unit.count for unit in left), notes=notes)
 
 
-def _has_news(plan: Manifest, folder: Folder) -> bool:
-    """Whether the plan has shards, if only damaged ones, that the published manifest lacks."""
-    content = folder.read(EXPORT)
-    return content is None or len(Manifest.model_validate_json(content).shards) != len(plan.shards)
+def _has_news(plan: Manifest, published: Manifest) -> bool:
+    """Whether the plan has shards, if only damaged ones, that the published manifest lacks, or lacks some of its."""
+    return len(published.shards) != len(plan.shards) or len(published.retired) != len(plan.retired)
+
+
+def _erased(plan: Manifest, published: Manifest | None, folder: Folder) -> Manifest:
+    """Tensors that were retired by an earlier publication go now; readers had one publication's time."""
+    before = [] if published is None else published.retired
+    due = [span for span in plan.retired if span in before and not span.erased]
+    for span in due:
+        erase_units(folder, plan.layout, range(span.first_unit, span.first_unit + span.units))
+    retired = [span.model_copy(update={"erased": True}) if span in due else span for span in plan.retired]
+    return plan.model_copy(update={"retired": retired})
 
 
 def _run(
-    config: Config, classifier: Classifier, plan: Manifest, left: list[Unit], folder: Folder, waiting: list[int]
+    config: Config,
+    classifier: Classifier,
+    plan: Manifest,
+    left: list[Unit],
+    folder: Folder,
+    waiting: list[int],
+    lease: Lease,
+    crew: Crew,
 ) -> None:
     done = plan.images() - sum(unit.count for unit in left)
     failed = plan.counts["failures"] + failure_count(folder, waiting)
-    with connected(), Meter(plan.images(), done, failed) as meter:
-        for line in _units(config, classifier, plan.layout, left, folder.url).iter_rows():
+    work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
+    with Meter(plan.images(), done, failed) as meter:
+        for line in work(config, classifier, plan.layout, left, folder.url):
             meter.advance(line["images"] + line["failures"], line["failures"])
+            lease.tell(done=meter.done, total=meter.total, failures=meter.failures, rate=meter.rate)
+            lease.check()
             _check_failures(config, meter, plan.images())
 
 
-def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Unit], url: str) -> Dataset:
-    """The pipeline: a block is a unit from end to end."""
+def _on_ray(
+    crew: Crew, config: Config, classifier: Classifier, layout: Layout, left: list[Unit], url: str
+) -> Iterator[dict[str, Any]]:
+    crew.join()
+    model = [ray.put(classifier)]
+    with plain_errors():
+        for first in range(0, len(left), WAVE):
+            units = left[first : first + WAVE]
+            yield from _pipeline(config, classifier, model, layout, units, url).iter_rows()
+
+
+def _here(
+    config: Config, classifier: Classifier, layout: Layout, left: list[Unit], url: str
+) -> Iterator[dict[str, Any]]:
+    """The same stages, one unit after the other, in this process."""
+    share = own_resources(config.compute)
+    loader = _loader(config, classifier)
+    explainer = Explainer(classifier, config, layout, share.device, share.threads)
+    for unit in left:
+        yield from write(explainer(loader(unit)), url, layout, config.compute.patience).to_pylist()
+
+
+def _pipeline(
+    config: Config, classifier: Classifier, model: list[Any], layout: Layout, units: list[Unit], url: str
+) -> Dataset:
+    """The stages on Ray Data: a block is a unit from end to end."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.target_max_block_size = None
     context.issue_detectors_config.detectors = []
     share = resources(config.compute)
-    region = config.metrics.localisation
-    decoding = {"transform": classifier.transform, "config": config.input, "region": region}
-    model = [ray.put(classifier)]
     return (
-        ray.data.read_datasource(UnitSource(left, config.input), override_num_blocks=len(left))
-        .map_batches(
-            decode_unit,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs=decoding,
+        ray.data.read_datasource(
+            UnitSource(units, _loader(config, classifier)),
+            override_num_blocks=len(units),
             num_cpus=config.compute.decode_cpus,
-            # A pool of its own keeps Ray from fusing this stage into the actors, which are for the model.
             compute=TaskPoolStrategy(size=share.decoders),
+            # Also what keeps Ray from fusing this stage into the actors, which are for the model.
+            max_calls=UNITS_PER_PROCESS,
         )
         .map_batches(
             Explainer,
@@ -109,10 +166,14 @@ def _units(config: Config, classifier: Classifier, layout: Layout, left: list[Un
             write,
             batch_size=None,
             batch_format="pyarrow",
-            fn_kwargs={"url": url, "layout": layout},
+            fn_kwargs={"url": url, "layout": layout, "patience": config.compute.patience},
             num_cpus=WRITE_CPUS,
         )
     )
+
+
+def _loader(config: Config, classifier: Classifier) -> Loader:
+    return Loader(config.input, classifier.transform, config.metrics.localisation, config.compute.patience)
 
 
 def _check_failures(config: Config, meter: Meter, total: int) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -19,13 +19,15 @@ class Summary:
     Attributes:
         images, failures: in the whole export.
         new: images, good or not, that this run worked on.
+        notes: what the user should know beside that.
         seconds: that it took.
     """
 
     images: int
     failures: int
     new: int
-    seconds: float
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Meter:
@@ -58,10 +60,15 @@ class Meter:
     ) -> None:
         self._bar.stop()
 
+    @property
+    def rate(self) -> float:
+        """Images per second of this run, start-up included."""
+        return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
+
     def advance(self, images: int, failures: int) -> None:
         """Count a unit: images done, those that failed included, and how many of them failed."""
         self.done, self.failures = self.done + images, self.failures + failures
-        rate = (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        rate = self.rate
         failed = f"{self.failures} failed"
         self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} images/s", failed=failed)
         now = time.monotonic()

@@ -13,21 +13,25 @@ from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import write_unit
 
 
-def write(table: pa.Table, url: str, layout: Layout) -> pa.Table:
+def write(table: pa.Table, url: str, layout: Layout, patience: float) -> pa.Table:
     """Write a unit: one Zarr shard object per array, then its parts.
 
     Args:
         table: what `Explainer` gives, the lines of one whole unit.
         url: of the export.
+        patience: seconds for which a store that fails in passing is tried again.
 
     Returns:
         One line for the driver: unit, images, failures.
+
+    Raises:
+        StoreError: the store refuses to, or does not answer.
     """
-    folder = Folder(url)
     unit = table["unit"][0].as_py()
     tensors = {name: unpack(table[name], ARRAYS[name].dtype, shape) for name, shape in layout.shapes().items()}
-    write_unit(folder, layout, unit, tensors)
     tables = unit_tables(table, layout)
+    folder = Folder(url, patience)
+    write_unit(folder, layout, unit, tensors)
     commit(folder, unit, tables)
     return pa.table({"unit": [unit], "images": [tables["images"].num_rows], "failures": [tables["failures"].num_rows]})
 

@@ -2,7 +2,7 @@
 
 from finer_ray.shards.decode import Decoded, DecodeError, decode
 from finer_ray.shards.fields import Fields
-from finer_ray.shards.files import stamp
+from finer_ray.shards.files import stamps
 from finer_ray.shards.find import find_shards
 from finer_ray.shards.formats import index_shard, list_keys, read_unit
 from finer_ray.shards.sample import Sample
@@ -11,5 +11,5 @@ from finer_ray.shards.transform import Transform
 
 __all__ = [
     "DecodeError", "Decoded", "Fields", "Sample", "ShardIndex", "ShardRef", "Transform",
-    "decode", "find_shards", "index_shard", "list_keys", "read_unit", "stamp",
+    "decode", "find_shards", "index_shard", "list_keys", "read_unit", "stamps",
 ]  # fmt: skip

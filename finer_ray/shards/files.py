@@ -1,9 +1,10 @@
 """Files: opening shards wherever fsspec reaches."""
 
 import os
+import posixpath
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -51,32 +52,52 @@ def size_of(file: BinaryIO) -> int:
     return file.seek(0, 2) or file.tell()
 
 
-def stamp(ref: ShardRef) -> str | None:
-    """A cheap sign of change: size with modification time or entity tag; no contents are read.
+# The first of these that a store gives tells contents apart; where it gives none, times must do.
+TAGS = ("ETag", "etag", "md5Hash", "checksum", "content_settings.content_md5")
+# Local file systems call the change time `created`; a copy or chmod moves it, which only costs a recount.
+TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
-    None where it cannot be told (a folder, a server that gives no times, a file that cannot be reached): then the
-    shard must be indexed again.
+
+def stamps(refs: Sequence[ShardRef]) -> dict[str, str | None]:
+    """For each shard that is there, by URL, a cheap sign of change: its size, with an entity tag or times.
+
+    No contents are read: folders are listed, each once. The sign is None where it cannot be told (an image folder, a
+    server that gives neither tags nor times): such a shard must be indexed again. A shard that is not there has no
+    entry.
+
+    Raises:
+        OSError: a store cannot be asked.
     """
-    if ref.format == "folder":
-        return None
-    try:
+    found: dict[str, str | None] = {}
+    listed: dict[str, dict[str, Any]] = {}
+    for ref in refs:
         fs, path = locate(ref.url)
-        info = fs.info(path)
-    except Exception:
-        return None
-    names = (
-        "ETag",
-        "etag",
-        "md5Hash",
-        "checksum",
-        "mtime",
-        "LastModified",
-        "last_modified",
-        "updated",
-        "created",
-    )
-    # Local file systems call the change time `created`; a copy or chmod moves it, which only costs a recount.
-    marks = [f"{name}={info[name]}" for name in names if info.get(name) is not None]
+        if ref.format == "folder":
+            if fs.exists(path):
+                found[ref.url] = None
+            continue
+        parent = posixpath.dirname(path)
+        place = f"{type(fs).__name__}:{parent}"
+        if place not in listed:
+            listed[place] = listing(fs, parent)
+        info = listed[place].get(path)
+        if info is not None:
+            found[ref.url] = _mark(info)
+    return found
+
+
+def listing(fs: Any, parent: str) -> dict[str, dict[str, Any]]:
+    """What a folder holds, by path; nothing where there is no such folder."""
+    try:
+        infos = fs.ls(parent, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {str(info["name"]).rstrip("/"): info for info in infos}
+
+
+def _mark(info: dict[str, Any]) -> str | None:
+    tag = next((f"{name}={info[name]}" for name in TAGS if info.get(name) is not None), None)
+    marks = [tag] if tag else [f"{name}={info[name]}" for name in TIMES if info.get(name) is not None]
     return " ".join([f"size={info.get('size')}", *marks]) if marks else None
 
 

@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from braceexpand import braceexpand
 from finer_ray.config import nearest
 from finer_ray.errors import InputError
 from finer_ray.shards.fields import Format
-from finer_ray.shards.files import is_local, locate
+from finer_ray.shards.files import is_local, listing, locate
 from finer_ray.shards.shard import ShardRef
 
 SUFFIXES: dict[str, Format] = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
+Listings = dict[str, dict[str, dict[str, Any]]]
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -30,15 +32,16 @@ def find_shards(patterns: Sequence[str], format: Format | None = None) -> list[S
         InputError: a pattern matches nothing or cannot be read, or a format cannot be guessed.
     """
     refs: dict[str, ShardRef] = {}
+    listed: Listings = {}
     for pattern in patterns:
-        for ref in _expand(pattern, format):
+        for ref in _expand(pattern, format, listed):
             refs[ref.url] = ref
     return [refs[url] for url in sorted(refs)]
 
 
-def _expand(pattern: str, format: Format | None) -> list[ShardRef]:
+def _expand(pattern: str, format: Format | None, listed: Listings) -> list[ShardRef]:
     try:
-        found = [ref for text in braceexpand(pattern) for ref in _matches(text, format)]
+        found = [ref for text in braceexpand(pattern) for ref in _matches(text, format, listed)]
     except InputError:
         raise
     except Exception as error:
@@ -46,23 +49,29 @@ def _expand(pattern: str, format: Format | None) -> list[ShardRef]:
     return found
 
 
-def _matches(text: str, format: Format | None) -> list[ShardRef]:
+def _matches(text: str, format: Format | None, listed: Listings) -> list[ShardRef]:
     fs, path = locate(text)
     if any(mark in path for mark in "*?["):
         paths = sorted(fs.glob(path))
         if not paths:
             raise InputError(f"input.shards: nothing matches {text!r}{_siblings(fs, path)}")
         return [ref for match in paths for ref in _shards(fs, str(match), format)]
-    if not fs.exists(path):
+    # A range of many shards in one folder takes one listing, not a request each.
+    parent = posixpath.dirname(path.rstrip("/"))
+    if parent and parent not in listed:
+        with suppress(OSError):
+            listed[parent] = listing(fs, parent)
+    info = listed.get(parent, {}).get(path.rstrip("/"), {})
+    if not info and not fs.exists(path):
         raise InputError(f"input.shards: there is no {text!r}{_siblings(fs, path)}")
-    return _shards(fs, path, format)
+    return _shards(fs, path, format, {"file": False, "directory": True}.get(info.get("type", "")))
 
 
-def _shards(fs: Any, path: str, format: Format | None) -> list[ShardRef]:
+def _shards(fs: Any, path: str, format: Format | None, is_folder: bool | None = None) -> list[ShardRef]:
     url = _url(fs, path)
     if path.lower().endswith(COMPRESSED):
         raise InputError(f"input.shards: {url!r} is compressed, so units cannot be found in it: unpack it first")
-    if fs.isdir(path):
+    if fs.isdir(path) if is_folder is None else is_folder:
         return _folder(fs, path, format)
     guess = format or SUFFIXES.get(posixpath.splitext(path)[1].lower())
     if guess is None:

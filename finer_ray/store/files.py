@@ -1,78 +1,106 @@
 """Files of an export, wherever fsspec reaches."""
 
-import os
 import posixpath
-import secrets
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
+
+from finer_ray.retry import patiently
+from finer_ray.shards.files import is_local, locate, whole_file
 
 # Rows of a table that are in memory at a time.
 BATCH_ROWS = 4096
+T = TypeVar("T")
 
 
 class Folder:
     """The export's folder: small whole-file reads and writes below one URL.
 
-    A write is all or nothing: local files are renamed into place, object stores do so by themselves.
+    A write is all or nothing: local files are renamed into place, object stores do so by themselves. Every method
+    raises StoreError where the store refuses, or does not answer for longer than `patience` seconds.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = 0.0) -> None:
         self.fs: Any
-        self.fs, self.root = fsspec.core.url_to_fs(url)
-        self.local = isinstance(self.fs, LocalFileSystem)
+        self.fs, self.root = locate(url)
+        self.local = is_local(self.fs)
         self.url = self.root if self.local else url.rstrip("/")
+        self.patience = patience
 
     def path(self, name: str) -> str:
         """The path of a file, for this folder's file system."""
         return posixpath.join(self.root, name)
 
+    def patiently(self, action: Callable[[], T], what: str) -> T:
+        """Do something with the store that may be done twice; see `finer_ray.retry.patiently`."""
+        return patiently(action, what, self.patience)
+
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None where there is none."""
         try:
-            content: bytes = self.fs.cat_file(self.path(name))
+            content: bytes = self._reading(name, lambda: self.fs.cat_file(self.path(name)))
         except FileNotFoundError:
             return None
         return content
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file as a whole."""
-        path = self.path(name)
-        if not self.local:
-            self.fs.pipe_file(path, content)
-            return
-        os.makedirs(posixpath.dirname(path), exist_ok=True)
-        draft = f"{path}.{secrets.token_hex(4)}.tmp"
-        try:
-            with open(draft, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        except BaseException:
-            if os.path.exists(draft):
-                os.unlink(draft)
-            raise
 
-    def names(self, name: str) -> list[str]:
-        """Names of the Parquet files in a sub-folder, sorted; none where it does not exist."""
-        self.fs.invalidate_cache()
+        def put() -> None:
+            if not self.local:
+                self.fs.pipe_file(self.path(name), content)
+                return
+            with whole_file(self.path(name)) as file:
+                file.write(content)
+
+        self._writing(name, put)
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write a file that must not exist yet; of several that try, one succeeds. Raises FileExistsError."""
+
+        def put() -> None:
+            self.fs.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
+            self.fs.pipe_file(self.path(name), content, mode="create")
+
+        self._writing(name, put)
+
+    def names(self, name: str, suffix: str = ".parquet") -> list[str]:
+        """Names of the files in a sub-folder that end so, sorted; none where it does not exist."""
+
+        def names() -> list[str]:
+            self.fs.invalidate_cache()
+            return [posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path(name), detail=False)]
+
         try:
-            found = self.fs.ls(self.path(name), detail=False)
+            return sorted(base for base in self._reading(name, names) if base.endswith(suffix))
         except FileNotFoundError:
             return []
-        bases = (posixpath.basename(str(path).rstrip("/")) for path in found)
-        return sorted(base for base in bases if base.endswith(".parquet"))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or sub-folder."""
+
+        def look() -> bool:
+            self.fs.invalidate_cache()
+            return bool(self.fs.exists(self.path(name)))
+
+        return self._reading(name, look)
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file, if it is there; on object stores it is copied, then removed."""
+
+        def move() -> None:
+            self.fs.makedirs(posixpath.dirname(self.path(to)), exist_ok=True)
+            self.fs.mv(self.path(name), self.path(to))
+
+        if self.exists(name):
+            self._writing(to, move)
 
     def remove(self, name: str) -> None:
         """Remove a file or a sub-folder, if it is there."""
-        self.fs.invalidate_cache()
-        if self.fs.exists(self.path(name)):
-            self.fs.rm(self.path(name), recursive=True)
+        if self.exists(name):
+            self._writing(name, lambda: self.fs.rm(self.path(name), recursive=True))
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file as a whole: zstd, statistics, row groups of at most 128k rows."""
@@ -80,12 +108,32 @@ class Folder:
         pq.write_table(table, sink, compression="zstd", row_group_size=131_072)
         self.write(name, sink.getvalue().to_pybytes())
 
-    def read_table(self, name: str, schema: pa.Schema) -> pa.Table:
-        """Read a Parquet file that `write_table` wrote. Raises FileNotFoundError."""
-        with self.fs.open(self.path(name), "rb") as file:
-            return pq.read_table(file).cast(schema)
+    def read_table(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet file that `write_table` wrote, or some of its columns. Raises FileNotFoundError."""
+
+        def read() -> pa.Table:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.read_table(file, columns=columns)
+
+        table = self._reading(name, read)
+        return table.cast(schema if columns is None else pa.schema([schema.field(column) for column in columns]))
 
     def iter_table(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of such a file, batch by batch. Raises FileNotFoundError."""
         with self.fs.open(self.path(name), "rb") as file:
             yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+
+    def count_rows(self, name: str) -> int:
+        """Rows of such a file, from its footer. Raises FileNotFoundError."""
+
+        def count() -> int:
+            with self.fs.open(self.path(name), "rb") as file:
+                return int(pq.read_metadata(file).num_rows)
+
+        return self._reading(name, count)
+
+    def _reading(self, name: str, action: Callable[[], T]) -> T:
+        return self.patiently(action, f"read {self.url}/{name}")
+
+    def _writing(self, name: str, action: Callable[[], T]) -> T:
+        return self.patiently(action, f"write {self.url}/{name}")

@@ -1,5 +1,6 @@
 """The manifest: what an export was made of, so that a later run can go on, and a reader can trust it."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,10 +28,28 @@ class ShardEntry(BaseModel):
         return ShardIndex.from_json(self.index)
 
 
-class Unit(BaseModel):
-    """A unit of work: the rows of one shard that fill one Zarr shard object."""
+class Retired(BaseModel):
+    """Units whose shard has changed or vanished: their rows are in no table any more.
+
+    Attributes:
+        url: of the shard.
+        first_unit, units: which they were.
+        reason: changed or vanished.
+        erased: whether their tensors are gone too, which they are one publication later, for the sake of readers.
+    """
 
     model_config = ConfigDict(frozen=True)
+
+    url: str
+    first_unit: int
+    units: int
+    reason: Literal["changed", "vanished"]
+    erased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of work: the rows of one shard that fill one Zarr shard object."""
 
     number: int
     url: str
@@ -51,7 +70,9 @@ class Manifest(BaseModel):
         transform: how photos became inputs.
         layout: of the Zarr group.
         shards: in the order of their rows.
-        tables: Parquet files by table.
+        retired: units of shards that were replaced or removed.
+        revision: how many times the export was published before.
+        tables: Parquet files by table. A file that is listed is never written again.
         counts: images, failures.
         versions: of the packages that decide results.
     """
@@ -66,6 +87,8 @@ class Manifest(BaseModel):
     transform: dict[str, Any]
     layout: Layout
     shards: list[ShardEntry]
+    retired: list[Retired] = []
+    revision: int = 0
     tables: dict[str, list[str]]
     counts: dict[str, int]
     versions: dict[str, str]
@@ -76,7 +99,12 @@ class Manifest(BaseModel):
 
     def rows(self) -> int:
         """Length of the Zarr arrays."""
-        return len(self.units()) * self.layout.rows_per_unit
+        return self.next_unit() * self.layout.rows_per_unit
+
+    def next_unit(self) -> int:
+        """The first unit number that no shard has, or ever had."""
+        live = (entry.first_unit + len(entry.index["starts"]) for entry in self.shards)
+        return max([0, *live, *(span.first_unit + span.units for span in self.retired)])
 
     def images(self) -> int:
         """Images that the shards hold, unusable ones included."""

@@ -83,43 +83,73 @@ PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images
 SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES}
 
 
-def summarise(images: pa.Table, metrics: pa.Table, names: list[str]) -> pa.Table:
-    """The table `classes`: count, accuracy, mean and standard error of each metric, by class and map.
+SUMMED = ("correct", *AVERAGED)
+
+
+def sums(images: pa.Table, metrics: pa.Table) -> pa.Table:
+    """What a piece of the tables adds to the summary by class; `summarise` puts pieces together.
 
     An image belongs to the class of its label, or where it has none, to its target's.
 
     Args:
-        images, metrics: with the schemas IMAGES and METRICS.
+        images: row, label, target, predicted.
+        metrics: row, map and AVERAGED; lines of images that are not among `images` do not count.
+
+    Returns:
+        A line per class and map: class, map, count, and for accuracy (`correct`) and each metric the count, sum and
+        sum of squares (float64) over the images that have it.
+    """
+    correct = pc.cast(pc.equal(images["label"], images["predicted"]), pa.float64())
+    keys = pa.table({"row": images["row"], "class": pc.coalesce(images["label"], images["target"]), "correct": correct})
+    wide = metrics.select(["row", "map", *AVERAGED]).join(keys, "row", join_type="inner")
+    wanted: list[Any] = [("row", "count")]
+    for name in SUMMED:
+        values = pc.cast(wide[name], pa.float64())
+        wide = wide.set_column(wide.column_names.index(name), name, values)
+        wide = wide.append_column(f"{name}_squared", pc.multiply(values, values))
+        wanted += [(name, "count"), (name, "sum"), (f"{name}_squared", "sum")]
+    return wide.group_by(["class", "map"], use_threads=False).aggregate(wanted)
+
+
+def summarise(pieces: list[pa.Table], names: list[str]) -> pa.Table:
+    """The table `classes`: count, accuracy, mean and standard error of each metric, by class and map.
+
+    Args:
+        pieces: by `sums`, at least one.
         names: of the classes.
 
     Returns:
         A table with the schema CLASSES, sorted by class, maps in their own order. Means are over the images that
         have the metric; standard errors are sample standard deviation / sqrt(count), null for fewer than two.
     """
-    correct = pc.cast(pc.equal(images["label"], images["predicted"]), pa.float64())
-    keys = pa.table({"row": images["row"], "class": pc.coalesce(images["label"], images["target"]), "correct": correct})
-    wide = metrics.select(["row", "map", *AVERAGED]).join(keys, "row", join_type="inner")
-    for name in AVERAGED:
-        place = wide.column_names.index(name)
-        wide = wide.set_column(place, name, pc.cast(wide[name], pa.float64()))
-    spread = pc.VarianceOptions(ddof=1)
-    wanted: list[Any] = [("row", "count"), ("correct", "count"), ("correct", "mean")]
-    for name in AVERAGED:
-        wanted += [(name, "count"), (name, "mean"), (name, "stddev", spread)]
-    grouped = wide.group_by(["class", "map"], use_threads=False).aggregate(wanted)
-    grouped = grouped.sort_by([("class", "ascending")])
+    table = pa.concat_tables(pieces)
+    wanted: list[Any] = [(name, "sum") for name in table.column_names if name not in ("class", "map")]
+    total = table.group_by(["class", "map"], use_threads=False).aggregate(wanted).sort_by([("class", "ascending")])
     columns: dict[str, Any] = {
-        "class": grouped["class"],
-        "name": pa.array([names[index] for index in grouped["class"].to_pylist()], pa.string()),
-        "map": grouped["map"],
-        "count": grouped["row_count"],
-        "labelled": grouped["correct_count"],
-        "accuracy": grouped["correct_mean"],
+        "class": total["class"],
+        "name": pa.array([names[index] for index in total["class"].to_pylist()], pa.string()),
+        "map": total["map"],
+        "count": total["row_count_sum"],
+        "labelled": total["correct_count_sum"],
+        "accuracy": pc.divide(total["correct_sum_sum"], _from(total["correct_count_sum"], 1)),
     }
     for name in AVERAGED:
-        count = grouped[f"{name}_count"]
+        count = total[f"{name}_count_sum"]
+        mean = pc.divide(total[f"{name}_sum_sum"], _from(count, 1))
         columns[f"{name}_count"] = count
-        columns[f"{name}_mean"] = grouped[f"{name}_mean"]
-        root = pc.sqrt(pc.cast(count, pa.float64()))
-        columns[f"{name}_stderr"] = pc.divide(grouped[f"{name}_stddev"], root)
+        columns[f"{name}_mean"] = mean
+        columns[f"{name}_stderr"] = _stderr(count, mean, total[f"{name}_squared_sum_sum"])
     return pa.table(columns).cast(CLASSES)
+
+
+def _stderr(count: pa.ChunkedArray, mean: pa.ChunkedArray, squares: pa.ChunkedArray) -> pa.ChunkedArray:
+    several = _from(count, 2)
+    spread = pc.subtract(squares, pc.multiply(several, pc.multiply(mean, mean)))
+    # What rounding leaves of values that are all the same.
+    spread = pc.if_else(pc.greater(spread, pc.multiply(squares, 1e-12)), spread, pc.multiply(several, 0.0))
+    return pc.sqrt(pc.divide(spread, pc.multiply(several, pc.subtract(several, 1.0))))
+
+
+def _from(count: pa.ChunkedArray, least: int) -> pa.ChunkedArray:
+    """Counts as float64, null below the least."""
+    return pc.if_else(pc.greater_equal(count, least), pc.cast(count, pa.float64()), None)

@@ -1,5 +1,6 @@
 """Tensors of an export: a Zarr v3 group whose shard objects are units of work."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ def create_tensors(folder: Folder, layout: Layout, rows: int) -> None:
     Args:
         rows: of all units, a multiple of `layout.rows_per_unit`.
     """
+    folder.patiently(lambda: _create(folder, layout, rows), f"write {_url(folder)}")
+
+
+def _create(folder: Folder, layout: Layout, rows: int) -> None:
     group = zarr.open_group(_url(folder), mode="a", zarr_format=3)
     existing = set(group.array_keys())
     for name, shape in layout.shapes().items():
@@ -45,6 +50,10 @@ def write_unit(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDA
     Args:
         tensors: by name, (n, ...) with n <= rows_per_unit; what is missing to a full unit stays fill.
     """
+    folder.patiently(lambda: _write(folder, layout, unit, tensors), f"write {_url(folder)}")
+
+
+def _write(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDArray[Any]]) -> None:
     group = zarr.open_group(_url(folder), mode="r+", zarr_format=3)
     rows = slice(unit * layout.rows_per_unit, (unit + 1) * layout.rows_per_unit)
     for name, shape in layout.shapes().items():
@@ -53,6 +62,13 @@ def write_unit(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDA
         full[: len(tensors[name])] = tensors[name]
         stored: Any = group[name]
         stored[rows] = full
+
+
+def erase_units(folder: Folder, layout: Layout, units: Sequence[int]) -> None:
+    """Make the rows of some units fill again; their shard objects are removed."""
+    nothing = {name: np.empty((0, *shape), ARRAYS[name].dtype) for name, shape in layout.shapes().items()}
+    for unit in units:
+        write_unit(folder, layout, unit, nothing)
 
 
 def open_tensors(folder: Folder) -> zarr.Group:

@@ -11,8 +11,8 @@ from finer_ray.shards import ShardIndex, ShardRef
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import EXPORT, Manifest, ShardEntry, write_manifest
-from finer_ray.store.parts import commit, discard, publish
+from finer_ray.store.manifest import Manifest, ShardEntry
+from finer_ray.store.parts import commit, publish, settle
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, write_unit
 
@@ -88,6 +88,7 @@ def write_export(
         ]
         tables = {"images": pa.Table.from_pylist(lines, IMAGES), "failures": pa.Table.from_pylist(bad, FAILURES)}
         commit(folder, unit, {**tables, "metrics": METRICS.empty_table()})
-    write_manifest(folder, EXPORT, publish(folder, list(range(units)), manifest))
-    discard(folder)
+    settle(
+        folder, publish(folder, list(range(units)), manifest, None, lambda call, items: [call(item) for item in items])
+    )
     return open_export(str(path))

@@ -13,7 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finer_ray.errors import InputError
-from finer_ray.shards import Fields, Sample, ShardIndex, ShardRef, find_shards, index_shard, list_keys, read_unit, stamp
+from finer_ray.shards import (
+    Fields,
+    Sample,
+    ShardIndex,
+    ShardRef,
+    find_shards,
+    index_shard,
+    list_keys,
+    read_unit,
+    stamps,
+)
 from tests.conftest import photo, sample, write_tar
 
 WDS = Fields.defaults("webdataset")
@@ -146,12 +156,12 @@ def test_a_shard_that_shrinks_after_counting_gives_errors_for_the_rest(tmp_path:
     path = write_tar(tmp_path / "t.tar", [m for i in range(6) for m in sample(f"k{i}", i, i)])
     ref = ShardRef(str(path), "webdataset")
     index = index_shard(ref, WDS, 4)
-    mark = stamp(ref)
+    mark = stamps([ref])
     write_tar(path, sample("k0", 0, 0))
     samples = read_all(ref, WDS, 4, index)
     assert len(samples) == 6
     assert all(s.error for s in samples[1:])
-    assert stamp(ref) != mark
+    assert stamps([ref]) != mark
     path.unlink()
     assert all("cannot be read" in (s.error or "") for s in read_all(ref, WDS, 4, index))
 

@@ -1,5 +1,6 @@
 """Pieces of the store: halves, the summary by class, atomic files, remote folders."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import finer_ray
-from finer_ray.errors import ExportError
+from finer_ray.errors import ExportError, StoreError
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
-from finer_ray.store.tables import IMAGES, METRICS, summarise
+from finer_ray.store.tables import IMAGES, METRICS, summarise, sums
 from finer_ray.store.tensors import create_tensors, open_tensors, to_half, write_unit
 
 
@@ -53,7 +54,11 @@ def test_summary_by_class() -> None:
         for r, (s, h) in scores.items()
         for m in ("b", "a")
     ]
-    table = summarise(images, pa.Table.from_pylist(rows, METRICS), ["x", "y", "z"]).to_pylist()
+    metrics = pa.Table.from_pylist(rows, METRICS)
+    # In two pieces, of which the second lacks a class.
+    pieces = [sums(images.slice(0, 2), metrics), sums(images.slice(2), metrics)]
+    table = summarise(pieces, ["x", "y", "z"]).to_pylist()
+    assert table == summarise([sums(images, metrics)], ["x", "y", "z"]).to_pylist()
     assert [(line["class"], line["map"]) for line in table] == [(0, "b"), (0, "a"), (1, "b"), (1, "a")]
     one = table[2]
     assert (one["name"], one["count"], one["labelled"], one["accuracy"]) == ("y", 3, 2, 0.5)
@@ -70,10 +75,10 @@ def test_a_local_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     folder.write("a/b.json", b"old")
 
     def full(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match=r"cannot write .*a/b\.json: .*No space left.*make room"):
         folder.write("a/b.json", b"new")
     assert folder.read("a/b.json") == b"old"
     assert [path.name for path in (tmp_path / "out" / "a").iterdir()] == ["b.json"]

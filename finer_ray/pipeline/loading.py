@@ -1,0 +1,94 @@
+"""Loading stage: a unit's images from their shard, decoded to pixels, on CPU tasks."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from finer_ray.config import InputConfig
+from finer_ray.pipeline.columns import pack
+from finer_ray.retry import patiently
+from finer_ray.shards import Decoded, DecodeError, Fields, Sample, ShardRef, Transform, decode, read_unit
+from finer_ray.store.manifest import Unit
+
+TYPES = {
+    "key": pa.string(),
+    "label": pa.string(),
+    "concept": pa.string(),
+    "base": pa.string(),
+    "region_kind": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "stage": pa.string(),
+    "error": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Reads and decodes units, one image at a time: encoded images are never held together, however large.
+
+    Attributes:
+        config: of the input.
+        transform: the backbone's.
+        region: whether annotated regions are wanted too.
+        patience: seconds for which a store that fails in passing is tried again.
+    """
+
+    config: InputConfig
+    transform: Transform
+    region: bool
+    patience: float
+
+    def __call__(self, unit: Unit) -> pa.Table:
+        """A unit as pixels.
+
+        Returns:
+            unit, index, shard, key, label (JSON), concept, base; `pixels` (packed (h, w, 3) uint8) and, where wanted,
+            `region` (packed bits of (h, w)); `region_kind`, `width`, `height`; `stage` and `error`, null for good
+            images.
+
+        Raises:
+            StoreError: the shard's store does not answer.
+        """
+        return patiently(lambda: self._load(unit), f"read {unit.url}", self.patience)
+
+    def _load(self, unit: Unit) -> pa.Table:
+        height, width = self.transform.size
+        pixels = np.zeros((unit.count, height, width, 3), np.uint8)
+        regions = np.zeros((unit.count, -(-height * width // 8)), np.uint8)
+        notes: list[dict[str, Any]] = []
+        fields = Fields.with_defaults(unit.format, self.config.fields.model_dump())
+        ref = ShardRef(unit.url, unit.format)
+        samples = read_unit(ref, fields, unit.start, unit.count, self.config.max_member_bytes)
+        for position, sample in enumerate(samples):
+            notes.append(_note(sample))
+            try:
+                decoded = self._decode(sample)
+            except DecodeError as error:
+                notes[-1] |= {"stage": error.stage, "error": error.message}
+                continue
+            pixels[position] = decoded.image
+            if decoded.region is not None:
+                regions[position] = np.packbits(decoded.region.reshape(-1))
+            notes[-1] |= {"region_kind": decoded.region_kind, "width": decoded.width, "height": decoded.height}
+        columns: dict[str, Any] = {
+            "unit": pa.array([unit.number] * unit.count, pa.int64()),
+            "index": pa.array(range(unit.first_index, unit.first_index + unit.count), pa.int64()),
+            "shard": pa.array([unit.url] * unit.count, pa.string()),
+            **{name: pa.array([note.get(name) for note in notes], kind) for name, kind in TYPES.items()},
+            "pixels": pack(pixels),
+        }
+        if self.region:
+            columns["region"] = pack(regions)
+        return pa.table(columns)
+
+    def _decode(self, sample: Sample) -> Decoded:
+        return decode(sample, self.transform, self.config.max_image_pixels, self.config.fast_jpeg, self.region)
+
+
+def _note(sample: Sample) -> dict[str, Any]:
+    label = None if sample.label is None else json.dumps(sample.label)
+    return {"key": sample.key, "label": label, "concept": sample.concept, "base": sample.base}

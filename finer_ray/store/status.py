@@ -1,0 +1,83 @@
+"""Status: how far an export is, and whether anybody is at work on it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finer_ray.store.files import Folder
+from finer_ray.store.lease import Holder, current
+from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
+from finer_ray.store.parts import committed, failure_count
+
+State = Literal["none", "planning", "running", "stopped", "complete"]
+# Counting failures reads a small file for each unit; beyond so many it is left to the run itself.
+COUNTED = 2000
+
+
+@dataclass(frozen=True)
+class Status:
+    """An export at a moment.
+
+    Attributes:
+        state: none (nothing is there), planning or running (somebody is at work), stopped (unfinished, and nobody is),
+            complete.
+        images: done, failures included, published or committed.
+        total: that the shards hold; None before they are counted.
+        failures: among those done; None where there are too many units to count.
+        units, units_done: of the plan, or of the finished export.
+        published: images and failures that readers see.
+        revision: how many times it was published before; None before the first.
+        holder: who is at work, or was and could not say that it ended.
+    """
+
+    state: State
+    images: int
+    total: int | None
+    failures: int | None
+    units: int
+    units_done: int
+    published: dict[str, int]
+    revision: int | None
+    holder: Holder | None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the run at work expects; None where there is none, or it cannot tell yet."""
+        if self.holder is None or not self.holder.alive or self.total is None:
+            return None
+        rate = self.holder.progress.get("rate", 0.0)
+        return (self.total - self.images) / rate if rate > 0 else None
+
+
+def status_of(url: str) -> Status:
+    """How far an export is; nothing is changed, also not while a run is at work.
+
+    Raises:
+        ExportError: there is a manifest, and it is none of ours. StoreError: the store does not answer.
+    """
+    folder = Folder(url)
+    published, plan, holder = read_manifest(folder, EXPORT), read_manifest(folder, PLAN), current(folder)
+    alive = holder is not None and holder.alive
+    counts = {} if published is None else published.counts
+    revision = None if published is None else published.revision
+    now = plan or published
+    if now is None:
+        return Status("planning" if alive else "none", 0, None, None, 0, 0, counts, revision, holder)
+    sizes = {unit.number: unit.count for unit in now.units()}
+    before = set() if published is None else {unit.number for unit in published.units()}
+    waiting = (committed(folder) & sizes.keys()) - before
+    done = waiting | (before & sizes.keys())
+    failures = None
+    if len(waiting) <= COUNTED:
+        failures = counts.get("failures", 0) + failure_count(folder, waiting)
+    state: State = "complete" if plan is None else "stopped"
+    return Status(
+        state="running" if alive else state,
+        images=sum(sizes[number] for number in done),
+        total=now.images(),
+        failures=failures,
+        units=len(sizes),
+        units_done=len(done),
+        published=counts,
+        revision=revision,
+        holder=holder,
+    )
