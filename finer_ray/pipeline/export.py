@@ -142,6 +142,7 @@ def _pipeline(
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.target_max_block_size = None
+    context.raise_original_map_exception = True
     context.issue_detectors_config.detectors = []
     share = resources(config.compute)
     return (
