@@ -1,0 +1,108 @@
+"""What does Ray cost? The job on Ray against the same stages one after the other in one process, on the same cores.
+
+Both decode, explain and write the same photos with ViT-B/16 (random weights, whose values cost what others cost).
+Throughput is that between the first and the last commit, so that neither start-up nor the model's loading counts.
+The two take turns.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from finer_ray.config import Config, parse_config
+from finer_ray.demo.tour import demo_config
+from finer_ray.pipeline import export as job
+from finer_ray.pipeline.cluster import connected
+from finer_ray.pipeline.progress import Meter
+from finer_ray.shards import find_shards
+
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+COPIES, ROWS = int(os.environ.get("COPIES", "8")), 32
+
+
+class Timed(Meter):
+    """A meter that remembers when how many images were done."""
+
+    marks: list[tuple[float, int]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        Timed.marks = []
+
+    def advance(self, images: int, failures: int) -> None:
+        """Count a unit."""
+        super().advance(images, failures)
+        Timed.marks.append((time.perf_counter(), self.done))
+
+
+def config_of(runner: str, shards: list[str], out: str) -> Config:
+    """The job: default maps, no metrics but localisation, 32 rows a unit."""
+    return parse_config(
+        {
+            "input": {"shards": shards},
+            "model": {"backbone": "timm:vit_base_patch16_224", "weights": "random"},
+            "output": {"url": out, "rows_per_unit": ROWS, "rows_per_chunk": ROWS},
+            "compute": {"runner": runner},
+        }
+    )
+
+
+def rate(runner: str, shards: list[str]) -> tuple[float, float]:
+    """Images per second between the first and the last commit, and seconds of the whole run."""
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        job.export(config_of(runner, shards, out))
+        whole = time.perf_counter() - start
+    (first, before), (last, after) = Timed.marks[0], Timed.marks[-1]
+    return (after - before) / (last - first), whole
+
+
+def main() -> None:
+    """Print the table, write the JSON beside this file."""
+    job.Meter = Timed  # type: ignore[misc]
+    rates: dict[str, list[float]] = {"inline": [], "ray": []}
+    seconds: dict[str, list[float]] = {"inline": [], "ray": []}
+    with tempfile.TemporaryDirectory() as folder, connected():
+        shards = []
+        for ref in find_shards(demo_config(Path(folder)).input.shards):
+            for copy in range(COPIES):
+                shards.append(f"{folder}/{copy:02d}-{Path(ref.url).name}")
+                Path(shards[-1]).write_bytes(Path(ref.url).read_bytes())
+        for _ in range(ROUNDS):
+            for runner in rates:
+                found, whole = rate(runner, shards)
+                rates[runner].append(found)
+                seconds[runner].append(whole)
+                print(f"{runner}: {found:.2f} images/s, {whole:.0f} s", file=sys.stderr)
+    ratios = [ray / inline for ray, inline in zip(rates["ray"], rates["inline"], strict=True)]
+    record = {
+        "model": "timm:vit_base_patch16_224",
+        "images": COPIES * 40,
+        "cores": os.cpu_count(),
+        "rows_per_unit": ROWS,
+        "images_per_second": rates,
+        "seconds_with_start_up": seconds,
+        "ray_over_inline": ratios,
+        "median_ray_over_inline": statistics.median(ratios),
+    }
+    table = Table(
+        title=f"ViT-B/16, {COPIES * 40} photos, {os.cpu_count()} cores: images/s between first and last commit"
+    )
+    for column in ("round", "one process", "Ray", "Ray / one process"):
+        table.add_column(column, justify="right")
+    for number, (a, b, c) in enumerate(zip(rates["inline"], rates["ray"], ratios, strict=True), 1):
+        table.add_row(str(number), f"{a:.2f}", f"{b:.2f}", f"{c:.3f}")
+    Console().print(table)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
