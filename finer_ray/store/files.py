@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from finer_ray.store.tables import write_options
+
 # Rows of a table that are in memory at a time.
 BATCH_ROWS = 4096
 
@@ -75,9 +77,9 @@ class Folder:
             self.fs.rm(self.path(name), recursive=True)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file as a whole: zstd, statistics, row groups of at most 128k rows."""
+        """Write a Parquet file as a whole, laid out as `write_options` says."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", row_group_size=131_072)
+        pq.write_table(table, sink, **write_options(table.schema))
         self.write(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str, schema: pa.Schema) -> pa.Table:
