@@ -15,3 +15,7 @@ class InputError(FinerRayError):
 
 class ExportError(FinerRayError):
     """An export on disk is missing, unfinished, or was made with another config."""
+
+
+class QueryError(FinerRayError):
+    """A query that cannot be answered: its SQL is wrong, or it asks for what an export does not hold."""

@@ -9,6 +9,7 @@ from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.tables import SCHEMAS
 
+VIEWS = (*SCHEMAS, "names")
 NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
 
 
