@@ -288,10 +288,11 @@ def show(
     from finer_ray.report.close_up import close_up, find_row
     from finer_ray.store.export import open_export
 
-    if (key is None) == (row is None):
-        raise typer.BadParameter("give either the image's KEY or its --row")
     made = open_export(url)
-    row = find_row(made, key) if row is None else row
+    if key is not None and row is None:
+        row = find_row(made, key)
+    elif key is not None or row is None:
+        raise typer.BadParameter("give either the image's KEY or its --row")
     path = to or Path(f"row-{row}.png")
     if note := close_up(made, row, path, maps or (), gammas or ()):
         ERRORS.print(note)

@@ -28,17 +28,20 @@ FROM images JOIN names AS p ON p.class = predicted ORDER BY probability LIMIT 5"
 
 
 def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchReader:
-    """Run a query; its rows are computed while they are read.
+    """Run a query.
 
     Raises:
         QueryError: what DuckDB says is wrong with it, or that it wants a file.
     """
     try:
-        return connection.execute(sql).to_arrow_reader()
+        answer = connection.sql(sql)
+        if answer is not None:
+            return answer.to_arrow_reader()
     except duckdb.PermissionException as error:
         raise QueryError(f"{error}\nA query reads the tables {', '.join(VIEWS)} and nothing else") from None
     except duckdb.Error as error:
         raise QueryError(str(error)) from None
+    raise QueryError("the statement gives no rows; begin with SELECT, FROM, WITH, DESCRIBE, SUMMARIZE or EXPLAIN")
 
 
 def answer_table(reader: pa.RecordBatchReader, limit: int) -> tuple[Table, bool]:

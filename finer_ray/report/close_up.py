@@ -72,7 +72,7 @@ def close_up(export: Export, row: int, path: Path, maps: Sequence[str] = (), gam
     for gamma in gammas:
         name = f"contrast, gamma {gamma:g}"
         heat[name], titles[name] = export.contrast([row], gamma, size=size)[0], f"{name}\n"
-    pictures = [(f"row {row}\n", photo)] if photo is not None else []
+    pictures = [(f"photo, row {row}\n", photo)] if photo is not None else []
     pictures += [(titles[name], _drawn(photo, values)) for name, values in heat.items()]
     _draw(pictures, _headline(line, export.manifest.classes), path)
     return note
@@ -81,8 +81,8 @@ def close_up(export: Export, row: int, path: Path, maps: Sequence[str] = (), gam
 def _lines(export: Export, row: int) -> tuple[dict[str, Any], dict[str, str]]:
     """The image's line of images, and its metrics by map, as text."""
     with connect(export) as connection:
-        images = connection.execute("SELECT * FROM images WHERE row = ?", [row]).to_arrow_table().to_pylist()
-        metrics = connection.execute("SELECT * FROM metrics WHERE row = ?", [row]).to_arrow_table().to_pylist()
+        images = connection.sql("SELECT * FROM images WHERE row = ?", params=[row]).to_arrow_table().to_pylist()
+        metrics = connection.sql("SELECT * FROM metrics WHERE row = ?", params=[row]).to_arrow_table().to_pylist()
     if not images:
         raise QueryError(f"no image has the row {row}")
     return images[0], {line["map"]: _metrics(line) for line in metrics}

@@ -9,7 +9,8 @@ from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.tables import SCHEMAS
 
-VIEWS = (*SCHEMAS, "names")
+TABLES = ("images", "metrics", "classes", "failures")
+VIEWS = (*TABLES, "names")
 NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
 
 
@@ -32,8 +33,8 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
     made = open_export(export) if isinstance(export, str) else export
     options = {"enable_external_access": "false", "temp_directory": ""}
     connection = duckdb.connect(config=options if threads is None else {**options, "threads": str(threads)})
-    for name, schema in SCHEMAS.items():
-        connection.register(name, _dataset(made.folder, made.manifest.tables.get(name, []), schema))
+    for name in TABLES:
+        connection.register(name, _dataset(made.folder, made.manifest.tables.get(name, []), SCHEMAS[name]))
     connection.register("names", _names(made.manifest.classes))
     connection.execute("SET lock_configuration = true")
     return connection
