@@ -41,7 +41,7 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchReader
         raise QueryError(f"{error}\nA query reads the tables {', '.join(VIEWS)} and nothing else") from None
     except duckdb.Error as error:
         raise QueryError(str(error)) from None
-    raise QueryError("the statement gives no rows; begin with SELECT, FROM, WITH, DESCRIBE, SUMMARIZE or EXPLAIN")
+    raise QueryError("there is no statement to answer")
 
 
 def answer_table(reader: pa.RecordBatchReader, limit: int) -> tuple[Table, bool]:
