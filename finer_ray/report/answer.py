@@ -77,9 +77,8 @@ def overview(connection: duckdb.DuckDBPyConnection) -> Table:
     for head in ("table", "lines", "columns"):
         table.add_column(head, justify="right" if head == "lines" else "left")
     for name in VIEWS:
-        lines = connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]  # noqa: S608
-        columns = ", ".join(column for column, *_ in connection.execute(f"DESCRIBE {name}").fetchall())
-        table.add_row(name, str(lines), columns)
+        lines = connection.view(name).count("*").fetchall()[0][0]
+        table.add_row(name, str(lines), ", ".join(connection.view(name).columns))
     return table
 
 
