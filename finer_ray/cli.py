@@ -299,6 +299,26 @@ def show(
     typer.echo(path)
 
 
+@app.command(rich_help_panel=EXPLAIN)
+def init(
+    data: Annotated[str, typer.Argument(help="Shards: a file, folder, glob, range or URL.")],
+    job: Annotated[Path, typer.Option("--to", help="The YAML file to write.")] = Path("job.yaml"),
+    output: Annotated[str, typer.Option(help="Where the export will go: a folder or URL.")] = "export",
+) -> None:
+    """Write a commented job file for the data found at a place."""
+    from finer_ray.starter import job_text, look, next_steps
+
+    text = job_text(look(data), output)
+    try:
+        with job.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise typer.BadParameter(f"{job} is there already; name another file with --to") from None
+    typer.echo(f"{job}: look through it, then")
+    for line in next_steps(str(job), output):
+        typer.echo(f"    {line}")
+
+
 @app.command(rich_help_panel=MORE)
 def schema(
     folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("schemas"),
