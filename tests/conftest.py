@@ -79,17 +79,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an export `demo_export` of 12 small photos, two of them with one key, and one that is none."""
-    from finer_ray.pipeline.export import export
+    from tests.store.exports import write_small_export
 
-    root = tmp_path_factory.mktemp("demo_like")
-    members = [part for i in range(10) for part in sample(f"p{i:03d}", i, i % 4, [10, 8, 60, 50])]
-    write_tar(root / "in" / "a.tar", [*members, *sample("twice", 10, 1), ("bad.jpg", b"no photo")])
-    write_tar(root / "in" / "b.tar", sample("twice", 11, 2, [0, 0, 40, 40]))
-    tree = {
-        "input": {"shards": str(root / "in"), "max_failures": 0.5},
-        "model": {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64, "classes": "imagenet-1k"},
-        "metrics": {"deletion": True, "drops": True, "steps": 3},
-        "output": {"url": str(root / "demo_export"), "rows_per_unit": 8, "rows_per_chunk": 4},
-    }
-    export(parse_config(tree))
-    return root
+    return write_small_export(tmp_path_factory.mktemp("demo_like"))

@@ -127,7 +127,7 @@ def test_without_sql_it_says_what_there_is_and_its_examples_work(demo_like: Path
         ("SELECT error(key) FROM images", "p000"),
         ("FROM read_text('/etc/hostname')", "reads the tables images, metrics, classes, failures, names"),
         ("SET threads = 1", "locked"),
-        ("-- nothing", "no statement"),
+        ("/* nothing */", "no statement"),
     ],
 )
 def test_wrong_sql_is_one_message(demo_like: Path, sql: str, message: str) -> None:
