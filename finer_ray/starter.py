@@ -130,7 +130,7 @@ def next_steps(job: str, output: str) -> list[str]:
 def _best(refs: Sequence[ShardRef], fields: Fields, part: str) -> Fields:
     """Fields with the first name of a part under which any sample has it; unchanged where none has."""
     for name in (getattr(fields, part), *OTHER_NAMES[refs[0].format].get(part, ())):
-        tried = replace(fields, **{part: name})  # type: ignore[arg-type]
+        tried = replace(fields, **{part: name})
         if any(getattr(sample, part) is not None for sample in _samples(refs[:1], tried)):
             return tried
     return fields

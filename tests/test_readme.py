@@ -42,7 +42,6 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-@pytest.mark.slow
 def test_every_recipe_runs_and_they_agree(demo_like: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo_like)
     made = open_export("demo_export")
@@ -77,7 +76,6 @@ def _by_class(made: Any, by_class: Any) -> None:
         assert by_class.loc[of, name] == pytest.approx(mean, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_every_sql_block_runs(demo_like: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo_like)
     queries = blocks(README, "sql")
@@ -100,7 +98,6 @@ def test_every_command_is_known(arguments: list[str]) -> None:
     command.make_context("finer-ray", arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [line for line in commands() if " ".join(line).startswith(CHEAP)], ids=" ".join)
 def test_cheap_commands_run_as_they_stand(
     demo_like: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch

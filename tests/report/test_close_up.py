@@ -18,8 +18,6 @@ from finer_ray.report.answer import EXAMPLES
 from finer_ray.report.close_up import close_up, find_row
 from finer_ray.store.export import open_export
 
-pytestmark = pytest.mark.slow
-
 
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
