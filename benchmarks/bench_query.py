@@ -36,7 +36,7 @@ IMAGES_MADE = 5_000_000
 CLASSES = 1000
 MAPS = ("gradcam", "finer_gradcam")
 THREADS = 2
-ROUNDS = 7
+ROUNDS = 5
 IMAGES_PER_FILE = UNITS_PER_FILE * OutputConfig(url="x").rows_per_unit
 CHOSEN = write_options(METRICS)
 BEFORE = {"compression": "zstd", "row_group_size": 131_072}
@@ -166,14 +166,13 @@ def measure(root: Path) -> dict[str, Any]:
     pa.set_cpu_count(THREADS)
     readers: dict[str, Callable[[Path, str], duckdb.DuckDBPyConnection]] = {"view": views, "parquet": parquet}
     open_ones = {(layout, name): reader(root, layout) for layout in LAYOUTS for name, reader in readers.items()}
-    times: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    times: dict[tuple[str, str, str], list[float]] = {}
     for _ in track(range(ROUNDS), "asking", transient=True):
         for (layout, reader), connection in open_ones.items():
             for query, sql in QUERIES.items():
-                start, busy = time.perf_counter(), time.process_time()
+                start = time.perf_counter()
                 connection.execute(sql).fetchall()
-                took = time.perf_counter() - start, time.process_time() - busy
-                times.setdefault((layout, reader, query), []).append(took)
+                times.setdefault((layout, reader, query), []).append(time.perf_counter() - start)
     found: dict[str, Any] = {}
     for layout in LAYOUTS:
         size = sum(path.stat().st_size for path in (root / layout).iterdir())
@@ -183,28 +182,21 @@ def measure(root: Path) -> dict[str, Any]:
     return found
 
 
-def spread(taken: list[tuple[float, float]]) -> dict[str, float]:
-    """Seconds on the clock, and CPU seconds of all threads together, which other work on the machine hardly changes."""
-    clock, busy = zip(*taken, strict=True)
+def spread(seconds: list[float]) -> dict[str, float]:
     return {
-        "median": round(statistics.median(clock), 3),
-        "low": round(min(clock), 3),
-        "high": round(max(clock), 3),
-        "cpu": round(statistics.median(busy), 3),
+        "median": round(statistics.median(seconds), 3),
+        "low": round(min(seconds), 3),
+        "high": round(max(seconds), 3),
     }
 
 
 def show(found: dict[str, Any]) -> None:
     for reader in ("view", "parquet"):
-        table = Table(
-            title=f"{reader}: seconds on {THREADS} threads, median (low-high), CPU seconds", title_justify="left"
-        )
+        table = Table(title=f"{reader}: seconds on {THREADS} threads, median (low-high)", title_justify="left")
         for column in ("metrics", "bytes / line", *QUERIES):
             table.add_column(column, justify="left" if column == "metrics" else "right")
         for layout, figures in found.items():
-            cells = [
-                f"{t['median']:.2f} ({t['low']:.2f}-{t['high']:.2f}) {t['cpu']:.2f}" for t in figures[reader].values()
-            ]
+            cells = [f"{t['median']:.2f} ({t['low']:.2f}-{t['high']:.2f})" for t in figures[reader].values()]
             table.add_row(layout, f"{figures['bytes_per_line']:.1f}", *cells)
         Console(width=140).print(table)
 
