@@ -1,10 +1,10 @@
-"""The command line: `finer-ray export | status | verify | table | probe | study | pack | demo | birds | schema`."""
+"""The command line: `finer-ray export | status | verify | table | study | query | show | ...`."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,13 +23,14 @@ ERRORS = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the config; repeatable.")
 ]
+# Headings of the list of commands.
+EXPLAIN, LOOK, DATA, MORE = "Explain", "Look at an export", "Make shards", "More"
+Format = Literal["table", "csv", "json", "parquet"]
 To = Annotated[Path, typer.Option(help="The folder to write to.")]
 
 
-studies = typer.Typer(
-    help="Studies of the paper on your own data: a Parquet table and a figure each.", no_args_is_help=True
-)
-app.add_typer(studies, name="study")
+studies = typer.Typer(help="Run a study of the paper: a Parquet table and a figure each.", no_args_is_help=True)
+app.add_typer(studies, name="study", rich_help_panel=LOOK)
 
 
 @app.callback(invoke_without_command=True)
@@ -39,12 +40,15 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-@app.command()
+@app.command(rich_help_panel=EXPLAIN)
 def export(
     config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
     set_: Overrides = None,
 ) -> None:
-    """Explain every image of the config's shards. Running it again does only what is missing."""
+    """Explain every image of the config's shards.
+
+    Running it again does only what is missing.
+    """
     from finer_ray.pipeline.export import export as run
 
     job = load_config(config, set_ or [])
@@ -57,12 +61,15 @@ def export(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=EXPLAIN)
 def probe(
     config: Annotated[Path, typer.Argument(help="The probing job's YAML file.")],
     set_: Overrides = None,
 ) -> None:
-    """Train a linear probe for every backbone and data set. Running it again does only what is missing."""
+    """Train a linear probe for every backbone and data set.
+
+    Running it again does only what is missing.
+    """
     from finer_ray.pipeline.probing import probe as run
     from finer_ray.probe.config import ProbesConfig
     from finer_ray.probe.table import TITLE, accuracy_table, remarks
@@ -76,12 +83,15 @@ def probe(
     typer.echo(job.output.url)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def verify(
     url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
     keys: Annotated[bool, typer.Option(help="List the input shards again and compare keys.")] = True,
 ) -> None:
-    """Prove that every input image is one line of images or failures, and that every row is written."""
+    """Prove that every image is accounted for, and every row written.
+
+    Each is one line of images or of failures, with its own key.
+    """
     from finer_ray.store.export import open_export
     from finer_ray.store.verify import verify_export
 
@@ -98,12 +108,15 @@ def verify(
 STATES = {"complete": 0, "running": 10, "planning": 10, "stopped": 11, "none": 12}
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(
     url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
     as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False,
 ) -> None:
-    """How far is an export, and is a run at work on it? Exit codes: 0 complete, 10 at work, 11 stopped, 12 none."""
+    """How far is an export, and is a run at work on it?
+
+    Exit codes: 0 complete, 10 at work, 11 stopped, 12 none.
+    """
     from finer_ray.report.status import status_lines
     from finer_ray.store.status import status_of
 
@@ -116,11 +129,14 @@ def status(
     raise typer.Exit(STATES[found.state])
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def table(
     url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
 ) -> None:
-    """Show the paper's table: maps by metrics, and each finer map against its baseline."""
+    """Show the paper's table: maps by metrics.
+
+    Below each finer map stands its paired difference to its baseline.
+    """
     from finer_ray.report.table import paper_table
     from finer_ray.store.export import open_export
 
@@ -200,7 +216,7 @@ def failure_cases(
     _say(failure_cases_study(open_export(url), to, name, by, shown))
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def pack(
     format: Annotated[str, typer.Option(help="cub, cars, aircraft, fishvista, birds525, imagefolder or parquet.")],
     source: Annotated[str, typer.Option(help="The data set's folder, as published.")],
@@ -215,7 +231,10 @@ def pack(
     ] = None,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 1000,
 ) -> None:
-    """Pack a published data set into shards, annotations kept. Running it again does only what is missing."""
+    """Pack a published data set into shards, annotations kept.
+
+    Running it again does only what is missing.
+    """
     from finer_ray.pipeline.packing import Packing
     from finer_ray.pipeline.packing import pack as run
 
@@ -223,17 +242,17 @@ def pack(
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=EXPLAIN)
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo writes.")] = Path("demo_export"),
 ) -> None:
-    """Explain 40 real photos with EfficientNet-Lite0, and draw a contact sheet."""
+    """Explain 40 real photos and 48 drawn birds: begin here."""
     from finer_ray.demo.tour import tour
 
     tour(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def birds(
     folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
     split: Annotated[str, typer.Option(help="train or test: other seeds.")] = "train",
@@ -241,18 +260,99 @@ def birds(
     size: Annotated[int, typer.Option(min=16, max=4096, help="Side in pixels.")] = 224,
     mark: Annotated[bool, typer.Option("--mark", help="Put the class's mark into a corner of each.")] = False,
 ) -> None:
-    """Draw fine-grained birds whose differing parts are known, as WebDataset shards with all masks."""
+    """Draw birds whose differing parts are known.
+
+    They become WebDataset shards with all masks.
+    """
     from finer_ray.demo.birds.shards import write_birds
 
     for path in write_birds(folder, split, per_class, size, mark):
         typer.echo(path)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
+def query(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    sql: Annotated[str | None, typer.Argument(help="DuckDB's SQL; what there is to ask when left out.")] = None,
+    format: Annotated[Format, typer.Option(help="On the standard output.")] = "table",
+    rows: Annotated[int, typer.Option(min=0, help="How many a table shows; 0: all.")] = 40,
+) -> None:
+    """Ask the tables of an export in SQL (DuckDB).
+
+    Tables: images, metrics, classes, failures, names. Nothing is written, no other file is read.
+    """
+    from finer_ray.report.answer import EXAMPLES, answer_table, ask, overview, write_answer
+    from finer_ray.store.query import connect
+
+    with connect(url) as connection:
+        if sql is None:
+            Console().print(overview(connection))
+            for example in EXAMPLES:
+                typer.echo(f'\nfiner-ray query {url} "{example}"')
+            return
+        reader = ask(connection, sql)
+        if format != "table":
+            write_answer(reader, format)
+            return
+        answer, more = answer_table(reader, rows)
+        _show(answer)
+        if more:
+            typer.echo(f"the first {rows} rows; --rows 0 shows all, --format csv, json or parquet writes all")
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    key: Annotated[str | None, typer.Argument(help="The image's key.")] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Its row, instead of its key.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The PNG; row-ROW.png when left out.")] = None,
+    maps: Annotated[
+        list[str] | None, typer.Option("--map", help="A stored map; all when left out; repeatable.")
+    ] = None,
+    gammas: Annotated[
+        list[float] | None, typer.Option("--gamma", help="Draw the contrast at this gamma too; repeatable.")
+    ] = None,
+) -> None:
+    """Draw one image as a PNG: photo, maps, and the contrast at any gamma."""
+    from finer_ray.report.close_up import close_up, find_row
+    from finer_ray.store.export import open_export
+
+    made = open_export(url)
+    if key is not None and row is None:
+        row = find_row(made, key)
+    elif key is not None or row is None:
+        raise typer.BadParameter("give either the image's KEY or its --row")
+    path = to or Path(f"row-{row}.png")
+    if note := close_up(made, row, path, maps or (), gammas or ()):
+        ERRORS.print(note)
+    typer.echo(path)
+
+
+@app.command(rich_help_panel=EXPLAIN)
+def init(
+    data: Annotated[str, typer.Argument(help="Shards: a file, folder, glob, range or URL.")],
+    job: Annotated[Path, typer.Option("--to", help="The YAML file to write.")] = Path("job.yaml"),
+    output: Annotated[str, typer.Option(help="Where the export will go: a folder or URL.")] = "export",
+) -> None:
+    """Write a commented job file for the data found at a place."""
+    from finer_ray.starter import job_text, look, next_steps
+
+    text = job_text(look(data), output)
+    try:
+        with job.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise typer.BadParameter(f"{job} is there already; name another file with --to") from None
+    typer.echo(f"{job}: look through it, then")
+    for line in next_steps(str(job), output):
+        typer.echo(f"    {line}")
+
+
+@app.command(rich_help_panel=MORE)
 def schema(
     folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("schemas"),
 ) -> None:
-    """Write the schemas of the config, the tables and the Zarr layout as JSON files."""
+    """Write the schemas of config, tables and Zarr layout as JSON."""
     from finer_ray.schemas import schema_files
 
     folder.mkdir(parents=True, exist_ok=True)

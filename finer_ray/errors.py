@@ -46,6 +46,10 @@ class StoreError(FinerRayError):
     exit_code = 6
 
 
+class QueryError(FinerRayError):
+    """A query that cannot be answered: its SQL is wrong, or it asks for what an export does not hold."""
+
+
 @contextmanager
 def plainly() -> Iterator[None]:
     """End the process with one plain message and the error's exit code where a known error comes out."""

@@ -75,3 +75,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     path.write_text(json.dumps(CLIP))
     open_clip.add_model_config(path)
     return "open_clip:tiny-clip"
+
+
+@pytest.fixture(scope="session")
+def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an export `demo_export` of 12 small photos, two of them with one key, and one that is none."""
+    from tests.store.exports import write_small_export
+
+    return write_small_export(tmp_path_factory.mktemp("demo_like"))

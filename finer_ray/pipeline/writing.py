@@ -47,10 +47,11 @@ def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
             continue
         line = json.loads(note["line"])
         images.append({**note, **line, "row": row})
+        of = line["target"] if line["label"] is None else line["label"]
         for name, scores in zip(layout.maps, line["metrics"], strict=True):
             hit = scores.get("pointing_hit")
             scores = {**scores, "pointing_hit": None if hit is None else hit > 0}
-            metrics.append({**scores, "row": row, "map": name, "region": note["region_kind"]})
+            metrics.append({**scores, "row": row, "class": of, "map": name, "region": note["region_kind"]})
     lines: dict[str, list[dict[str, Any]]] = {"images": images, "metrics": metrics, "failures": failures}
     schemas = {"images": IMAGES, "metrics": METRICS, "failures": FAILURES}
     return {name: pa.Table.from_pylist(lines[name], schema) for name, schema in schemas.items()}

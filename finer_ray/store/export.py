@@ -26,11 +26,12 @@ class Export:
     """A finished export; tables are read on first use.
 
     Attributes:
+        folder: where it lies.
         manifest: what the export was made of.
     """
 
     def __init__(self, folder: Folder, manifest: Manifest) -> None:
-        self._folder, self.manifest = folder, manifest
+        self.folder, self.manifest = folder, manifest
 
     @cached_property
     def images(self) -> pa.Table:
@@ -54,12 +55,12 @@ class Export:
 
     def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a table, batch by batch, for tables that are larger than memory."""
-        return iter_tables(self._folder, self.manifest.tables.get(name, []), columns)
+        return iter_tables(self.folder, self.manifest.tables.get(name, []), columns)
 
     @cached_property
     def tensors(self) -> Any:
         """The Zarr group."""
-        return open_tensors(self._folder)
+        return open_tensors(self.folder)
 
     def maps(self, rows: Rows, map: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Saliency maps.
@@ -158,7 +159,7 @@ class Export:
         return wanted
 
     def _table(self, name: str) -> pa.Table:
-        return read_tables(self._folder, self.manifest.tables.get(name, []), SCHEMAS[name])
+        return read_tables(self.folder, self.manifest.tables.get(name, []), SCHEMAS[name])
 
 
 def open_export(url: str) -> Export:

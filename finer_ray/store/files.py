@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from finer_ray.retry import patiently
 from finer_ray.shards.files import is_local, locate, whole_file
+from finer_ray.store.tables import write_options
 
 # Rows of a table that are in memory at a time.
 BATCH_ROWS = 4096
@@ -103,9 +104,9 @@ class Folder:
             self._writing(name, lambda: self.fs.rm(self.path(name), recursive=True))
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file as a whole: zstd, statistics, row groups of at most 128k rows."""
+        """Write a Parquet file as a whole, laid out as `write_options` says."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", row_group_size=131_072)
+        pq.write_table(table, sink, **write_options(table.schema))
         self.write(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:

@@ -22,6 +22,11 @@ class Each(Protocol):
     def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]: ...
 
 
+def here(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """One after the other, in this process."""
+    return [function(item) for item in items]
+
+
 def commit(folder: Folder, unit: int, tables: dict[str, pa.Table]) -> None:
     """Commit a unit whose Zarr objects are written: its part of `images` comes last and is the commit."""
     for name, schema in PARTS.items():
@@ -38,7 +43,7 @@ def failure_count(folder: Folder, units: Iterable[int]) -> int:
     return sum(folder.count_rows(_part("failures", unit)) for unit in units)
 
 
-def publish(folder: Folder, units: list[int], plan: Manifest, before: Manifest | None, each: Each) -> Manifest:
+def publish(folder: Folder, units: list[int], plan: Manifest, before: Manifest | None, each: Each = here) -> Manifest:
     """Make table files of the parts of units, and summarise the classes.
 
     Nothing that the manifest before lists is touched, so its readers go on undisturbed; `settle` makes the new

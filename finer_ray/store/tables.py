@@ -27,6 +27,7 @@ IMAGES = pa.schema(
 METRICS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
+        pa.field("class", pa.int32(), nullable=False),
         pa.field("map", pa.string(), nullable=False),
         pa.field("localisation", pa.float32()),
         pa.field("pointing_hit", pa.bool_()),
@@ -81,6 +82,39 @@ CLASSES = pa.schema(
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES}
+# A group is what a reader skips by its statistics, and what a thread takes at a time.
+ROWS_PER_GROUP = 131_072
+
+
+def write_options(schema: pa.Schema) -> dict[str, Any]:
+    """How a table is laid out in Parquet, as arguments of `pyarrow.parquet.write_table`.
+
+    Chosen by benchmarks/bench_query.py: zstd after an encoding that suits the type. Floats hardly repeat, so no
+    dictionary is tried on them: their bytes are split into streams, of which zstd shrinks those of the exponents.
+    int64 (rows, positions, counts) rise slowly and become differences, keys share their beginnings; int32 (classes,
+    sizes) and other strings repeat and get a dictionary. Statistics are written for all columns.
+    """
+    encodings: dict[str, str] = {}
+    repeating = []
+    for field in schema:
+        kind, path = field.type, field.name
+        if pa.types.is_list(kind):
+            kind, path = kind.value_type, f"{path}.list.element"
+        if pa.types.is_floating(kind):
+            encodings[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_int64(kind):
+            encodings[path] = "DELTA_BINARY_PACKED"
+        elif path == "key":
+            encodings[path] = "DELTA_BYTE_ARRAY"
+        else:
+            repeating.append(path)
+    return {
+        "compression": "zstd",
+        "row_group_size": ROWS_PER_GROUP,
+        "use_dictionary": repeating,
+        "column_encoding": encodings,
+        "write_statistics": True,
+    }
 
 
 SUMMED = ("correct", *AVERAGED)

@@ -88,7 +88,5 @@ def write_export(
         ]
         tables = {"images": pa.Table.from_pylist(lines, IMAGES), "failures": pa.Table.from_pylist(bad, FAILURES)}
         commit(folder, unit, {**tables, "metrics": METRICS.empty_table()})
-    settle(
-        folder, publish(folder, list(range(units)), manifest, None, lambda call, items: [call(item) for item in items])
-    )
+    settle(folder, publish(folder, list(range(units)), manifest, None))
     return open_export(str(path))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,3 +113,26 @@ def test_units_are_one_object_per_array_and_the_same_bytes_twice(tmp_path: Path)
 def test_no_export_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="there is no export"):
         finer_ray.open_export(str(tmp_path))
+
+
+def test_tables_are_written_as_outputs_md_says(tmp_path: Path) -> None:
+    rows = np.arange(140_000)
+    values = {"row": rows, "class": rows % 7, "map": np.where(rows % 2, "a", "b"), "deletion_auc": rows / 3}
+    columns = [
+        pa.array(values[field.name]).cast(field.type) if field.name in values else pa.nulls(len(rows), field.type)
+        for field in METRICS
+    ]
+    table = pa.table(columns, schema=METRICS)
+    folder = Folder(str(tmp_path))
+    folder.write_table("metrics/a.parquet", table)
+    assert folder.read_table("metrics/a.parquet", METRICS).equals(table)
+    about = pq.ParquetFile(tmp_path / "metrics" / "a.parquet").metadata
+    assert [about.row_group(group).num_rows for group in range(about.num_row_groups)] == [131_072, 8_928]
+    found = {about.row_group(1).column(place).path_in_schema: about.row_group(1).column(place) for place in range(16)}
+    assert {column.compression for column in found.values()} == {"ZSTD"}
+    assert (found["row"].statistics.min, found["row"].statistics.max) == (131_072, 139_999)
+    assert all(column.is_stats_set for column in found.values())
+    encodings = {"row": "DELTA_BINARY_PACKED", "deletion_auc": "BYTE_STREAM_SPLIT", "map": "RLE_DICTIONARY"}
+    assert all(encoding in found[name].encodings for name, encoding in encodings.items())
+    assert "RLE_DICTIONARY" not in found["deletion_auc"].encodings
+    assert "BYTE_STREAM_SPLIT" in found["reference_probabilities_05.list.element"].encodings

@@ -1,0 +1,130 @@
+"""Answers: what a query found, for the screen or for other programs."""
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+from rich.text import Text
+
+from finer_ray.errors import QueryError
+from finer_ray.store.query import VIEWS
+
+Format = Literal["csv", "json", "parquet"]
+EXAMPLES = (
+    """\
+SELECT n.name, map, count(*) AS images, round(avg(localisation), 3) AS on_object
+FROM metrics JOIN names AS n USING (class) GROUP BY n.name, map ORDER BY n.name, map""",
+    """\
+SELECT key, p.name AS predicted, round(predicted_probability, 3) AS probability
+FROM images JOIN names AS p ON p.class = predicted ORDER BY probability LIMIT 5""",
+)
+
+
+def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchReader:
+    """Run a query.
+
+    Raises:
+        QueryError: what DuckDB says is wrong with it, or that it wants a file.
+    """
+    try:
+        answer = connection.sql(sql)
+        if answer is not None:
+            return answer.to_arrow_reader()
+    except duckdb.PermissionException as error:
+        raise QueryError(f"{error}\nA query reads the tables {', '.join(VIEWS)} and nothing else") from None
+    except duckdb.Error as error:
+        raise QueryError(str(error)) from None
+    raise QueryError("there is no statement to answer")
+
+
+def answer_table(reader: pa.RecordBatchReader, limit: int) -> tuple[Table, bool]:
+    """The first rows for the screen, and whether there are more.
+
+    Args:
+        limit: of rows; 0 shows all.
+    """
+    table = Table()
+    for field in reader.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(Text(field.name), justify="right" if number else "left")
+    for number, row in enumerate(_rows(reader)):
+        if limit and number == limit:
+            return table, True
+        table.add_row(*(Text(_shown(value)) for value in row))
+    return table, False
+
+
+def write_answer(reader: pa.RecordBatchReader, format: Format) -> None:
+    """All rows to the standard output: as CSV with a header, as JSON with an object in each line, or as Parquet."""
+    writers: dict[str, Callable[[pa.RecordBatchReader], None]] = {
+        "csv": _write_csv,
+        "json": _write_json,
+        "parquet": _write_parquet,
+    }
+    writers[format](reader)
+
+
+def overview(connection: duckdb.DuckDBPyConnection) -> Table:
+    """What there is to ask: tables, their lines and columns."""
+    table = Table()
+    for head in ("table", "lines", "columns"):
+        table.add_column(head, justify="right" if head == "lines" else "left")
+    for name in VIEWS:
+        lines = connection.view(name).count("*").fetchall()[0][0]
+        table.add_row(name, str(lines), ", ".join(connection.view(name).columns))
+    return table
+
+
+def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
+    try:
+        for batch in reader:
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except (pa.ArrowException, duckdb.Error) as error:
+        raise QueryError(str(error)) from None
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    text = str(value)
+    # A key may hold anything, also what a terminal would obey.
+    return text if text.isprintable() else repr(text)
+
+
+def _write_csv(reader: pa.RecordBatchReader) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(reader.schema.names)
+    writer.writerows(_rows(reader))
+
+
+def _write_json(reader: pa.RecordBatchReader) -> None:
+    names = reader.schema.names
+    for row in _rows(reader):
+        line = dict(zip(names, map(_plain, row), strict=True))
+        sys.stdout.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_parquet(reader: pa.RecordBatchReader) -> None:
+    if sys.stdout.isatty():
+        raise QueryError("Parquet is not for the screen: send it to a file with > answer.parquet")
+    with pq.ParquetWriter(sys.stdout.buffer, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)

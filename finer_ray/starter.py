@@ -1,0 +1,191 @@
+"""A starter: the commented job file for data that somebody has."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from finer_ray.config import InputConfig, parse_config
+from finer_ray.errors import InputError
+from finer_ray.models.classes import ClassNames
+from finer_ray.shards import Fields, Sample, ShardRef, find_shards, index_shard, list_keys, read_unit
+from finer_ray.shards.files import is_local, locate
+
+# Samples that are looked at, of the first shard and of the last.
+SEEN = 64
+# Where annotations often stand, beside the usual names; the first that gives something is taken.
+OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "webdataset": {
+        "label": ("json.class", "json.class_name", "json.category", "json.species", "json.category_id", "txt"),
+        "box": ("json.box", "json.bbox"),
+        "mask": ("seg.png", "segmentation.png"),
+    },
+    "parquet": {
+        "image": ("img", "photo", "picture", "bytes", "image_bytes"),
+        "label": ("labels", "class", "class_name", "category", "species", "fine_label", "category_id"),
+        "box": ("box", "bbox"),
+        "mask": ("segmentation",),
+    },
+    "folder": {},
+}
+LARGEST = InputConfig.model_fields["max_member_bytes"].default
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found at a place.
+
+    Attributes:
+        place: as the user named it.
+        refs: the shards.
+        fields: those that differ from the format's defaults.
+        count: images of the first shard.
+        samples: those that were looked at.
+        classes: names, as far as they are known: of folders all, else of classes.txt or of the samples.
+        class_file: a classes.txt beside local shards, or None.
+    """
+
+    place: str
+    refs: tuple[ShardRef, ...]
+    fields: dict[str, str]
+    count: int
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    class_file: str | None
+
+    def has(self, part: str) -> int:
+        """How many of the samples have a label, box or mask."""
+        return sum(getattr(sample, part) is not None for sample in self.samples)
+
+
+def look(place: str) -> Found:
+    """Look at the shards of a place: a file, folder, glob or range, as `input.shards` takes it.
+
+    Raises:
+        InputError: nothing is there, formats are mixed, or no image is found under any usual name.
+    """
+    refs = tuple(find_shards([place]))
+    formats = sorted({ref.format for ref in refs})
+    if len(formats) > 1:
+        raise InputError(f"{place}: shards of several formats ({', '.join(formats)}); name those of one, as with *.tar")
+    usual = Fields.defaults(formats[0])
+    fields = usual
+    for part in ("image", "label", "box", "mask"):
+        fields = _best(refs, fields, part)
+    index = index_shard(refs[0], fields, SEEN)
+    samples = tuple(_samples(refs, fields))
+    if not any(sample.image for sample in samples):
+        reason = index.problem or next((sample.error for sample in samples if sample.error), "it is empty")
+        raise InputError(f"{place}: no image found in {refs[0].url}: {reason}; see input.fields in the README")
+    changed = {part: getattr(fields, part) for part in ("image", "label", "box", "mask")}
+    changed = {part: name for part, name in changed.items() if name != getattr(usual, part)}
+    classes, file = _classes(refs, fields, samples)
+    return Found(place, refs, changed, index.count, samples, classes, file)
+
+
+def job_text(found: Found, output: str = "export") -> str:
+    """The job as commented YAML, which `load_config` takes as it stands.
+
+    Args:
+        output: `output.url`.
+    """
+    model, why = _model(found)
+    fields = f"\n  fields: {_inline(found.fields)}" if found.fields else ""
+    localised = found.has("box") + found.has("mask") > 0
+    region = "localisation comes from them" if localised else "without them there is no localisation"
+    text = f"""\
+# A job of finer-ray for {_inline(found.place)}
+# {_count(len(found.refs), "shard")} ({found.refs[0].format}); the first holds {_count(found.count, "image")}.
+# Of {_count(len(found.samples), "image")} looked at, {found.has("label")} have a label, {found.has("box")} a box, \
+{found.has("mask")} a mask ({region}).
+input:
+  shards: {_inline(found.place)}{fields}
+  max_failures: 0.2                # the job stops when a larger share of the images cannot be used
+# {why}
+model: {_inline(model)}
+saliency:
+  target: predicted                # or label
+  maps: [gradcam, finer_gradcam]   # a baseline, and the same against the closest classes; also layercam, scorecam, ...
+  gamma: 0.6                       # strength of the comparison
+  references: 3                    # how many classes it is compared with
+metrics: {{deletion: false, insertion: false, drops: false}}  # true: forward passes on masked images, which take time
+output:
+  url: {_inline(output)}
+"""
+    parse_config(yaml.safe_load(text))
+    return text
+
+
+def next_steps(job: str, output: str) -> list[str]:
+    """What to type next."""
+    return [
+        f"finer-ray export {job}",
+        f"finer-ray verify {output}",
+        f"finer-ray query {output}",
+    ]
+
+
+def _best(refs: Sequence[ShardRef], fields: Fields, part: str) -> Fields:
+    """Fields with the first name of a part under which any sample has it; unchanged where none has."""
+    for name in (getattr(fields, part), *OTHER_NAMES[refs[0].format].get(part, ())):
+        tried = replace(fields, **{part: name})
+        if any(getattr(sample, part) is not None for sample in _samples(refs[:1], tried)):
+            return tried
+    return fields
+
+
+def _samples(refs: Sequence[ShardRef], fields: Fields) -> Iterator[Sample]:
+    for ref in dict.fromkeys((refs[0], refs[-1])):
+        index = index_shard(ref, fields, SEEN)
+        if index.starts:
+            yield from read_unit(ref, fields, index.starts[0], min(SEEN, index.count), LARGEST)
+
+
+def _classes(refs: Sequence[ShardRef], fields: Fields, samples: Sequence[Sample]) -> tuple[tuple[str, ...], str | None]:
+    fs, path = locate(refs[0].url)
+    beside = f"{path.rsplit('/', 1)[0]}/classes.txt"
+    if fs.exists(beside):
+        names = fs.cat_file(beside).decode().splitlines()
+        return tuple(name for name in names if name.strip()), str(beside) if is_local(fs) else None
+    if refs[0].format == "folder":
+        folders = {key.split("/")[0] for ref in refs for key in list_keys(ref, fields) if "/" in key}
+        return tuple(sorted(folders)), None
+    return tuple(sorted({sample.label for sample in samples if isinstance(sample.label, str)})), None
+
+
+def _model(found: Found) -> tuple[dict[str, Any], str]:
+    """A model that suits the labels, and why it was chosen."""
+    imagenet = {
+        "backbone": "timm:vit_base_patch16_224",
+        "weights": "augreg_in21k_ft_in1k",
+        "head": "native",
+        "classes": "imagenet-1k",
+    }
+    if not found.classes:
+        kind = "integers: say in model.classes what they mean" if found.has("label") else "missing"
+        return imagenet, f"An ImageNet classifier; labels are {kind}."
+    if _all_imagenet(found.classes):
+        return imagenet, "The labels are classes of ImageNet."
+    clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16", "weights": "openai", "head": "text"}
+    clip["classes"] = found.class_file or list(found.classes)
+    known = "all" if found.class_file or found.refs[0].format == "folder" else "those seen: complete the list"
+    return clip, f"Classes by their names ({known}). A trained head is better: finer-ray probe."
+
+
+def _all_imagenet(names: Sequence[str]) -> bool:
+    imagenet = ClassNames.imagenet()
+    try:
+        return all(imagenet.index(name) >= 0 for name in names)
+    except LookupError:
+        return False
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML, on one line whatever it holds: JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,51 @@
+"""Queries: an export's tables in DuckDB, for reading only."""
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+from finer_ray.store.export import Export, open_export
+from finer_ray.store.files import Folder
+from finer_ray.store.tables import SCHEMAS
+
+TABLES = ("images", "metrics", "classes", "failures")
+VIEWS = (*TABLES, "names")
+NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
+
+
+def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views images, metrics, classes, failures and names of an export.
+
+    Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
+    its columns are those of `finer_ray.store.tables`, empty where there is no file. `names` has the columns class and
+    name, in which `predicted`, `target`, `label` and `references` point. Arrow reads the files, from any fsspec URL;
+    DuckDB itself has no access to files, networks or extensions, and its settings are locked. Tables that a statement
+    creates lie in memory.
+
+    Args:
+        export: an open export, or its folder or URL.
+        threads: of DuckDB; all cores when None.
+
+    Raises:
+        ExportError: there is no finished export.
+    """
+    made = open_export(export) if isinstance(export, str) else export
+    options = {"enable_external_access": "false", "temp_directory": ""}
+    connection = duckdb.connect(config=options if threads is None else {**options, "threads": str(threads)})
+    for name in TABLES:
+        connection.register(name, _dataset(made.folder, made.manifest.tables.get(name, []), SCHEMAS[name]))
+    connection.register("names", _names(made.manifest.classes))
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _dataset(folder: Folder, files: list[str], schema: pa.Schema) -> ds.Dataset | pa.Table:
+    if not files:
+        return schema.empty_table()
+    system = LocalFileSystem() if folder.local else PyFileSystem(FSSpecHandler(folder.fs))
+    return ds.dataset([folder.path(name) for name in files], schema=schema, format="parquet", filesystem=system)
+
+
+def _names(classes: list[str]) -> pa.Table:
+    return pa.table([range(len(classes)), classes], schema=NAMES)

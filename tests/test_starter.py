@@ -1,0 +1,110 @@
+"""A starter's job: what it finds in each format, and that the job is one."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from finer_ray.cli import app
+from finer_ray.config import Config, load_config
+from finer_ray.errors import InputError
+from finer_ray.starter import look
+from tests.conftest import photo, sample, write_tar
+
+
+def started(tmp_path: Path, data: str) -> tuple[Config, str]:
+    """The job that `init` writes, read again, and its text."""
+    job = tmp_path / "job.yaml"
+    run = CliRunner().invoke(app, ["init", data, "--to", str(job), "--output", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    assert f"finer-ray export {job}" in run.output
+    return load_config(job), job.read_text()
+
+
+def test_tars_with_usual_names(tmp_path: Path) -> None:
+    for number in range(2):
+        members = [part for i in range(3) for part in sample(f"{number}{i}", i, i, [1, 1, 9, 9] if i else None)]
+        write_tar(tmp_path / "in" / f"t-{number}.tar", members)
+    config, text = started(tmp_path, str(tmp_path / "in" / "t-{0..1}.tar"))
+    assert config.input.shards == [str(tmp_path / "in" / "t-{0..1}.tar")]
+    assert not config.input.fields.model_fields_set
+    assert "2 shards (webdataset); the first holds 3 images" in text
+    assert "Of 6 images looked at, 6 have a label, 4 a box, 0 a mask" in text
+    assert config.model.classes == "imagenet-1k"
+
+
+def test_tars_with_other_names_and_classes_beside(tmp_path: Path) -> None:
+    note = json.dumps({"species": "wren", "bbox": [1, 2, 30, 40]}).encode()
+    write_tar(tmp_path / "in" / "a.tar", [("x.jpg", photo(1)), ("x.json", note)])
+    (tmp_path / "in" / "classes.txt").write_text("robin\nwren\n")
+    config, text = started(tmp_path, str(tmp_path / "in"))
+    assert (config.input.fields.label, config.input.fields.box) == ("json.species", "json.bbox")
+    assert config.model.classes == str(tmp_path / "in" / "classes.txt")
+    assert (config.model.backbone, config.model.head) == ("open_clip:ViT-B-16", "text")
+    assert "1 have a label, 1 a box" in text
+
+
+def test_parquet_with_other_columns(tmp_path: Path) -> None:
+    rows = [{"img": {"bytes": photo(i), "path": None}, "species": f"bird: {i % 2}"} for i in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    config, _ = started(tmp_path, str(tmp_path / "a.parquet"))
+    assert (config.input.fields.image, config.input.fields.label) == ("img", "species")
+    assert config.model.classes == ["bird: 0", "bird: 1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "backbone", "classes"),
+    [
+        (["goldfish", "n01443537"], "timm:vit_base_patch16_224", "imagenet-1k"),
+        (["zebra stripes", "owl eyes"], "open_clip:ViT-B-16", ["owl eyes", "zebra stripes"]),
+    ],
+)
+def test_folders_are_classes(tmp_path: Path, names: list[str], backbone: str, classes: object) -> None:
+    for name in names:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "x.jpg").write_bytes(photo(1))
+    config, _ = started(tmp_path, str(tmp_path / "in"))
+    assert (config.model.backbone, config.model.classes) == (backbone, classes)
+
+
+def test_without_labels(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("x.jpg", photo(1))])
+    config, text = started(tmp_path, str(tmp_path / "a.tar"))
+    assert config.model.head == "native"
+    assert "labels are missing" in text
+
+
+def test_a_place_cannot_break_the_yaml(tmp_path: Path) -> None:
+    name = "a: b\nmodel: {} # '"
+    (tmp_path / name / "cat").mkdir(parents=True)
+    (tmp_path / name / "cat" / "x.jpg").write_bytes(photo(1))
+    config, text = started(tmp_path, str(tmp_path / name))
+    assert config.input.shards == [str(tmp_path / name)]
+    assert list(yaml.safe_load(text)) == ["input", "model", "saliency", "metrics", "output"]
+
+
+def test_what_is_no_data_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no"):
+        look(str(tmp_path / "none.tar"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image found"):
+        look(str(tmp_path / "empty"))
+    write_tar(tmp_path / "t" / "a.tar", [("x.txt", b"words")])
+    with pytest.raises(InputError, match="no image found"):
+        look(str(tmp_path / "t"))
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "t" / "b.parquet")
+    with pytest.raises(InputError, match="several formats"):
+        look(str(tmp_path / "t"))
+
+
+def test_no_job_is_written_over(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("x.jpg", photo(1))])
+    (tmp_path / "job.yaml").write_text("mine")
+    run = CliRunner().invoke(app, ["init", str(tmp_path / "a.tar"), "--to", str(tmp_path / "job.yaml")])
+    assert run.exit_code == 2
+    assert "name another file with --to" in run.output
+    assert (tmp_path / "job.yaml").read_text() == "mine"
