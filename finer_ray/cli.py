@@ -113,7 +113,7 @@ def status(
     url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
     as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False,
 ) -> None:
-    """How far is an export, and is a run at work on it?
+    """Say how far an export is, and whether a run is at work on it.
 
     Exit codes: 0 complete, 10 at work, 11 stopped, 12 none.
     """
