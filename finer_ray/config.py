@@ -84,8 +84,16 @@ class InputConfig(Section):
     )
     fields: FieldsConfig = FieldsConfig()
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
-    max_image_pixels: Positive = Field(100_000_000, description="images with more pixels become failures")
-    max_member_bytes: Positive = Field(256 * 2**20, description="members with more bytes become failures")
+    max_image_pixels: Positive = Field(
+        100_000_000,
+        description="images with more pixels become failures; decoding takes up to 20 bytes a pixel, a photo at a time "
+        "on each CPU: 2 GB",
+    )
+    max_member_bytes: Positive = Field(
+        256 * 2**20,
+        description="members with more bytes become failures; the larger ones of a unit may take 16 times as many "
+        "together",
+    )
     fast_jpeg: bool = Field(False, description="let the JPEG decoder halve very large photos; not exact")
 
     @field_validator("shards", mode="before")
