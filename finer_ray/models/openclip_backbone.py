@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finer_ray.config import LOCAL_DIR, ModelConfig, nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
-from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
+from finer_ray.models.checkpoint import check_numbers, load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.openclip_folder import OpenClipFolder
 from finer_ray.models.plain_block import PlainBlock, layer_scale
@@ -254,7 +254,8 @@ def _load(model: Any, path: Any) -> None:
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
     except Exception as error:
-        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {error}") from None
+        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {str(error)[:1000]}") from None
+    check_numbers(model.state_dict(), f"model.weights: {str(path)!r}")
 
 
 def _no_pretrained(record: logging.LogRecord) -> bool:

@@ -111,7 +111,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _photo(
     data: bytes, transform: Transform, max_pixels: int, fast_jpeg: bool
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The displayed photo in the transform's geometry, and its full (width, height), which a fast JPEG no longer has."""
+    """The displayed photo in the transform's geometry, and its full (width, height), which a fast JPEG has not."""
     try:
         image = _open(data, max_pixels)
         # Pillow turns TIFFs by itself, and gives their size as displayed from the start.

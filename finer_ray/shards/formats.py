@@ -58,6 +58,6 @@ def read_unit(ref: ShardRef, fields: Fields, start: int, count: int, max_member_
 
 def _no_room(size: int, max_member_bytes: int) -> str:
     return (
-        f"{size} bytes for which its unit of work has no room beside its other large images "
-        f"({LARGEST_MEMBERS * max_member_bytes} bytes in all): lower output.rows_per_unit or raise input.max_member_bytes"
+        f"{size} bytes, for which its unit of work has no room beside its other large images (in all "
+        f"{LARGEST_MEMBERS * max_member_bytes} bytes): lower output.rows_per_unit or raise input.max_member_bytes"
     )

@@ -46,7 +46,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _markers(data: bytes) -> Iterator[int]:
-    """The markers of the first image in a JPEG file, in order; entropy-coded data and segments' contents passed over."""
+    """The markers of the first image in a JPEG file, in order; what stands between them is passed over."""
     at = 2
     while match := MARKER.search(data, at):
         marker, at = match[1][0], match.end()

@@ -214,8 +214,8 @@ def _batch_size(group: pq.RowGroupMetaData, columns: list[str], limit: int) -> i
     chunks = [group.column(i) for i in range(group.num_columns)]
     inside = tuple(f"{column}." for column in columns)
     chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(inside)]
-    packed = sum(max(0, chunk.total_compressed_size) for chunk in chunks)
-    unpacked = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
+    packed: int = sum(max(0, chunk.total_compressed_size) for chunk in chunks)
+    unpacked: int = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
     if unpacked > max(limit, MOST_UNPACKED * packed):
         raise ValueError(
             f"a decompression bomb: {packed} bytes unpack to {unpacked}, more than {MOST_UNPACKED} times as many"

@@ -238,4 +238,8 @@ def _describe(fault: TarFault, count: int, last: str) -> str:
 def _some(names: Any) -> str:
     """A few names for a message."""
     listed = sorted(set(names))
-    return ", ".join(clipped(name, LONGEST_NAME) for name in listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else "nothing"
+    return (
+        ", ".join(clipped(name, LONGEST_NAME) for name in listed[:8]) + (", ..." if len(listed) > 8 else "")
+        if listed
+        else "nothing"
+    )
