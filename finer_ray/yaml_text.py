@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         """A node of the document. Raises ValueError where it is too deep, too long, or expands to too much."""
         if self._depth == DEEPEST:
             raise ValueError(f"nested more than {DEEPEST} deep")
-        if self.check_event(yaml.AliasEvent) and self.anchors.get(self.peek_event().anchor, parent) not in self._sizes:
+        if self.check_event(yaml.AliasEvent) and self._alias() not in self._sizes:
             raise ValueError("an alias inside of what it stands for, or of nothing")
         self._depth += 1
         node = super().compose_node(parent, index)
@@ -49,6 +49,9 @@ class _Loader(yaml.SafeLoader):
         if len(self._sizes) > MOST_NODES:
             raise ValueError(f"more than {MOST_NODES} values")
         return node
+
+    def _alias(self) -> Any:
+        return self.anchors.get(self.peek_event().anchor)  # type: ignore[no-untyped-call]
 
     def _size(self, node: yaml.Node) -> int:
         """How many nodes a node is once its aliases are written out."""

@@ -1,6 +1,7 @@
 """open_clip backbones: ViTs with class-token or mean pooling, ResNets with attention pooling, timm towers."""
 
 import logging
+import pickle
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -253,6 +254,12 @@ def _load(model: Any, path: Any) -> None:
     """By open_clip's own loader, which knows the other layouts that CLIP checkpoints come in."""
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except pickle.UnpicklingError:
+        # PyTorch's own message says how to run the code nevertheless.
+        raise ConfigError(
+            f"model.weights: {str(path)!r} is no checkpoint that torch loads with weights_only=True; "
+            "save its state_dict with safetensors"
+        ) from None
     except Exception as error:
         raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {str(error)[:1000]}") from None
     check_numbers(model.state_dict(), f"model.weights: {str(path)!r}")

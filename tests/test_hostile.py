@@ -1,0 +1,306 @@
+"""Hostile and odd input: a named failure or a clear refusal, and good rows untouched."""
+
+import math
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from finer_ray.config import Config, load_config, parse_config
+from finer_ray.errors import ConfigError, InputError
+from finer_ray.models import build_classifier
+from finer_ray.pipeline.export import export
+from finer_ray.shards import Fields, ShardRef, Transform, decode, find_shards, read_unit
+from finer_ray.shards.sample import Sample
+from finer_ray.store.export import open_export
+from finer_ray.store.verify import verify_export
+from tests.conftest import photo, write_tar
+from tests.hostile import images, kinds
+from tests.hostile.kinds import CONFIGS, KINDS, Kind
+from tests.hostile.through import MAX_BYTES, MAX_PIXELS, TRANSFORM, Outcome, same, through
+
+FORMATS = ("webdataset", "parquet", "folder")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """The good samples in a shard of each format with nothing else in it."""
+    root = tmp_path_factory.mktemp("clean")
+    shards = {
+        "webdataset": kinds.among()(root),
+        "parquet": kinds.table_of([])(root),
+        "folder": kinds.image_folder(lambda _: None)(root),
+    }
+    return {name: through(ref) for name, ref in shards.items()}
+
+
+def test_the_clean_shards_are_clean(clean: dict[str, Outcome]) -> None:
+    for name in FORMATS:
+        assert (clean[name].failures, clean[name].problem) == ([], None)
+        assert [key for key, _ in clean[name].images] == list(kinds.FOLDER if name == "folder" else kinds.GOOD)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_shard(kind: Kind, tmp_path: Path, clean: dict[str, Outcome]) -> None:
+    ref = kind.make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    start = time.monotonic()
+    outcome = through(ref)
+    assert time.monotonic() - start < 5
+    assert sorted(tmp_path.rglob("*")) == before, "reading wrote files"
+
+    assert (outcome.problem is None) == (kind.problem is None), outcome.problem
+    assert (kind.problem or "") in (outcome.problem or "")
+    failures = {key: (stage, message) for key, stage, message in outcome.failures}
+    assert failures.keys() == kind.fails.keys(), outcome.failures
+    for key, (stage, words) in kind.fails.items():
+        assert failures[key][0] == stage
+        assert words in f"{stage}: {failures[key][1]}"
+    found = dict(outcome.images)
+    assert found.keys() == {*kind.good, *kind.reads}
+    expected = dict(clean[ref.format].images)
+    assert all(same(found[key], expected[key]) for key in kind.good)
+    for key, shown in kind.reads.items():
+        if shown is not None:
+            np.testing.assert_array_equal(found[key].image, TRANSFORM.apply(shown))
+            assert shown.size in ((found[key].width, found[key].height), (80, 64))
+
+
+def test_there_are_many_kinds_and_the_page_has_them_all() -> None:
+    """If this fails: `python -m tests.hostile.kinds`, and commit."""
+    names = [kind.name for kind in KINDS]
+    assert len(set(names)) == len(names) >= 40
+    assert kinds.PAGE.read_text(encoding="utf-8").split(kinds.MARK)[1].strip() == kinds.table().strip()
+
+
+@pytest.mark.parametrize(("name", "text", "words"), CONFIGS, ids=lambda value: value[:40])
+def test_config(name: str, text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(text)
+    start = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_config("job.yaml")
+    assert time.monotonic() - start < 10
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 3000
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "job.yaml"]
+
+
+def test_a_config_that_is_no_file_is_read_no_further_than_its_limit() -> None:
+    with pytest.raises(ConfigError, match="longer than"):
+        load_config("/dev/zero")
+
+
+def test_values_of_any_size_are_shown_short() -> None:
+    tree: dict[str, Any] = {"input": {"shards": "a.tar"}, "model": {}, "output": {"url": "out"}}
+    for value in ("x" * 10**7, [list(range(10**5))] * 1000, 16**10_000, {"a": "b" * 10**7}):
+        for place in ("saliency", "compute", "x" * 10**6):
+            with pytest.raises(ConfigError) as caught:
+                parse_config({**tree, place: {"maps": value, "actors_min": value, "y" * 10**6: value}})
+            assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "pattern", ["s-{0..999999999}.tar", "{a,b}" * 40 + ".tar", "{0..9}" * 12, "{1..%s}" % ("9" * 5000)]
+)
+def test_a_range_of_a_billion_shards_is_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match="more than a million"):
+        find_shards([pattern])
+
+
+class Code:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+Job = Callable[..., Config]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt", ".npz", ".safetensors"])
+def test_a_checkpoint_with_code_is_refused_and_runs_nothing(suffix: str, tmp_path: Path, job: Job, clip: str) -> None:
+    marker, path = tmp_path / "ran", tmp_path / f"model{suffix}"
+    contents: list[Callable[[], Any]] = [
+        lambda: torch.save({"state_dict": {"x": Code(marker)}}, path),
+        lambda: torch.save({"state_dict": {"x": Code(marker)}}, path, _use_new_zipfile_serialization=False),
+        lambda: path.write_bytes(pickle.dumps({"state_dict": Code(marker)})),
+    ]
+    for write in contents:
+        write()
+        for backbone, rest in (("timm:test_resnet", {}), (clip, {"head": "none", "classes": ["a"]})):
+            for match in ("name", "order"):
+                model = {"backbone": backbone, "weights": str(path), "match": match, "image_size": None, **rest}
+                with pytest.raises(ConfigError, match=r"model\.weights"):
+                    build_classifier(job("a.tar", model=model).model)
+        with pytest.raises(ConfigError, match=r"model\.head"):
+            build_classifier(job("a.tar", model={"head": str(path)}).model)
+    assert not marker.exists()
+    Code(marker).__reduce__()[0](marker)
+    assert marker.exists(), "the code would have run"
+
+
+def test_weights_that_hold_nan_are_refused(tmp_path: Path, job: Job) -> None:
+    plain = build_classifier(job("a.tar").model)
+    torch.save({"weight": torch.full((3, 4), math.nan)}, tmp_path / "probe.pt")
+    import timm
+    from safetensors.torch import save_file
+
+    state = timm.create_model("test_resnet").state_dict()
+    first = next(name for name, value in state.items() if value.is_floating_point())
+    state[first][0] = math.nan
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=rf"holds NaN .* in 1 tensors \({first}\)"):
+        build_classifier(job("a.tar", model={"weights": str(tmp_path / "model.safetensors")}).model)
+    head = torch.zeros(3, plain.embedding_size)
+    head[1, 1] = math.nan
+    save_file({"weight": head}, tmp_path / "head.safetensors")
+    with pytest.raises(ConfigError, match="holds NaN"):
+        build_classifier(job("a.tar", model={"head": str(tmp_path / "head.safetensors")}).model)
+
+
+def test_large_images_share_the_room_of_a_unit_and_small_ones_have_theirs(tmp_path: Path) -> None:
+    """With 1 MiB allowed for one, 16 MiB for those above their fair share (320 kB of 50)."""
+    large, small = bytes(900 * 1024), bytes(1024)
+    members = [(f"k{i:02d}.jpg", small if i % 2 else large) for i in range(50)]
+    ref = ShardRef(str(write_tar(tmp_path / "a.tar", members)), "webdataset")
+    samples = list(read_unit(ref, Fields.defaults("webdataset"), 0, 50, 2**20))
+    assert [s.image for s in samples[1::2]] == [small] * 25
+    refused = [s.error for s in samples[::2] if s.error]
+    assert sum(len(s.image or b"") for s in samples[::2]) <= 16 * 2**20
+    assert len(refused) == 25 - 18
+    assert all("lower output.rows_per_unit or raise input.max_member_bytes" in (error or "") for error in refused)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from finer_ray.shards import *
+from tests.hostile.through import through
+limit = int(sys.argv[2])
+line = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (int(line.split()[1]) * 1024 + limit,) * 2)
+path = sys.argv[1]
+outcome = through(ShardRef(path, "parquet" if path.endswith("parquet") else "webdataset"), 2**28, 10**8)
+print(len(outcome.images), len(outcome.failures))
+"""
+
+
+def _within(memory: int, path: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, path, str(memory)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_bombs_stay_within_memory(tmp_path: Path) -> None:
+    """In a process that gets no more than 20 bytes for each of 25 million pixels, and some room beside."""
+    many = [
+        ("wide.png", images.encode(Image.new("I;16", (5000, 5000)), "PNG")),
+        ("alpha.png", images.encode(Image.new("RGBA", (5000, 5000)), "PNG")),
+        ("float.tif", images.encode(Image.new("F", (5000, 5000)), "TIFF", compression="tiff_lzw")),
+        ("webp.webp", images.encode(Image.new("RGB", (5000, 5000)), "WEBP", lossless=True, method=0)),
+        ("thin.jpg", images.encode(Image.new("L", (65_000, 1)), "JPEG")),
+        ("tile.tif", images.tiled(46_000)),
+    ]
+    tar = write_tar(tmp_path / "a.tar", [*kinds.good(), *many])
+    assert _within(700 * 10**6, str(tar)) == "9 1"
+
+    value = np.random.default_rng(0).bytes(40 * 2**20)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 32, pa.int32()), pa.array([value], pa.binary()))
+    pq.write_table(
+        pa.table({"image": pa.StructArray.from_arrays([column], ["bytes"])}),
+        tmp_path / "dictionary.parquet",
+        dictionary_pagesize_limit=2**30,
+        store_schema=False,
+    )
+    assert _within(1000 * 10**6, str(tmp_path / "dictionary.parquet")) == "0 32"
+    zeros = pa.table({"image": pa.array([bytes(250 * 2**20)] * 2, pa.large_binary())})
+    pq.write_table(zeros, tmp_path / "zeros.parquet", use_dictionary=False, compression="zstd", store_schema=False)
+    assert _within(300 * 10**6, str(tmp_path / "zeros.parquet")) == "0 2"
+
+
+def test_a_thin_image_shows_what_resizing_all_of_it_would() -> None:
+    """Only the part that the crop shows is resized where all of it would be 67 million pixels."""
+    wide = images.plain(size=(6000, 4))
+    transform = Transform((224, 224))
+    whole = wide.resize(transform.resized(*wide.size), Image.Resampling.BICUBIC)
+    left = round((whole.width - 224) / 2)
+    expected = np.asarray(whole.crop((left, 0, left + 224, 224)), int)
+    assert whole.width * whole.height > 2**26
+    found = decode(Sample("k", images.encode(wide, "PNG")), transform, 10**6).image
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_all_of_them_in_one_job(tmp_path: Path, job: Job) -> None:
+    shards, outside = tmp_path / "in", tmp_path / "secret.txt"
+    outside.write_text("nobody reads or writes this")
+    members = [*kinds.good(), ("../../secret.txt.jpg", photo(30)), (f"{outside}.jpg", photo(31)), ("far.jpg", photo(9))]
+    members.append(("far.cls", b"5000"))
+    clean_tar = write_tar(tmp_path / "clean" / "a.tar", kinds.good())
+    refs: dict[str, tuple[ShardRef, Kind]] = {}
+    for number, kind in enumerate(KINDS):
+        folder = shards / f"{number:03d}"
+        folder.mkdir(parents=True)
+        refs[str(number)] = (kind.make(folder), kind)
+    write_tar(shards / "own" / "a.tar", members)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    limits = {"max_failures": 1.0, "max_image_pixels": MAX_PIXELS, "max_member_bytes": MAX_BYTES}
+    urls = [ref.url for ref, _ in refs.values()] + [str(shards / "own" / "a.tar")]
+    config = job(urls, input=limits)
+
+    export(config)
+    made = open_export(config.output.url)
+    alone = job(str(clean_tar), input=limits, output={"url": str(tmp_path / "out" / "clean")})
+    export(alone)
+    expected = open_export(alone.output.url)
+
+    assert verify_export(config.output.url) == []
+    touched = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if tmp_path / "out" not in path.parents}
+    touched.pop(tmp_path / "out")
+    assert touched == before
+    failures = {(f["shard"], f["key"]): (f["stage"], f["error"]) for f in made.failures.to_pylist()}
+    assert all(error for _, error in failures.values())
+    assert "out of range" in failures[urls[-1], "far"][1]
+    good_rows = {line["key"]: line["row"] for line in expected.images.to_pylist()}
+    columns = [name for name in expected.images.column_names if name not in ("row", "index", "shard", "key")]
+    lines = {(line["shard"], line["key"]): line for line in made.images.to_pylist()}
+    theirs = {line["key"]: line for line in expected.images.to_pylist()}
+    for ref, kind in refs.values():
+        if kind.problem:
+            assert kind.problem in failures[ref.url, None][1]
+        for key, (stage, words) in kind.fails.items():
+            assert failures[ref.url, key][0] == stage
+            assert words in f"{stage}: {failures[ref.url, key][1]}"
+        mine = {key for shard, key in lines if shard == ref.url}
+        assert mine == {*kind.good, *kind.reads}, kind.name
+        if ref.format != "webdataset":
+            continue
+        for key in kind.good:
+            line = lines[ref.url, key]
+            assert {name: line[name] for name in columns} == {name: theirs[key][name] for name in columns}
+            for name in expected.manifest.layout.shapes():
+                np.testing.assert_array_equal(
+                    made.tensors[name][line["row"]], expected.tensors[name][good_rows[key]], err_msg=name
+                )
+
+
+def test_limits_are_on_by_default() -> None:
+    tree = {"input": {"shards": "a.tar"}, "model": {"backbone": "timm:test_resnet", "weights": "random"}}
+    limits = parse_config({**tree, "output": {"url": "out"}}).input
+    assert (limits.max_image_pixels, limits.max_member_bytes) == (10**8, 2**28)
