@@ -4,6 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,11 @@ from PIL import Image
 from finer_ray.config import Config, load_config, parse_config
 from finer_ray.errors import ConfigError, InputError
 from finer_ray.models import build_classifier
+from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.shards import Fields, ShardRef, Transform, decode, find_shards, read_unit
 from finer_ray.shards.sample import Sample
-from finer_ray.store.export import open_export
+from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo, write_tar
 from tests.hostile import images, kinds
@@ -54,9 +56,9 @@ def test_the_clean_shards_are_clean(clean: dict[str, Outcome]) -> None:
 def test_shard(kind: Kind, tmp_path: Path, clean: dict[str, Outcome]) -> None:
     ref = kind.make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    start = time.monotonic()
+    start = time.process_time()
     outcome = through(ref)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert sorted(tmp_path.rglob("*")) == before, "reading wrote files"
 
     assert (outcome.problem is None) == (kind.problem is None), outcome.problem
@@ -87,10 +89,10 @@ def test_there_are_many_kinds_and_the_page_has_them_all() -> None:
 def test_config(name: str, text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(text)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load_config("job.yaml")
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert words in str(caught.value)
     assert len(str(caught.value)) < 3000
     assert sorted(tmp_path.iterdir()) == [tmp_path / "job.yaml"]
@@ -195,7 +197,7 @@ line = next(line for line in open("/proc/self/status") if line.startswith("VmSiz
 resource.setrlimit(resource.RLIMIT_AS, (int(line.split()[1]) * 1024 + limit,) * 2)
 path = sys.argv[1]
 outcome = through(ShardRef(path, "parquet" if path.endswith("parquet") else "webdataset"), 2**28, 10**8)
-print(len(outcome.images), len(outcome.failures))
+print(len(outcome.images), len(outcome.failures), *(message[:90] for *_, message in outcome.failures[:1]))
 """
 
 
@@ -208,17 +210,17 @@ def _within(memory: int, path: str) -> str:
 
 
 def test_bombs_stay_within_memory(tmp_path: Path) -> None:
-    """In a process that gets no more than 20 bytes for each of 25 million pixels, and some room beside."""
+    """In a process that gets no more than 20 bytes for each of 16 million pixels, and some room beside."""
     many = [
-        ("wide.png", images.encode(Image.new("I;16", (5000, 5000)), "PNG")),
-        ("alpha.png", images.encode(Image.new("RGBA", (5000, 5000)), "PNG")),
-        ("float.tif", images.encode(Image.new("F", (5000, 5000)), "TIFF", compression="tiff_lzw")),
-        ("webp.webp", images.encode(Image.new("RGB", (5000, 5000)), "WEBP", lossless=True, method=0)),
+        ("wide.png", images.encode(Image.new("I;16", (4000, 4000)), "PNG")),
+        ("alpha.png", images.encode(Image.new("RGBA", (4000, 4000)), "PNG")),
+        ("float.tif", images.encode(Image.new("F", (4000, 4000)), "TIFF", compression="tiff_lzw")),
+        ("webp.webp", images.encode(Image.new("RGB", (4000, 4000)), "WEBP", lossless=True, method=0)),
         ("thin.jpg", images.encode(Image.new("L", (65_000, 1)), "JPEG")),
         ("tile.tif", images.tiled(46_000)),
     ]
     tar = write_tar(tmp_path / "a.tar", [*kinds.good(), *many])
-    assert _within(700 * 10**6, str(tar)) == "9 1"
+    assert _within(500 * 10**6, str(tar)).startswith("9 1 ")
 
     value = np.random.default_rng(0).bytes(40 * 2**20)
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 32, pa.int32()), pa.array([value], pa.binary()))
@@ -228,10 +230,12 @@ def test_bombs_stay_within_memory(tmp_path: Path) -> None:
         dictionary_pagesize_limit=2**30,
         store_schema=False,
     )
-    assert _within(1000 * 10**6, str(tmp_path / "dictionary.parquet")) == "0 32"
-    zeros = pa.table({"image": pa.array([bytes(250 * 2**20)] * 2, pa.large_binary())})
+    assert _within(1000 * 10**6, str(tmp_path / "dictionary.parquet")).startswith("0 32 ")
+    zeros = pa.table({"image": pa.array([bytes(140 * 2**20)] * 2, pa.large_binary())})
     pq.write_table(zeros, tmp_path / "zeros.parquet", use_dictionary=False, compression="zstd", store_schema=False)
-    assert _within(300 * 10**6, str(tmp_path / "zeros.parquet")) == "0 2"
+    assert _within(300 * 10**6, str(tmp_path / "zeros.parquet")).startswith(
+        "0 2 row group 0 cannot be read: ValueError: a decompression bomb"
+    )
 
 
 def test_a_thin_image_shows_what_resizing_all_of_it_would() -> None:
@@ -246,58 +250,77 @@ def test_a_thin_image_shows_what_resizing_all_of_it_would() -> None:
     assert np.abs(found - expected).max() <= 1
 
 
+def _made(folder: Path) -> list[tuple[ShardRef, Kind]]:
+    """Every kind as a shard; those that are one sample among good ones are put into one shard together."""
+    apart = [*kinds.tar_kinds(), *kinds.parquet_kinds(), *kinds.folder_kinds()]
+    made = []
+    for number, kind in enumerate(apart):
+        place = folder / f"{number:03d}"
+        place.mkdir(parents=True)
+        made.append((kind.make(place), kind))
+    members, fails, reads = kinds.good(), {}, {}
+    for number, kind in enumerate([*kinds.image_kinds(), *kinds.note_kinds()]):
+        with tarfile.open(kind.make(folder).url) as tar:
+            bodies = [(info.name, tar.extractfile(info)) for info in tar if info.name.startswith("b.")]
+            members += [(f"b{number}{name[1:]}", body.read()) for name, body in bodies if body]
+        fails |= {f"b{number}": value for value in kind.fails.values()}
+        reads |= {f"b{number}": value for value in kind.reads.values()}
+    members += [("far.jpg", photo(9)), ("far.cls", b"5000"), ("../../secret.txt.jpg", photo(30))]
+    members += [(f"{folder.parent}/secret.jpg", photo(31))]
+    reads |= {"../../secret": None, f"{folder.parent}/secret": None}
+    fails["far"] = ("label", "out of range")
+    kind = Kind("all of them", "", lambda _: ref, fails, reads)
+    ref = ShardRef(str(write_tar(folder / "a.tar", members)), "webdataset")
+    return [*made, (ref, kind)]
+
+
+def _files(folder: Path) -> dict[Path, int]:
+    out = folder / "out"
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*") if out not in (path, *path.parents)}
+
+
+def _rows(made: Export, shard: str, keys: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """What an export holds of these images of a shard: lines, without their places, and tensors."""
+    by_key = {line["key"]: line for line in made.images.to_pylist() if line["shard"] == shard}
+    rows = [by_key[key].pop("row") for key in keys]
+    lines = [{name: v for name, v in by_key[key].items() if name not in ("index", "shard", "key")} for key in keys]
+    return lines, {name: made.tensors[name].oindex[rows] for name in made.manifest.layout.shapes()}
+
+
 @pytest.mark.slow
 def test_all_of_them_in_one_job(tmp_path: Path, job: Job) -> None:
-    shards, outside = tmp_path / "in", tmp_path / "secret.txt"
-    outside.write_text("nobody reads or writes this")
-    members = [*kinds.good(), ("../../secret.txt.jpg", photo(30)), (f"{outside}.jpg", photo(31)), ("far.jpg", photo(9))]
-    members.append(("far.cls", b"5000"))
-    clean_tar = write_tar(tmp_path / "clean" / "a.tar", kinds.good())
-    refs: dict[str, tuple[ShardRef, Kind]] = {}
-    for number, kind in enumerate(KINDS):
-        folder = shards / f"{number:03d}"
-        folder.mkdir(parents=True)
-        refs[str(number)] = (kind.make(folder), kind)
-    write_tar(shards / "own" / "a.tar", members)
-    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    shards = _made(tmp_path / "in")
+    (tmp_path / "secret.txt").write_text("nobody reads or writes this")
+    clean = {"webdataset": kinds.among(), "parquet": kinds.table_of([]), "folder": kinds.image_folder(lambda _: None)}
+    alone = {}
+    for format, make in clean.items():
+        (tmp_path / "clean" / format).mkdir(parents=True)
+        alone[format] = make(tmp_path / "clean" / format).url
     limits = {"max_failures": 1.0, "max_image_pixels": MAX_PIXELS, "max_member_bytes": MAX_BYTES}
-    urls = [ref.url for ref, _ in refs.values()] + [str(shards / "own" / "a.tar")]
-    config = job(urls, input=limits)
+    units = {"rows_per_unit": 32, "rows_per_chunk": 8}
+    hostile = job([ref.url for ref, _ in shards], input=limits, output=units)
+    tidy = job(list(alone.values()), input=limits, output={**units, "url": str(tmp_path / "out" / "tidy")})
+    before = _files(tmp_path)
+    with connected():
+        export(hostile)
+        export(tidy)
+    made, expected = open_export(hostile.output.url), open_export(tidy.output.url)
 
-    export(config)
-    made = open_export(config.output.url)
-    alone = job(str(clean_tar), input=limits, output={"url": str(tmp_path / "out" / "clean")})
-    export(alone)
-    expected = open_export(alone.output.url)
-
-    assert verify_export(config.output.url) == []
-    touched = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if tmp_path / "out" not in path.parents}
-    touched.pop(tmp_path / "out")
-    assert touched == before
-    failures = {(f["shard"], f["key"]): (f["stage"], f["error"]) for f in made.failures.to_pylist()}
-    assert all(error for _, error in failures.values())
-    assert "out of range" in failures[urls[-1], "far"][1]
-    good_rows = {line["key"]: line["row"] for line in expected.images.to_pylist()}
-    columns = [name for name in expected.images.column_names if name not in ("row", "index", "shard", "key")]
-    lines = {(line["shard"], line["key"]): line for line in made.images.to_pylist()}
-    theirs = {line["key"]: line for line in expected.images.to_pylist()}
-    for ref, kind in refs.values():
-        if kind.problem:
-            assert kind.problem in failures[ref.url, None][1]
-        for key, (stage, words) in kind.fails.items():
-            assert failures[ref.url, key][0] == stage
-            assert words in f"{stage}: {failures[ref.url, key][1]}"
-        mine = {key for shard, key in lines if shard == ref.url}
-        assert mine == {*kind.good, *kind.reads}, kind.name
-        if ref.format != "webdataset":
-            continue
-        for key in kind.good:
-            line = lines[ref.url, key]
-            assert {name: line[name] for name in columns} == {name: theirs[key][name] for name in columns}
-            for name in expected.manifest.layout.shapes():
-                np.testing.assert_array_equal(
-                    made.tensors[name][line["row"]], expected.tensors[name][good_rows[key]], err_msg=name
-                )
+    assert _files(tmp_path) == before, "files outside of the export were made or changed"
+    assert verify_export(hostile.output.url) == []
+    failures = {(f["shard"], f["key"] or ""): f"{f['stage']}: {f['error']}" for f in made.failures.to_pylist()}
+    images = {(line["shard"], line["key"]) for line in made.images.to_pylist()}
+    assert images == {(ref.url, key) for ref, kind in shards for key in {*kind.good, *kind.reads}}
+    named = {(ref.url, key): words for ref, kind in shards for key, (_, words) in kind.fails.items()}
+    named |= {(ref.url, ""): kind.problem for ref, kind in shards if kind.problem}
+    assert failures.keys() == named.keys()
+    assert all(words in failures[place] for place, words in named.items())
+    for ref, kind in shards:
+        good = kind.good
+        (lines, tensors), (their, values) = _rows(made, ref.url, good), _rows(expected, alone[ref.format], good)
+        assert lines == their, kind.name
+        for name, array in tensors.items():
+            np.testing.assert_array_equal(array, values[name], err_msg=f"{kind.name}: {name}")
 
 
 def test_limits_are_on_by_default() -> None:

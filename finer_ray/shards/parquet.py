@@ -31,8 +31,9 @@ ROW_BYTES = 64
 # A page may unpack to 2 GiB, and a value of a dictionary be repeated in every row at no cost: rows are taken singly
 # unless a whole batch of the largest value that a row group can hold fits into this.
 BATCH_BYTES = 2**30
-# Images hardly compress; row groups beyond `max_member_bytes` that do so more than this are bombs.
-MOST_UNPACKED = 100
+# Images hardly compress: a row group of more than 256 MiB that unpacks to more than 50 times its file is a bomb.
+LARGE_GROUP = 2**28
+MOST_UNPACKED = 50
 
 
 class ColumnError(ValueError):
@@ -77,7 +78,7 @@ class Layout:
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     """Count a Parquet shard from its footer. Raises where the file cannot be opened or has no Parquet footer."""
     with open_random(ref.url) as file:
-        parquet, rows = _opened(file)
+        parquet, _, rows = _opened(file)
         mark = fingerprint(file)
         try:
             Layout(fields, parquet.schema_arrow.names)
@@ -89,16 +90,16 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
 def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
     """Keys of the rows that `index` counts, in order; '' where a row's key cannot be read."""
     with open_random(ref.url) as file:
-        parquet, rows = _opened(file)
+        parquet, size, rows = _opened(file)
         try:
             layout = Layout(fields, parquet.schema_arrow.names)
         except ColumnError:
             return
-        yield from _keys(parquet, layout, 0, rows)
+        yield from _keys(parquet, size, layout, 0, rows)
 
 
-def _opened(file: BinaryIO) -> tuple[pq.ParquetFile, int]:
-    """The file and its number of rows: those of all row groups, which the footer's own sum need not be.
+def _opened(file: BinaryIO) -> tuple[pq.ParquetFile, int, int]:
+    """The file, its bytes, and its rows: those of all row groups, which the footer's own sum need not be.
 
     Raises:
         ValueError: more rows than bytes.
@@ -109,13 +110,13 @@ def _opened(file: BinaryIO) -> tuple[pq.ParquetFile, int]:
     rows = sum(max(0, group.num_rows) for group in groups)
     if rows > size:
         raise ValueError(f"the footer claims {rows} rows in a file of {size} bytes")
-    return parquet, rows
+    return parquet, size, rows
 
 
-def _keys(parquet: pq.ParquetFile, layout: Layout, start: int, stop: int) -> Iterator[str]:
+def _keys(parquet: pq.ParquetFile, size: int, layout: Layout, start: int, stop: int) -> Iterator[str]:
     """Keys of rows [start, stop), whether the rest of a row can be read or not."""
     columns = sorted({source.column for source in layout.keys})
-    for row in _rows(parquet, columns, start, stop, BATCH_BYTES):
+    for row in _rows(parquet, size, columns, start, stop):
         yield "" if isinstance(row, Broken) else _key(layout, row)
 
 
@@ -129,14 +130,14 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
         OSError, ArrowException: the file cannot be opened or has no Parquet footer.
     """
     with open_random(ref.url) as file:
-        parquet, _ = _opened(file)
+        parquet, size, _ = _opened(file)
         try:
             layout = Layout(fields, parquet.schema_arrow.names)
         except ColumnError as error:
             yield from (Sample("", error=str(error)) for _ in range(count))
             return
-        rows = _rows(parquet, layout.columns, start, start + count, max_member_bytes)
-        names = enumerate(_keys(parquet, layout, start, start + count), start)
+        rows = _rows(parquet, size, layout.columns, start, start + count)
+        names = enumerate(_keys(parquet, size, layout, start, start + count), start)
         for number, row in enumerate(rows, start):
             if isinstance(row, Broken):
                 key = next(key for name, key in names if name == number)
@@ -176,19 +177,19 @@ class Broken:
     reason: str
 
 
-def _rows(parquet: pq.ParquetFile, columns: list[str], start: int, stop: int, limit: int) -> Iterator[Row | Broken]:
+def _rows(parquet: pq.ParquetFile, size: int, columns: list[str], start: int, stop: int) -> Iterator[Row | Broken]:
     """Rows [start, stop) as far as the file has them; a row group that fails gives Broken for its remaining rows."""
     first = 0
     for group in range(parquet.metadata.num_row_groups):
-        size = max(0, parquet.metadata.row_group(group).num_rows)
-        begin, end = max(start, first), min(stop, first + size)
+        rows = max(0, parquet.metadata.row_group(group).num_rows)
+        begin, end = max(start, first), min(stop, first + rows)
         if begin < end:
-            yield from _group_rows(parquet, columns, group, first, begin, end, limit)
-        first += size
+            yield from _group_rows(parquet, size, columns, group, first, begin, end)
+        first += rows
 
 
 def _group_rows(
-    parquet: pq.ParquetFile, columns: list[str], group: int, first: int, begin: int, end: int, limit: int
+    parquet: pq.ParquetFile, size: int, columns: list[str], group: int, first: int, begin: int, end: int
 ) -> Iterator[Row | Broken]:
     done = begin
     reason = "it holds fewer rows than the footer says"
@@ -196,7 +197,8 @@ def _group_rows(
         yield from (Row(number, None, 0) for number in range(begin, end))
         return
     try:
-        batch_size = _batch_size(parquet.metadata.row_group(group), columns, limit)
+        # A column chunk's own sizes are not asked for: where its statistics are damaged, Arrow ends the process.
+        batch_size = _batch_size(parquet.metadata.row_group(group).total_byte_size, size)
         for batch in parquet.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns):
             for number in range(max(first, done), min(first + batch.num_rows, end)):
                 yield Row(number, batch, number - first)
@@ -209,16 +211,15 @@ def _group_rows(
     yield from (Broken(f"row group {group} cannot be read: {reason}") for _ in range(done, end))
 
 
-def _batch_size(group: pq.RowGroupMetaData, columns: list[str], limit: int) -> int:
-    """How many rows to unpack at a time. Raises ValueError for a decompression bomb."""
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    inside = tuple(f"{column}." for column in columns)
-    chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(inside)]
-    packed: int = sum(max(0, chunk.total_compressed_size) for chunk in chunks)
-    unpacked: int = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
-    if unpacked > max(limit, MOST_UNPACKED * packed):
+def _batch_size(unpacked: int, size: int) -> int:
+    """How many rows to unpack at a time of a row group of so many bytes in a file of that size.
+
+    Raises:
+        ValueError: a decompression bomb.
+    """
+    if unpacked > max(LARGE_GROUP, MOST_UNPACKED * size):
         raise ValueError(
-            f"a decompression bomb: {packed} bytes unpack to {unpacked}, more than {MOST_UNPACKED} times as many"
+            f"a decompression bomb: {unpacked} bytes, more than {MOST_UNPACKED} times as many as the whole file"
         )
     return min(BATCH, max(1, BATCH_BYTES // max(1, unpacked)))
 

@@ -128,6 +128,12 @@ def test_a_mutated_parquet(tmp_path: Path, content: bytes) -> None:
     agrees(tmp_path / "a.parquet", content, "parquet")
 
 
+@pytest.mark.parametrize("case", sorted((Path(__file__).parent / "cases").iterdir()), ids=lambda case: case.name)
+def test_what_fuzzing_found(tmp_path: Path, case: Path) -> None:
+    """statistics.parquet: asked for the sizes of a column, Arrow ended the process."""
+    assert agrees(tmp_path / case.name, case.read_bytes(), "parquet")
+
+
 @settings(max_examples=250, deadline=None)
 @given(content=mutated(seeds.pictures()), as_mask=st.booleans())
 def test_a_mutated_image(content: bytes, as_mask: bool) -> None:
