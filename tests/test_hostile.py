@@ -265,7 +265,7 @@ def _made(folder: Path) -> list[tuple[ShardRef, Kind]]:
             members += [(f"b{number}{name[1:]}", body.read()) for name, body in bodies if body]
         fails |= {f"b{number}": value for value in kind.fails.values()}
         reads |= {f"b{number}": value for value in kind.reads.values()}
-    members += [("far.jpg", photo(9)), ("far.cls", b"5000"), ("../../secret.txt.jpg", photo(30))]
+    members += [("far.jpg", photo(9)), ("far.cls", b"5000"), ("../../secret.jpg", photo(30))]
     members += [(f"{folder.parent}/secret.jpg", photo(31))]
     reads |= {"../../secret": None, f"{folder.parent}/secret": None}
     fails["far"] = ("label", "out of range")
