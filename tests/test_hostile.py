@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from finer_ray.config import Config, load_config, parse_config
 from finer_ray.errors import ConfigError, InputError
@@ -157,10 +159,6 @@ def test_a_checkpoint_with_code_is_refused_and_runs_nothing(suffix: str, tmp_pat
 
 def test_weights_that_hold_nan_are_refused(tmp_path: Path, job: Job) -> None:
     plain = build_classifier(job("a.tar").model)
-    torch.save({"weight": torch.full((3, 4), math.nan)}, tmp_path / "probe.pt")
-    import timm
-    from safetensors.torch import save_file
-
     state = timm.create_model("test_resnet").state_dict()
     first = next(name for name, value in state.items() if value.is_floating_point())
     state[first][0] = math.nan
@@ -287,7 +285,32 @@ def _rows(made: Export, shard: str, keys: tuple[str, ...]) -> tuple[list[Any], d
     return lines, {name: made.tensors[name].oindex[rows] for name in made.manifest.layout.shapes()}
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray, for both jobs."""
+    with connected():
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_finite_weights_that_give_nan_are_failures_of_every_image(tmp_path: Path, job: Job) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    variance = next(name for name in state if name.endswith("running_var"))
+    state[variance] = torch.full_like(state[variance], -1.0)
+    save_file(state, tmp_path / "model.safetensors")
+    tar = write_tar(tmp_path / "a.tar", kinds.good())
+    config = job(str(tar), model={"weights": str(tmp_path / "model.safetensors")}, input={"max_failures": 1.0})
+    export(config)
+    made = open_export(config.output.url)
+    assert made.images.num_rows == 0
+    assert made.failures["stage"].to_pylist() == ["model"] * 4
+    assert all("not finite" in error for error in made.failures["error"].to_pylist())
+    assert verify_export(config.output.url) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_all_of_them_in_one_job(tmp_path: Path, job: Job) -> None:
     shards = _made(tmp_path / "in")
     (tmp_path / "secret.txt").write_text("nobody reads or writes this")
@@ -301,9 +324,8 @@ def test_all_of_them_in_one_job(tmp_path: Path, job: Job) -> None:
     hostile = job([ref.url for ref, _ in shards], input=limits, output=units)
     tidy = job(list(alone.values()), input=limits, output={**units, "url": str(tmp_path / "out" / "tidy")})
     before = _files(tmp_path)
-    with connected():
-        export(hostile)
-        export(tidy)
+    export(hostile)
+    export(tidy)
     made, expected = open_export(hostile.output.url), open_export(tidy.output.url)
 
     assert _files(tmp_path) == before, "files outside of the export were made or changed"
