@@ -221,7 +221,7 @@ def test_fuzzing_for_a_while(target: str, tmp_path: Path) -> None:
         "-m",
         "tests.fuzz.fuzz",
         target,
-        "-max_total_time=3",
+        "-max_total_time=2",
         "-timeout=20",
         "-rss_limit_mb=3000",
     ]
