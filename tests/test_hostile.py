@@ -321,8 +321,9 @@ def test_all_of_them_in_one_job(tmp_path: Path, job: Job) -> None:
         alone[format] = make(tmp_path / "clean" / format).url
     limits = {"max_failures": 1.0, "max_image_pixels": MAX_PIXELS, "max_member_bytes": MAX_BYTES}
     units = {"rows_per_unit": 32, "rows_per_chunk": 8}
-    hostile = job([ref.url for ref, _ in shards], input=limits, output=units)
-    tidy = job(list(alone.values()), input=limits, output={**units, "url": str(tmp_path / "out" / "tidy")})
+    one = {"batch_size": 1}  # In batches of other sizes, results differ in their last bits.
+    hostile = job([ref.url for ref, _ in shards], input=limits, output=units, compute=one)
+    tidy = job(list(alone.values()), input=limits, compute=one, output={**units, "url": str(tmp_path / "out" / "tidy")})
     before = _files(tmp_path)
     export(hostile)
     export(tidy)
