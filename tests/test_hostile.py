@@ -339,7 +339,8 @@ def test_all_of_them_in_one_job(tmp_path: Path, job: Job) -> None:
     assert failures.keys() == named.keys()
     assert all(words in failures[place] for place, words in named.items())
     for ref, kind in shards:
-        good = kind.good
+        if not (good := kind.good):
+            continue
         (lines, tensors), (their, values) = _rows(made, ref.url, good), _rows(expected, alone[ref.format], good)
         assert lines == their, kind.name
         for name, array in tensors.items():
