@@ -8,11 +8,11 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -26,6 +26,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from finer_ray.errors import ConfigError
+from finer_ray.yaml_text import MOST_YAML, read_yaml
+
+MOST_FAULTS = 20
+LONGEST_NAME = 100
+LONGEST_MESSAGE = 500
 
 CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
 MapName = Literal[
@@ -50,6 +55,7 @@ SIGNED = r"[?&](x-amz-(signature|credential|security-token)|x-goog-signature|sig
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 Weighting = Literal["equal", "probability", "probability_detached"]
 
+Side = Annotated[int, Field(ge=1, le=8192)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -97,7 +103,11 @@ class InputConfig(Section):
     )
     fields: FieldsConfig = FieldsConfig()
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
-    max_image_pixels: Positive = Field(100_000_000, description="images with more pixels become failures")
+    max_image_pixels: Positive = Field(
+        100_000_000,
+        description="images with more pixels become failures; decoding takes up to 20 bytes a pixel, a photo at a time "
+        "on each CPU: 2 GB",
+    )
     max_member_bytes: Positive = Field(256 * 2**20, description="members with more bytes become failures")
     on_changed: Literal["refuse", "replace", "keep"] = Field(
         "refuse",
@@ -146,7 +156,7 @@ class ModelConfig(Section):
     concepts: str | list[str] | None = Field(
         None, description="texts that may be asked about beside the classes: a .txt or .json file | a list; open_clip"
     )
-    image_size: Positive | tuple[Positive, Positive] | None = Field(None, description="null: the backbone's own")
+    image_size: Side | tuple[Side, Side] | None = Field(None, description="null: the backbone's own")
     resize: Literal["shortest", "squash"] | None = None
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
@@ -210,7 +220,7 @@ class RiseConfig(Section):
     """RISE (Petsiuk et al. 2018): what the model says of the image under random masks."""
 
     masks: Positive = Field(4000, description="forward passes per image; the paper takes 4000 to 8000")
-    cells: Positive = Field(7, description="of a mask along each side")
+    cells: Annotated[int, Field(ge=1, le=1024)] = Field(7, description="of a mask along each side")
     keep: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="probability that a cell is kept")
     seed: int = Field(0, description="of the masks, the same for every image")
 
@@ -317,7 +327,9 @@ class OutputConfig(Section):
     """The export's place and shape."""
 
     url: str = Field(min_length=1, description="any fsspec URL or a local folder")
-    rows_per_unit: Positive = Field(512, description="rows of one Zarr shard object = one unit of work")
+    rows_per_unit: Annotated[int, Field(ge=1, le=2**20)] = Field(
+        512, description="rows of one Zarr shard object = one unit of work"
+    )
     rows_per_chunk: Positive = Field(32, description="rows that are read together; divides rows_per_unit")
     basis: bool = Field(True, description="store the contrast basis, from which any gamma is recomputed")
     embedding: bool = True
@@ -439,13 +451,14 @@ def load_section(
             with its config path and, where a name was mistyped, the nearest valid ones.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            text = file.read(MOST_YAML + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from error
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        tree = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML that a config can be: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must be a mapping with the keys {', '.join(kind.model_fields)}")
     for override in overrides:
@@ -458,7 +471,10 @@ def parse_section(kind: type[S], tree: dict[str, Any]) -> S:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        faults = dict.fromkeys(_explain(kind, fault) for fault in error.errors())
+        found = error.errors(include_url=False)
+        faults = list(dict.fromkeys(_explain(kind, fault) for fault in found[:MOST_FAULTS]))
+        if len(found) > MOST_FAULTS:
+            faults.append(f"... and {len(found) - MOST_FAULTS} more")
         raise ConfigError("the config is wrong:\n" + "\n".join(f"  {fault}" for fault in faults)) from None
 
 
@@ -474,8 +490,27 @@ def _filled(tree: Any, words: Mapping[str, str]) -> Any:
     return tree
 
 
+def shown(value: Any) -> str:
+    """A value for a message, of bounded length however large or deep it is."""
+    try:
+        return _cut(_REPR.repr(value))
+    except ValueError:  # Python refuses to write integers of more than 4300 digits.
+        return "a huge number"
+
+
+def _cut(text: str, longest: int = LONGEST_NAME) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = LONGEST_NAME
+_REPR.maxlevel = 3
+
+
 def nearest(name: str, valid: Sequence[str], count: int = 3) -> str:
     """The valid names closest to a mistyped one, as a hint for an error message: ' (nearest: a, b)' or ''."""
+    if len(name) > LONGEST_NAME:
+        return ""
     close = difflib.get_close_matches(name, valid, n=count, cutoff=0.5)
     return f" (nearest: {', '.join(close)})" if close else ""
 
@@ -484,11 +519,12 @@ def _override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override!r} must have the form a.b=c")
+        raise ConfigError(f"--set {shown(override)} must have the form a.b=c")
+    path = shown(path).strip("'")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {path}: the value is not YAML: {error}") from error
+        value = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {path}: the value is not YAML: {error}") from None
     node = tree
     for key in keys[:-1]:
         child = node.setdefault(key, {})
@@ -504,8 +540,8 @@ def _explain(root: type[Section], fault: Any) -> str:
     surplus = fault["loc"][-1:] if fault["type"] == "extra_forbidden" else ()
     known = _all_keys(root)
     keys = [part for part in fault["loc"] if isinstance(part, int) or part in known or part in surplus]
-    place = ".".join(map(str, keys))
-    given, message = fault["input"], fault["msg"].removeprefix("Value error, ")
+    place = ".".join(_cut(str(key)) for key in keys)
+    given, message = fault["input"], _cut(fault["msg"].removeprefix("Value error, "), LONGEST_MESSAGE)
     if surplus:
         valid = list(_section(root, fault["loc"][:-1]).model_fields)
         return f"{place}: unknown key{nearest(str(surplus[0]), valid)}; valid: {', '.join(valid)}"
@@ -513,9 +549,9 @@ def _explain(root: type[Section], fault: Any) -> str:
         return f"{place}: this key is needed"
     if fault["type"] == "literal_error":
         valid = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
-        message += f", got {given!r}{nearest(str(given), valid)}"
+        message += f", got {shown(given)}{nearest(given, valid) if isinstance(given, str) else ''}"
     elif not isinstance(given, dict) and fault["type"] != "secret":
-        message += f", got {given!r}"
+        message += f", got {shown(given)}"
     return f"{place or 'config'}: {message}"
 
 

@@ -68,7 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         state: dict[str, Any] = timm.models.load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"model.weights: {str(path)!r} is neither safetensors nor a checkpoint that torch loads with "
             f"weights_only=True ({first}); save its state_dict with safetensors"
@@ -86,8 +86,9 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], match: Literal["na
         path: of the file, for messages.
 
     Raises:
-        ConfigError: tensors are missing, left over, or of another shape.
+        ConfigError: tensors are missing, left over, of another shape, or hold NaN.
     """
+    check_numbers(state, f"model.weights: {str(path)!r}")
     if match == "order":
         state = _renamed(state, module.state_dict(), path)
     try:
@@ -100,6 +101,16 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], match: Literal["na
             f"({_few(missing)}), {len(surplus)} not wanted ({_few(surplus)}); "
             "if only the names differ, set model.match: order"
         )
+
+
+def check_numbers(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights with which no image could be explained. (Infinity has its uses, in masks of attention.)
+
+    Raises:
+        ConfigError: NaN in a tensor; `where` begins its message.
+    """
+    if broken := [name for name, value in state.items() if value.is_floating_point() and value.isnan().any()]:
+        raise ConfigError(f"{where} holds NaN (not a number) in {len(broken)} tensors ({_few(broken)})")
 
 
 def fingerprint(state: Mapping[str, Tensor], *extra: str) -> str:

@@ -94,7 +94,7 @@ def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNam
     try:
         text = path.read_text(encoding="utf-8")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} cannot be read: {error}") from None
     if path.suffix != ".json":
         names = [name.strip() for name in names if name.strip()]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finer_ray.errors import ConfigError
+from finer_ray.models.checkpoint import check_numbers
 
 
 class LinearHead(nn.Module):
@@ -99,13 +100,14 @@ def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         names = json.loads(metadata["classes"]) if "classes" in metadata else None
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} cannot be read as safetensors: {error}") from None
     weight, bias = tensors.get("weight"), tensors.get("bias")
     if weight is None or weight.ndim != 2:
         raise ConfigError(f"{where} needs a tensor `weight` (classes, embedding); it has {sorted(tensors)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ConfigError(f"{where}: bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
+    check_numbers({name: value for name, value in (("weight", weight), ("bias", bias)) if value is not None}, where)
     if names is not None and not (isinstance(names, list) and len(names) == len(weight)):
         raise ConfigError(f"{where}: its metadata `classes` must be a JSON list of {len(weight)} names")
     head = LinearHead(weight, bias, normalize=metadata.get("normalize", "").lower() == "true")

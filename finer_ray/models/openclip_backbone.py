@@ -1,6 +1,7 @@
 """open_clip backbones: ViTs with class-token or mean pooling, ResNets with attention pooling, timm towers."""
 
 import logging
+import pickle
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from finer_ray.config import LOCAL_DIR, ModelConfig, nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
-from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
+from finer_ray.models.checkpoint import check_numbers, load_into, read_checkpoint, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.openclip_folder import OpenClipFolder
 from finer_ray.models.plain_block import PlainBlock, layer_scale
@@ -253,8 +254,15 @@ def _load(model: Any, path: Any) -> None:
     """By open_clip's own loader, which knows the other layouts that CLIP checkpoints come in."""
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except pickle.UnpicklingError:
+        # PyTorch's own message says how to run the code nevertheless.
+        raise ConfigError(
+            f"model.weights: {str(path)!r} is no checkpoint that torch loads with weights_only=True; "
+            "save its state_dict with safetensors"
+        ) from None
     except Exception as error:
-        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {error}") from None
+        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {str(error)[:1000]}") from None
+    check_numbers(model.state_dict(), f"model.weights: {str(path)!r}")
 
 
 def _no_pretrained(record: logging.LogRecord) -> bool:

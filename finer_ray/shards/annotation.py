@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 INT64 = 2**63
+# Python objects take up to 24 times the room of the JSON that they were.
+MOST_JSON = 16 * 2**20
+LONGEST_TEXT = 1000
 FARTHEST = 1e9
 
 
@@ -14,7 +17,9 @@ class FieldError(ValueError):
 
 
 def parse_json(name: str, text: bytes | str) -> Any:
-    """JSON text as Python values. Raises FieldError naming the member or column."""
+    """JSON text of at most 16 MiB as Python values. Raises FieldError naming the member or column."""
+    if len(text) > MOST_JSON:
+        raise FieldError(f"{name}: {len(text)} bytes of JSON are more than the allowed {MOST_JSON}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -38,6 +43,7 @@ def descend(name: str, value: Any, path: Sequence[str]) -> Any:
 
 def text_label(name: str, text: bytes) -> int | str:
     """The label in a text member: an integer, or else a class name. Raises FieldError."""
+    _short(name, text.strip())
     try:
         label = text.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -56,12 +62,12 @@ def parse_label(name: str, value: Any) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(f"{name}: a label must be an integer or a class name, got {_kind(value)}")
     if isinstance(value, float) and not value.is_integer():
-        raise FieldError(f"{name}: a label must be an integer or a class name, got {value!r}")
+        raise FieldError(f"{name}: a label must be an integer or a class name, got {_number(value)}")
     return _in_range(name, int(value))
 
 
 def parse_text(name: str, value: Any) -> str:
-    """A text from JSON or Arrow. Raises FieldError."""
+    """A text of at most 1000 characters from JSON or Arrow. Raises FieldError."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -69,6 +75,7 @@ def parse_text(name: str, value: Any) -> str:
             raise FieldError(f"{name}: not UTF-8 text") from None
     if not isinstance(value, str) or not value.strip():
         raise FieldError(f"{name}: expected a text, got {_kind(value)}")
+    _short(name, value.strip())
     return value.strip()
 
 
@@ -93,9 +100,16 @@ def parse_box(name: str, value: Any, box_format: str) -> tuple[float, float, flo
 def _class_name(name: str, label: str) -> str:
     if not label.strip():
         raise FieldError(f"{name}: an empty label")
+    _short(name, label)
     if not label.isascii() and re.search("[\ud800-\udfff]", label):
         raise FieldError(f"{name}: a label that is not valid Unicode")
     return label
+
+
+def _short(name: str, text: str | bytes) -> None:
+    limit = LONGEST_TEXT if isinstance(text, str) else 4 * LONGEST_TEXT
+    if len(text) > limit:
+        raise FieldError(f"{name}: a text of more than {LONGEST_TEXT} characters")
 
 
 def _in_range(name: str, label: int) -> int:
@@ -108,7 +122,7 @@ def _coordinate(name: str, number: Any) -> float:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise FieldError(f"{name}: a box must be a list of 4 numbers, got {_kind(number)} among them")
     if not abs(number) < FARTHEST:
-        raise FieldError(f"{name}: a box must be finite and within ±1e9 pixels, got {number!r:.40}")
+        raise FieldError(f"{name}: a box must be finite and within ±1e9 pixels, got {_number(number)}")
     return float(number)
 
 
@@ -117,4 +131,11 @@ def _kind(value: Any) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    return {dict: "an object", bool: "a boolean", str: "text", bytes: "bytes"}.get(type(value), repr(value)[:40])
+    return {dict: "an object", bool: "a boolean", str: "text", bytes: "bytes"}.get(type(value)) or _number(value)
+
+
+def _number(value: Any) -> str:
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # Python refuses to write integers of more than 4300 digits.
+        return "a huge number"

@@ -1,6 +1,8 @@
 """Finding shards: from the patterns of a config to a list of files."""
 
+import math
 import posixpath
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +15,12 @@ from finer_ray.config import nearest
 from finer_ray.errors import InputError
 from finer_ray.shards.fields import Format
 from finer_ray.shards.files import is_local, listing, locate
+from finer_ray.shards.message import clipped
 from finer_ray.shards.shard import ShardRef
 
 SUFFIXES: dict[str, Format] = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
 Listings = dict[str, dict[str, dict[str, Any]]]
+MOST_EXPANSIONS = 10**6
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -40,6 +44,8 @@ def find_shards(patterns: Sequence[str], format: Format | None = None) -> list[S
 
 
 def _expand(pattern: str, format: Format | None, listed: Listings) -> list[ShardRef]:
+    if (count := _expansions(pattern)) > MOST_EXPANSIONS:
+        raise InputError(f"input.shards: {clipped(pattern)!r} may name {count:.0e} shards, more than a million")
     try:
         found = [ref for text in braceexpand(pattern) for ref in _matches(text, format, listed)]
     except InputError:
@@ -47,6 +53,14 @@ def _expand(pattern: str, format: Format | None, listed: Listings) -> list[Shard
     except Exception as error:
         raise InputError(f"input.shards: {pattern!r} cannot be read: {error}") from error
     return found
+
+
+def _expansions(pattern: str) -> float:
+    """How many names braces can expand to, at most."""
+    ranges = re.findall(r"\{(-?[0-9]+)\.\.(-?[0-9]+)", pattern)
+    count = math.prod(float(abs(int(last[:20]) - int(first[:20])) + 1) for first, last in ranges)
+    lists = pattern.count("{") - len(ranges)
+    return count * float(pattern.count(",") / lists + 1) ** lists if lists else count
 
 
 def _matches(text: str, format: Format | None, listed: Listings) -> list[ShardRef]:

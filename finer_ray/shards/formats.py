@@ -1,6 +1,7 @@
 """Formats: one way to count, list and read shards of any of them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from types import ModuleType
 
@@ -8,7 +9,7 @@ from finer_ray.retry import transient
 from finer_ray.shards import folder, parquet, webdataset
 from finer_ray.shards.fields import Fields
 from finer_ray.shards.files import is_local, locate
-from finer_ray.shards.message import brief
+from finer_ray.shards.message import brief, clipped, printable
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
@@ -27,7 +28,7 @@ def index_shard(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex
         if _may_pass(ref, error):
             raise
         return ShardIndex(ref, 0, "", (), brief(error))
-    return index
+    return index if index.problem is None else replace(index, problem=printable(clipped(index.problem)))
 
 
 def list_keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
@@ -46,7 +47,7 @@ def read_unit(ref: ShardRef, fields: Fields, start: int, count: int, max_member_
     done, reason = 0, "the shard ends before this sample: it changed since it was counted"
     try:
         for sample in islice(READERS[ref.format].read(ref, fields, start, count, max_member_bytes), count):
-            yield sample
+            yield sample if sample.error is None else replace(sample, error=printable(clipped(sample.error)))
             done += 1
     except Exception as error:
         if _may_pass(ref, error):

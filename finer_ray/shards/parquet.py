@@ -9,16 +9,31 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text
+from finer_ray.shards.annotation import (
+    MOST_JSON,
+    FieldError,
+    descend,
+    parse_box,
+    parse_json,
+    parse_label,
+    parse_text,
+)
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_random, size_of
-from finer_ray.shards.message import brief, printable
+from finer_ray.shards.message import brief, printable, short_key
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 BATCH = 32
 BUFFER = 4 * 2**20
 FOOTER = 8
+ROW_BYTES = 64
+# A page may unpack to 2 GiB, and a value of a dictionary be repeated in every row at no cost: rows are taken singly
+# unless a whole batch of the largest value that a row group can hold fits into this.
+BATCH_BYTES = 2**30
+# Images hardly compress: a row group of more than 256 MiB that unpacks to more than 50 times its file is a bomb.
+LARGE_GROUP = 2**28
+MOST_UNPACKED = 50
 
 
 class ColumnError(ValueError):
@@ -63,9 +78,8 @@ class Layout:
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     """Count a Parquet shard from its footer. Raises where the file cannot be opened or has no Parquet footer."""
     with open_random(ref.url) as file:
-        parquet = pq.ParquetFile(file)
+        parquet, _, rows = _opened(file)
         mark = fingerprint(file)
-        rows = parquet.metadata.num_rows
         try:
             Layout(fields, parquet.schema_arrow.names)
         except ColumnError as error:
@@ -76,18 +90,38 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
 def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
     """Keys of the rows that `index` counts, in order; '' where a row's key cannot be read."""
     with open_random(ref.url) as file:
-        parquet = pq.ParquetFile(file, buffer_size=BUFFER)
+        parquet, size, rows = _opened(file)
         try:
             layout = Layout(fields, parquet.schema_arrow.names)
         except ColumnError:
             return
-        columns = sorted({source.column for source in layout.keys})
-        for row in _rows(parquet, columns, 0, parquet.metadata.num_rows):
-            yield "" if isinstance(row, Broken) else _key(layout, row)
+        yield from _keys(parquet, size, layout, 0, rows)
+
+
+def _opened(file: BinaryIO) -> tuple[pq.ParquetFile, int, int]:
+    """The file, its bytes, and its rows: those of all row groups, which the footer's own sum need not be.
+
+    Raises:
+        ValueError: more rows than bytes.
+        OSError, ArrowException: no Parquet footer.
+    """
+    parquet, size = pq.ParquetFile(file, buffer_size=BUFFER), size_of(file)
+    groups = (parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups))
+    rows = sum(max(0, group.num_rows) for group in groups)
+    if rows > size:
+        raise ValueError(f"the footer claims {rows} rows in a file of {size} bytes")
+    return parquet, size, rows
+
+
+def _keys(parquet: pq.ParquetFile, size: int, layout: Layout, start: int, stop: int) -> Iterator[str]:
+    """Keys of rows [start, stop), whether the rest of a row can be read or not."""
+    columns = sorted({source.column for source in layout.keys})
+    for row in _rows(parquet, size, columns, start, stop):
+        yield "" if isinstance(row, Broken) else _key(layout, row)
 
 
 def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
-    """Up to `count` samples from a row on.
+    """Up to `count` samples from a row on; those of a row group that cannot be read keep their keys.
 
     Only the row groups that hold those rows are read, and of them only the columns needed; a row group is read
     from its beginning, so row groups much larger than a unit of work cost time.
@@ -96,14 +130,20 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
         OSError, ArrowException: the file cannot be opened or has no Parquet footer.
     """
     with open_random(ref.url) as file:
-        parquet = pq.ParquetFile(file, buffer_size=BUFFER)
+        parquet, size, _ = _opened(file)
         try:
             layout = Layout(fields, parquet.schema_arrow.names)
         except ColumnError as error:
             yield from (Sample("", error=str(error)) for _ in range(count))
             return
-        for row in _rows(parquet, layout.columns, start, start + count):
-            yield (Sample("", error=row.reason) if isinstance(row, Broken) else _sample(layout, row, max_member_bytes))
+        rows = _rows(parquet, size, layout.columns, start, start + count)
+        names = enumerate(_keys(parquet, size, layout, start, start + count), start)
+        for number, row in enumerate(rows, start):
+            if isinstance(row, Broken):
+                key = next(key for name, key in names if name == number)
+                yield Sample(key, error=row.reason)
+            else:
+                yield _sample(layout, row, max_member_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +154,20 @@ class Row:
     batch: pa.RecordBatch | None
     offset: int
 
-    def value(self, column: str) -> Any:
-        """The value of a column. Raises FieldError where Arrow cannot convert it."""
+    def value(self, column: str, limit: int) -> Any:
+        """The value of a column. Raises FieldError where it has more bytes, or Arrow cannot convert it."""
         if self.batch is None:
             return None
         try:
-            return self.batch.column(column)[self.offset].as_py()
+            value = self.batch.column(column).slice(self.offset, 1)
+            if pa.types.is_dictionary(value.type):
+                value = value.dictionary_decode()
+            # Offsets and bits of the row come on top of its value.
+            if (size := value.nbytes) <= limit + ROW_BYTES:
+                return value[0].as_py()
         except Exception as error:
             raise FieldError(f"{column}: {brief(error)}") from None
+        raise FieldError(f"{column}: {size} bytes are more than the allowed {limit}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +177,19 @@ class Broken:
     reason: str
 
 
-def _rows(parquet: pq.ParquetFile, columns: list[str], start: int, stop: int) -> Iterator[Row | Broken]:
+def _rows(parquet: pq.ParquetFile, size: int, columns: list[str], start: int, stop: int) -> Iterator[Row | Broken]:
     """Rows [start, stop) as far as the file has them; a row group that fails gives Broken for its remaining rows."""
     first = 0
     for group in range(parquet.metadata.num_row_groups):
-        size = parquet.metadata.row_group(group).num_rows
-        begin, end = max(start, first), min(stop, first + size)
+        rows = max(0, parquet.metadata.row_group(group).num_rows)
+        begin, end = max(start, first), min(stop, first + rows)
         if begin < end:
-            yield from _group_rows(parquet, columns, group, first, begin, end)
-        first += size
+            yield from _group_rows(parquet, size, columns, group, first, begin, end)
+        first += rows
 
 
 def _group_rows(
-    parquet: pq.ParquetFile, columns: list[str], group: int, first: int, begin: int, end: int
+    parquet: pq.ParquetFile, size: int, columns: list[str], group: int, first: int, begin: int, end: int
 ) -> Iterator[Row | Broken]:
     done = begin
     reason = "it holds fewer rows than the footer says"
@@ -151,7 +197,9 @@ def _group_rows(
         yield from (Row(number, None, 0) for number in range(begin, end))
         return
     try:
-        for batch in parquet.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
+        # A column chunk's own sizes are not asked for: where its statistics are damaged, Arrow ends the process.
+        batch_size = _batch_size(parquet.metadata.row_group(group).total_byte_size, size)
+        for batch in parquet.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns):
             for number in range(max(first, done), min(first + batch.num_rows, end)):
                 yield Row(number, batch, number - first)
                 done = number + 1
@@ -163,13 +211,26 @@ def _group_rows(
     yield from (Broken(f"row group {group} cannot be read: {reason}") for _ in range(done, end))
 
 
+def _batch_size(unpacked: int, size: int) -> int:
+    """How many rows to unpack at a time of a row group of so many bytes in a file of that size.
+
+    Raises:
+        ValueError: a decompression bomb.
+    """
+    if unpacked > max(LARGE_GROUP, MOST_UNPACKED * size):
+        raise ValueError(
+            f"a decompression bomb: {unpacked} bytes, more than {MOST_UNPACKED} times as many as the whole file"
+        )
+    return min(BATCH, max(1, BATCH_BYTES // max(1, unpacked)))
+
+
 def _sample(layout: Layout, row: Row, limit: int) -> Sample:
     key = _key(layout, row)
     try:
-        image = _bytes(*_first(layout.images, row, "image"), limit)
+        image = _bytes(*_first(layout.images, row, "image", limit), limit)
         label = _parsed(layout.labels, row, parse_label)
         box = _parsed(layout.boxes, row, partial(parse_box, box_format=layout.box_format))
-        found = _value(layout.masks, row)
+        found = _value(layout.masks, row, limit)
         mask = _bytes(*found, limit) if found else None
         concept, base = (_parsed(sources, row, parse_text) for sources in (layout.concepts, layout.bases))
     except FieldError as error:
@@ -179,19 +240,19 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
 
 def _key(layout: Layout, row: Row) -> str:
     try:
-        found = _value(layout.keys, row)
+        found = _value(layout.keys, row, MOST_JSON)
     except FieldError:
         return ""
     if found is None:
         return str(row.number)
     key = found[1]
-    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
+    return short_key(key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key)))
 
 
-def _value(sources: tuple[Source, ...], row: Row) -> tuple[str, Any] | None:
+def _value(sources: tuple[Source, ...], row: Row, limit: int) -> tuple[str, Any] | None:
     """Name and value of the first alternative that is not null."""
     for source in sources:
-        value = row.value(source.column)
+        value = row.value(source.column, limit)
         if source.path and isinstance(value, str | bytes):
             value = parse_json(source.column, value)
         value = descend(source.column, value, source.path)
@@ -200,15 +261,15 @@ def _value(sources: tuple[Source, ...], row: Row) -> tuple[str, Any] | None:
     return None
 
 
-def _first(sources: tuple[Source, ...], row: Row, field: str) -> tuple[str, Any]:
-    found = _value(sources, row)
+def _first(sources: tuple[Source, ...], row: Row, field: str, limit: int) -> tuple[str, Any]:
+    found = _value(sources, row, limit)
     if found is None:
         raise FieldError(f"{field}: null in {', '.join(source.name for source in sources)}")
     return found
 
 
 def _parsed(sources: tuple[Source, ...], row: Row, parse: Any) -> Any:
-    found = _value(sources, row)
+    found = _value(sources, row, MOST_JSON)
     return parse(*found) if found else None
 
 

@@ -15,6 +15,7 @@ from finer_ray.shards.message import brief
 
 BLOCK = tarfile.BLOCKSIZE
 LONGEST_EXTENSION = 2**20
+LONGEST_LENGTH = 20
 EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 BODILESS = (
     tarfile.LNKTYPE,
@@ -191,15 +192,15 @@ def _not_a_header(at: int, block: bytes, error: tarfile.TarError) -> str:
 def _pax_records(text: bytes) -> dict[bytes, bytes]:
     """Records of the form b'LENGTH KEY=VALUE\\n'. Raises ValueError."""
     records: dict[bytes, bytes] = {}
-    while text.strip(b"\0"):
-        digits, _, _ = text.partition(b" ")
-        length = int(digits)
-        record = text[len(digits) + 1 : length - 1]
-        key, equals, value = record.partition(b"=")
-        if not equals or not len(digits) + 1 < length <= len(text):
-            raise ValueError(digits)
+    text, at = text.rstrip(b"\0"), 0
+    while at < len(text):
+        space = text.find(b" ", at, at + LONGEST_LENGTH)
+        end = at + int(text[at:space]) if space > 0 else 0
+        key, equals, value = text[space + 1 : end - 1].partition(b"=")
+        if not equals or not space + 1 < end <= len(text):
+            raise ValueError(text[at:space])
         records[key] = value
-        text = text[length:]
+        at = end
     return records
 
 

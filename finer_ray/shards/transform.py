@@ -14,6 +14,8 @@ FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+LARGEST_RESIZED = 2**26
+
 
 @dataclass(frozen=True, slots=True)
 class Transform:
@@ -76,6 +78,11 @@ class Transform:
     def _geometry(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
         wide, high = self.resized(*image.size)
         left, top = _offset(wide, self.size[1]), _offset(high, self.size[0])
+        if wide * high > LARGEST_RESIZED:
+            # Of an image that is hundreds of times as long as it is wide, only what the crop shows is resized.
+            x, y = image.width / wide, image.height / high
+            box = (left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y)
+            return image.resize(self.size[::-1], resample, box)
         if (wide, high) != image.size:
             image = image.resize((wide, high), resample)
         return image.crop((left, top, left + self.size[1], top + self.size[0]))

@@ -10,10 +10,12 @@ from typing import Any, BinaryIO
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_read, open_scan
+from finer_ray.shards.message import clipped, short_key
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.tar import Member, TarFault, TarScan
 
+LONGEST_NAME = 40
 HIDDEN = re.compile(r"(^|/)\.(?!\.?/)")
 SPLIT = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
@@ -102,7 +104,7 @@ def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
     layout = Layout(fields)
     with open_scan(ref.url) as file:
         try:
-            yield from (run.key for run in _runs(TarScan(file), 0) if _is_sample(run, layout))
+            yield from (short_key(run.key) for run in _runs(TarScan(file), 0) if _is_sample(run, layout))
         except TarFault:
             return
 
@@ -148,10 +150,11 @@ def _is_sample(run: Run, layout: Layout) -> bool:
 
 
 def _sample(file: BinaryIO, run: Run, layout: Layout, limit: int) -> Sample:
+    key = short_key(run.key)
     try:
         parts = _Parts(file, run, layout, limit)
         return Sample(
-            run.key,
+            key,
             parts.image(),
             parts.first(layout.labels, parse_label),
             parts.first(layout.boxes, partial(parse_box, box_format=layout.box_format)),
@@ -160,7 +163,7 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, limit: int) -> Sample:
             parts.first(layout.bases, parse_text),
         )
     except FieldError as error:
-        return Sample(run.key, error=str(error))
+        return Sample(key, error=str(error))
 
 
 class _Parts:
@@ -235,4 +238,8 @@ def _describe(fault: TarFault, count: int, last: str) -> str:
 def _some(names: Any) -> str:
     """A few names for a message."""
     listed = sorted(set(names))
-    return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else "nothing"
+    return (
+        ", ".join(clipped(name, LONGEST_NAME) for name in listed[:8]) + (", ..." if len(listed) > 8 else "")
+        if listed
+        else "nothing"
+    )

@@ -1,0 +1,87 @@
+"""Headers: what an encoded image claims of itself, looked at before a decoder believes it.
+
+Decoders take time and memory by what headers say: a TIFF of 100 bytes may name a tile of gigabytes, a JPEG of
+500 kB a thousand scans over all of its pixels. Pillow bounds neither.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+MOST_SCANS = 100
+MOST_SEGMENTS = 10_000
+MOST_STRIPS = 500_000
+# In a JPEG's entropy-coded data 0xFF stands before 0, a restart marker, or another 0xFF only.
+MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+ALONE = (0x01, *range(0xD0, 0xD9))
+START_OF_SCAN, END = 0xDA, 0xD9
+STRIPS, TILE_WIDTH, TILE_LENGTH, TILES = 273, 322, 323, 324
+SIZES = {1: "B", 3: "H", 4: "L", 16: "Q"}
+
+
+def check_headers(data: bytes, max_pixels: int) -> None:
+    """Refuse what would take a decoder minutes or gigabytes. Formats without such traps, and damage, pass.
+
+    Args:
+        data: an encoded image.
+        max_pixels: that a decoder may make room for at a time.
+
+    Raises:
+        ValueError: what it claims, and what is allowed.
+    """
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg(data)
+    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        _check_tiff(data, max_pixels)
+
+
+def _check_jpeg(data: bytes) -> None:
+    scans = 0
+    for number, marker in enumerate(_markers(data)):
+        scans += marker == START_OF_SCAN
+        if scans > MOST_SCANS:
+            raise ValueError(f"a JPEG of more than {MOST_SCANS} scans")
+        if number > MOST_SEGMENTS:
+            raise ValueError(f"a JPEG of more than {MOST_SEGMENTS} segments")
+
+
+def _markers(data: bytes) -> Iterator[int]:
+    """The markers of the first image in a JPEG file, in order; what stands between them is passed over."""
+    at = 2
+    while match := MARKER.search(data, at):
+        marker, at = match[1][0], match.end()
+        if marker == END:
+            return
+        yield marker
+        if marker not in ALONE:
+            at += int.from_bytes(data[at : at + 2], "big")
+
+
+def _check_tiff(data: bytes, max_pixels: int) -> None:
+    tags = _tags(data)
+    for tag, name in ((STRIPS, "strips"), (TILES, "tiles")):
+        count = tags.get(tag, (0, 0))[0]
+        if count > MOST_STRIPS:
+            raise ValueError(f"a TIFF of {count} {name}, more than the allowed {MOST_STRIPS}")
+    width, length = tags.get(TILE_WIDTH, (0, 0))[1], tags.get(TILE_LENGTH, (0, 0))[1]
+    if width * length > max_pixels:
+        raise ValueError(f"a TIFF with tiles of {width}x{length}, more pixels than the allowed {max_pixels}")
+
+
+def _tags(data: bytes) -> dict[int, tuple[int, int]]:
+    """Count and first value (where it is a number in the entry itself) of each tag of a TIFF's first directory."""
+    order, big = "<>"[data[:1] == b"M"], data[2:4] in (b"+\0", b"\0+")
+    entry = struct.Struct(f"{order}HHQ8s" if big else f"{order}HHL4s")
+    number = struct.Struct(f"{order}{'Q' if big else 'H'}")
+    tags: dict[int, tuple[int, int]] = {}
+    try:
+        (at,) = struct.unpack_from(f"{order}Q", data, 8) if big else struct.unpack_from(f"{order}L", data, 4)
+        (count,) = number.unpack_from(data, at)
+        for place in range(count):
+            tag, kind, values, content = entry.unpack_from(data, at + number.size + place * entry.size)
+            (value,) = struct.unpack_from(order + SIZES.get(kind, "B"), content)
+            tags.setdefault(tag, (values, value))
+    except (struct.error, OverflowError):
+        # Damaged or cut off: the decoder says so.
+        pass
+    return tags
