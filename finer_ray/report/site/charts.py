@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 46
+WIDTH, HEIGHT = 420, 270
+LEFT, RIGHT, TOP, BOTTOM = 62, 10, 10, 44
 # Of a row of an interval chart, and of its names.
-ROW, NAMES = 26, 150
+ROW, NAMES = 26, 96
 SERIES = 6
 
 
@@ -163,8 +163,8 @@ def _frame(x: _Axis, y: _Axis, x_title: str, y_title: str) -> Markup:
     parts.append(_tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, **{"class": "axis"}))
     parts.append(_text(x_title, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, kind="title"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = {"transform": f"rotate(-90 13 {middle:g})"}
-    parts.append(_text(y_title, 13, middle, kind="title", **turned))
+    turned = {"transform": f"rotate(-90 11 {middle:g})"}
+    parts.append(_text(y_title, 11, middle, kind="title", **turned))
     return Markup("").join(parts)
 
 

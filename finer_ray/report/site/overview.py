@@ -1,5 +1,6 @@
 """The overview: an export's counts, accuracy, failures, metrics with intervals, and charts, from all of its rows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -87,18 +88,25 @@ def metric_table(export: Export) -> list[dict[str, Any]]:
     ]
 
 
-def difference_chart(export: Export) -> Markup | None:
-    """Every finer map's difference to its baseline, by metric; None where no map has a baseline."""
-    rows = []
-    many = sum(any(cell.difference is not None for cell in columns.values()) for columns in compare(export).values()) > 1
-    for name, columns in compare(export).items():
-        for head, cell in columns.items():
-            if cell.difference is None or cell.low is None or cell.high is None:
-                continue
-            label = f"{name}, {head}" if many else f"{head}"
-            better = _better(cell, HIGHER_IS_BETTER[COLUMNS[head]])
-            rows.append(Interval(label, cell.difference, cell.low, cell.high, better))
-    return interval_chart(rows, "finer minus baseline, paired, 95 % interval") if rows else None
+def difference_charts(table: list[dict[str, Any]], maps: Sequence[str], baselines: dict[str, str]) -> dict[str, Markup]:
+    """By finer map, its difference to its baseline in each metric.
+
+    Args:
+        table: of `metric_table`.
+        maps: names, in the order of the table's cells.
+        baselines: by finer map.
+    """
+    charts = {}
+    for place, name in enumerate(maps):
+        cells = [(line["heading"], line["cells"][place]) for line in table]
+        rows = [
+            Interval(head, cell["difference"], cell["difference_low"], cell["difference_high"], cell["better"])
+            for head, cell in cells
+            if cell["difference"] is not None
+        ]
+        if rows:
+            charts[name] = interval_chart(rows, f"{name} minus {baselines[name]}, 95 % interval")
+    return charts
 
 
 def removal_chart(export: Export) -> Markup | None:

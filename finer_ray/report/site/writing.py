@@ -27,6 +27,8 @@ ASSETS = ("site.css", "site.js", "view.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
+# Images on the overview.
+EXAMPLES = 8
 
 
 def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0) -> Path:
@@ -120,18 +122,20 @@ class _Writer:
         for place, image in enumerate(show_images(self._export, self._pages, self._folder / "images")):
             around = [self._pages[other] if 0 <= other < len(self._pages) else None for other in (place - 1, place + 1)]
             where = f"images/{image.line['row']}.html"
-            self._page(where, "image.html", "../", image=image, before=around[0], after=around[1])
+            headings = [head for head, name in COLUMNS.items() if any(entry[name] is not None for entry in image.metrics)]
+            self._page(where, "image.html", "../", image=image, before=around[0], after=around[1], headings=headings)
             image.data.clear()
             shown.append(image)
         return shown
 
     def _class(self, line: dict[str, Any], known: dict[int, Shown]) -> None:
-        index = line["class"]
+        index, maps = line["class"], line["maps"].values()
         self._page(
             f"classes/{index}.html",
             "class.html",
             "../",
             line=line,
+            headings=[head for head, name in COLUMNS.items() if any(values[name]["count"] for values in maps)],
             confusions=confusions(self._export, index),
             galleries=galleries(self._sample, index),
             known=known,
@@ -142,7 +146,7 @@ class _Writer:
         drawn = set(self._sample.rows)
         sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
         stacked = np.stack(sweeps, axis=1) if sweeps else np.empty((2, 0, len(GAMMAS)))
-        failures = overview.failures(export)
+        failures, table = overview.failures(export), overview.metric_table(export)
         self._page(
             "index.html",
             "overview.html",
@@ -152,8 +156,8 @@ class _Writer:
             failures=failures[:FAILURE_LINES],
             failure_reasons=len(failures),
             pairs=overview.confused_pairs(export),
-            table=overview.metric_table(export),
-            differences=overview.difference_chart(export),
+            table=table,
+            differences=overview.difference_charts(table, export.manifest.layout.maps, baselines(export)),
             removal=overview.removal_chart(export),
             distributions=overview.distribution_charts(export),
             similarity=overview.similarity_chart(export),
@@ -165,6 +169,7 @@ class _Writer:
             lines=lines[:CLASS_LINES],
             class_count=len(lines),
             config=yaml.safe_dump(export.manifest.config, sort_keys=False, allow_unicode=True),
+            examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
             lacking=[image for image in shown if image.problem],
             page_count=len(self._pages),
         )
@@ -174,16 +179,27 @@ class _Writer:
         (self._folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def _spread(images: list[Shown]) -> list[Shown]:
+    """A few of them, evenly apart."""
+    places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
+    return [images[place] for place in places]
+
+
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+    return _written(value, f".{digits}f")
 
 
 def _signed(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:+.{digits}f}"
+    return _written(value, f"+.{digits}f")
 
 
 def _percent(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{100 * value:.{digits}f} %"
+    return _written(None if value is None else 100 * value, f".{digits}f", "\N{NO-BREAK SPACE}%")
+
+
+def _written(value: float | None, form: str, unit: str = "") -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:{form}}{unit}".replace("-", "−")
 
 
 def _count(value: int) -> str:
