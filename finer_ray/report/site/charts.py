@@ -75,7 +75,12 @@ class _Axis:
 
 
 def line_chart(
-    series: Sequence[Series], x_title: str, y_title: str, log: bool = False, zero: bool = False, mark: float | None = None
+    series: Sequence[Series],
+    x_title: str,
+    y_title: str,
+    log: bool = False,
+    zero: bool = False,
+    mark: float | None = None,
 ) -> Markup:
     """Lines with their bands.
 

@@ -18,7 +18,8 @@ def class_lines(export: Export) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for line in export.classes.to_pylist():
         entry = found.setdefault(
-            line["class"], {name: line[name] for name in ("class", "name", "count", "labelled", "accuracy")} | {"maps": {}}
+            line["class"],
+            {name: line[name] for name in ("class", "name", "count", "labelled", "accuracy")} | {"maps": {}},
         )
         entry["maps"][line["map"]] = {
             name: {what: line[f"{name}_{what}"] for what in ("count", "mean", "stderr")} for name in AVERAGED

@@ -144,8 +144,7 @@ def _data(
         else None,
         "target": manifest.classes[line["target"]],
         "references": [
-            {"name": name, "logit": _finite(logit)}
-            for name, logit in zip(names, line["reference_logits"], strict=True)
+            {"name": name, "logit": _finite(logit)} for name, logit in zip(names, line["reference_logits"], strict=True)
         ],
         "gamma": saliency["gamma"],
         "aggregation": saliency["aggregation"],
@@ -165,7 +164,9 @@ def _sweep(export: Export, row: int, decoded: Decoded | None) -> NDArray[np.floa
     weights = reference_weights(export.reference_logits([row]), present, saliency["weighting"])
     maps = [contrast(basis, gamma, saliency["aggregation"], present, weights=weights) for gamma in GAMMAS.tolist()]
     stacked, region = torch.stack(maps, dim=1), torch.from_numpy(decoded.region)[None]
-    scores: NDArray[np.float64] = torch.cat([localisation(stacked, region), pointing_hit(stacked, region)]).double().numpy()
+    scores: NDArray[np.float64] = (
+        torch.cat([localisation(stacked, region), pointing_hit(stacked, region)]).double().numpy()
+    )
     return scores
 
 

@@ -122,7 +122,9 @@ class _Writer:
         for place, image in enumerate(show_images(self._export, self._pages, self._folder / "images")):
             around = [self._pages[other] if 0 <= other < len(self._pages) else None for other in (place - 1, place + 1)]
             where = f"images/{image.line['row']}.html"
-            headings = [head for head, name in COLUMNS.items() if any(entry[name] is not None for entry in image.metrics)]
+            headings = [
+                head for head, name in COLUMNS.items() if any(entry[name] is not None for entry in image.metrics)
+            ]
             self._page(where, "image.html", "../", image=image, before=around[0], after=around[1], headings=headings)
             image.data.clear()
             shown.append(image)

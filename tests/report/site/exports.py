@@ -56,7 +56,7 @@ def make(path: Path, **wanted: Any) -> Export:
     config = parse_config(
         {"input": {"shards": shard.url}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
     )
-    index = index_shard(shard, Fields.defaults("webdataset"), PER_UNIT, 2**28)
+    index = index_shard(shard, Fields.defaults("webdataset"), PER_UNIT)
     layout = Layout(
         maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis,
         rows_per_unit=PER_UNIT, rows_per_chunk=4,
@@ -98,13 +98,21 @@ def _write(
     maps = np.abs(random.standard_normal((count, len(layout.maps), *GRID))).astype(np.float32)
     classes = len(made.classes) - made.concepts
     targets = [row % classes if not made.concepts else classes + row % made.concepts for row in good]
-    references = np.array([[(target + 1 + j) % len(made.classes) for j in range(k)] for target in targets]).reshape(count, k)
+    references = np.array([[(target + 1 + j) % len(made.classes) for j in range(k)] for target in targets]).reshape(
+        count, k
+    )
     for place, row in enumerate(good):
         if row in made.lacking:
             references[place, -1] = -1
     half, scale = to_half(maps, (2, 3))
     half_basis, basis_scale = to_half(basis, (1, 2, 3))
-    every = {"maps": half, "maps_scale": scale, "references": references, "basis": half_basis, "basis_scale": basis_scale}
+    every = {
+        "maps": half,
+        "maps_scale": scale,
+        "references": references,
+        "basis": half_basis,
+        "basis_scale": basis_scale,
+    }
     tensors = {}
     for name, shape in layout.shapes().items():
         full = np.full((len(rows), *shape), ARRAYS[name].fill, ARRAYS[name].dtype)
@@ -113,7 +121,9 @@ def _write(
     write_unit(folder, layout, unit, tensors)
     lines, metrics = [], []
     for place, row in enumerate(good):
-        logits = [None if r < 0 else float(x) for r, x in zip(references[place], random.standard_normal(k), strict=True)]
+        logits = [
+            None if r < 0 else float(x) for r, x in zip(references[place], random.standard_normal(k), strict=True)
+        ]
         lines.append(
             {
                 "row": row, "key": made.key(row), "shard": url, "index": row, "label": (row // 2) % classes if made.labels else None,

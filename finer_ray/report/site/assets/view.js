@@ -116,7 +116,8 @@
   /* Colours of a map from 0 to its own maximum; overlay opacity is the canvas's own, so that its pixels stay exact. */
   function paint(canvas, map, colours) {
     const peak = map.reduce((a, b) => Math.max(a, b), 0);
-    const context = canvas.getContext("2d");
+    // Pixels are set one by one, and may be read: a canvas in the processor's memory, not the graphics card's.
+    const context = canvas.getContext("2d", { willReadFrequently: true });
     const image = context.createImageData(width, height);
     const words = new Uint32Array(image.data.buffer);
     for (let i = 0; i < map.length; i++) {
