@@ -38,7 +38,8 @@ WORDS = {
 FAILURES = """
 SELECT stage, regexp_replace(regexp_replace(error, '''[^'']*''|"[^"]*"|b''[^'']*''', '…', 'g'), '[0-9]+', '…', 'g')
            AS reason,
-       count(*) AS count, min(error) AS example, arg_min(coalesce(key, ''), error) AS key, arg_min(shard, error) AS shard
+       count(*) AS count, min(error) AS example, arg_min(coalesce(key, ''), error) AS key,
+       arg_min(shard, error) AS shard
 FROM failures GROUP BY ALL ORDER BY count DESC, stage, reason
 """
 

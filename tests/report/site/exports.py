@@ -126,19 +126,31 @@ def _write(
         ]
         lines.append(
             {
-                "row": row, "key": made.key(row), "shard": url, "index": row, "label": (row // 2) % classes if made.labels else None,
-                "target": targets[place], "predicted": row % classes, "probability": None if made.concepts else 0.6,
-                "predicted_probability": 0.6, "reference_probabilities": [None if x is None else 0.1 for x in logits],
-                "logit": 2.5, "references": references[place].tolist(), "reference_logits": logits, "width": 80, "height": 60,
+                "row": row,
+                "index": row,
+                "key": made.key(row),
+                "shard": url,
+                "width": 80,
+                "height": 60,
+                "logit": 2.5,
+                "label": (row // 2) % classes if made.labels else None,
+                "target": targets[place],
+                "predicted": row % classes,
+                "probability": None if made.concepts else 0.6,
+                "predicted_probability": 0.6,
+                "references": references[place].tolist(),
+                "reference_logits": logits,
+                "reference_probabilities": [None if logit is None else 0.1 for logit in logits],
             }
-        )  # fmt: skip
+        )
         for name in layout.maps:
             known = {"localisation": float(random.random()), "relative_drop_05": float(random.standard_normal())}
             known |= {"probability_05": 0.4, "probability_10": 0.3, "region": "box"}
             metrics.append({"row": row, "map": name, **(known if made.metrics else {})})
     bad = [
-        {"row": row, "shard": url, "index": row, "key": made.key(row), "stage": "decode", "error": made.failures[row - made.images]}
-        for row in rows if row >= made.images
-    ]  # fmt: skip
+        {"row": row, "shard": url, "index": row, "key": made.key(row), "stage": "decode", "error": error}
+        for row, error in enumerate(made.failures, start=made.images)
+        if row in rows
+    ]
     tables = {"images": (lines, IMAGES), "metrics": (metrics, METRICS), "failures": (bad, FAILURES)}
     commit(folder, unit, {name: pa.Table.from_pylist(rows, schema) for name, (rows, schema) in tables.items()})

@@ -265,7 +265,8 @@ def test_tables_sort_and_lists_are_searched(browser: Browser, export: Export) ->
     assert len(shown) == 1
     browser.driver.execute_script("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     assert browser.driver.execute_async_script(
-        "const done = arguments[0]; Promise.all([...document.images].map(i => i.decode())).then(() => done(true), () => done(false))"
+        "const images = [...document.images].map(image => image.decode());"
+        "Promise.all(images).then(() => arguments[0](true), () => arguments[0](false));"
     )
 
 

@@ -1,4 +1,4 @@
-"""The report's files: every kind of export becomes whole pages, and nothing of the input becomes code or a file's name."""
+"""The report's files: every kind of export becomes whole pages; nothing of the input becomes code or a file's name."""
 
 import re
 from html.parser import HTMLParser
