@@ -50,7 +50,7 @@
   /* Which references an image has; one that it lacks is NaN in every cell. */
   const present = maps ? data.references.map((_, k) => !Number.isNaN(maps[1 + k][0])) : [];
 
-  /* Weights w_k of the chosen references: finer_ray.saliency.objective.reference_weights. */
+  /* Weights w_k of some references: finer_ray.saliency.objective.reference_weights. */
   function referenceWeights(chosen, weighting) {
     if (weighting === "equal") return chosen.map(() => 1 / chosen.length);
     const logits = chosen.map((k) => data.references[k].logit);
@@ -65,19 +65,18 @@
 
   /* The Finer-Grad-CAM map on its own grid. */
   function contrast({ gamma, references, aggregation, reverse, weighting }) {
-    const chosen = references.filter((k) => present[k]);
     const result = new Float32Array(cells);
-    if (!chosen.length) {
+    if (!references.length) {
       // Nothing to compare with: the baseline, or nothing that could speak against the target.
       if (!reverse) for (let i = 0; i < cells; i++) result[i] = Math.max(0, maps[0][i]);
       return result;
     }
     const [target, other] = reverse ? [-gamma, 1] : [1, -gamma];
-    const weights = referenceWeights(chosen, weighting);
+    const weights = referenceWeights(references, weighting);
     for (let i = 0; i < cells; i++) {
       const base = target * maps[0][i];
       let sum = aggregation === "max_before_relu" ? -Infinity : 0;
-      chosen.forEach((k, place) => {
+      references.forEach((k, place) => {
         const value = other * maps[1 + k][i];
         if (aggregation === "mean_before_relu") sum += weights[place] * value;
         else if (aggregation === "max_before_relu") sum = Math.max(sum, base + value);
@@ -128,10 +127,10 @@
   }
 
   function settings() {
-    const references = data.references.map((_, k) => k).filter((k) => control(`reference-${k}`)?.checked);
+    const known = data.references.map((_, k) => k).filter((k) => present[k]);
     return {
       gamma: Number(control("gamma").value),
-      references,
+      references: known.filter((k) => control(`reference-${k}`)?.checked),
       aggregation: control("aggregation").value,
       weighting: control("weighting").value,
       reverse: control("reverse").checked,
@@ -157,15 +156,15 @@
     const peak = paint(control("live-map"), current, palettes[control("colours").value]);
     control("gamma-value").textContent = asked.gamma.toFixed(2).replace("-", "−");
     control("live-peak").textContent = peak > 0 ? `maximum ${compact(peak)}` : "zero everywhere";
-    const names = asked.references.filter((k) => present[k]).map((k) => data.references[k].name);
+    const names = asked.references.map((k) => data.references[k].name);
     const gamma = String(asked.gamma).replace("-", "−");
     const question = sentence(names, asked.gamma, asked.reverse);
     control("question").textContent = question;
     control("live-map").setAttribute("aria-label", `${question} Gamma ${gamma}, ${asked.aggregation}.`);
-    const weights = referenceWeights(asked.references.filter((k) => present[k]), asked.weighting);
+    const weights = referenceWeights(asked.references, asked.weighting);
     data.references.forEach((_, k) => {
       const cell = control(`weight-${k}`);
-      const place = asked.references.filter((j) => present[j]).indexOf(k);
+      const place = asked.references.indexOf(k);
       const counted = place >= 0 && asked.aggregation !== "max_before_relu";
       if (cell) cell.textContent = counted ? weights[place].toFixed(2).replace("-", "−") : "–";
     });
