@@ -84,10 +84,10 @@ def judge(export: Export) -> tuple[str | None, str | None]:
 
 def _largest(export: Export, count: int, random: np.random.Generator) -> list[int]:
     sizes = pc.value_counts(pc.coalesce(export.images["label"], export.images["target"])).to_pylist()
-    sizes = sorted((line for line in sizes), key=lambda line: line["values"])
-    order = random.permutation(len(sizes))
-    ranked = sorted(zip(sizes, order.tolist(), strict=True), key=lambda pair: (-pair[0]["counts"], pair[1]))
-    return sorted(line["values"] for line, _ in ranked[:count])
+    shuffled = random.permutation(sorted(line["values"] for line in sizes)).tolist()
+    counts = {line["values"]: line["counts"] for line in sizes}
+    # Sorting is stable: equals stay in the order that was drawn.
+    return sorted(sorted(shuffled, key=lambda index: -counts[index])[:count])
 
 
 def _grouped(lines: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

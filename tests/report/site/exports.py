@@ -41,6 +41,7 @@ class Made:
     maps: Sequence[Any] = ("gradcam", "finer_gradcam")
     saliency: dict[str, Any] | None = None
     concepts: int = 0
+    model: dict[str, Any] | None = None
     head_fingerprint: str = "h"
     key: Callable[[int], str] = "k{}".format
 
@@ -52,7 +53,7 @@ def make(path: Path, **wanted: Any) -> Export:
     folder, total = Folder(str(path / "out")), made.images + len(made.failures)
     names = tuple(item if isinstance(item, str) else item["name"] for item in made.maps)
     saliency = {"maps": list(made.maps), "references": made.references, **(made.saliency or {})}
-    model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": list(SIZE)}
+    model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": list(SIZE), **(made.model or {})}
     config = parse_config(
         {"input": {"shards": shard.url}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
     )
