@@ -1,4 +1,4 @@
-"""The command line: `finer-ray export | status | verify | table | study | query | show | ...`."""
+"""The command line: `finer-ray export | status | verify | table | report | query | show | study | ...`."""
 
 import json
 from collections.abc import Iterable
@@ -268,6 +268,25 @@ def birds(
 
     for path in write_birds(folder, split, per_class, size, mark):
         typer.echo(path)
+
+
+@app.command(rich_help_panel=LOOK)
+def report(
+    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    to: Annotated[Path | None, typer.Option(help="The folder to write to; OUT/report, or ./report.")] = None,
+    images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
+    classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+) -> None:
+    """Write a report for the browser, with live maps.
+
+    A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls.
+    """
+    from finer_ray.report.site import write_report
+    from finer_ray.store.export import open_export
+
+    made = open_export(url)
+    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
 
 
 @app.command(rich_help_panel=LOOK)

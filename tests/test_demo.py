@@ -39,6 +39,8 @@ def test_shows_what_it_promises(demo: tuple[Path, str]) -> None:
     assert open_export(str(folder)).manifest.counts == {"images": 40, "failures": 0}
     for text in ("verify: whole", "killer whale", "FROM '", "finer_cam", "contact_sheet.png", "saliency.zarr"):
         assert text in said
+    for place in (folder, folder / "birds_export"):
+        assert len(list((place / "report" / "images").glob("*-map.jpg"))) >= 40
     for name in ("contact_sheet.png", "birds_sheet.png"):
         with Image.open(folder / name) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))

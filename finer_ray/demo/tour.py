@@ -12,6 +12,7 @@ from finer_ray.demo.birds.shards import write_birds
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.report.contact_sheet import contact_sheet
+from finer_ray.report.site import write_report
 from finer_ray.report.table import paper_table
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
@@ -53,7 +54,10 @@ def tour(folder: Path) -> None:
     with connected():
         sheet = _photos(console, folder)
         birds = _birds(console, folder)
-    console.print("\n[bold]6. Where everything lies[/]")
+    console.print("\n[bold]6. The reports[/]: open them in a browser; each image has live controls")
+    for made in (folder, folder / "birds_export"):
+        console.print(f"   {write_report(open_export(str(made)), made / 'report')}")
+    console.print("\n[bold]7. Where everything lies[/]")
     for name, what in _places(folder, sheet, birds):
         console.print(f"   {name:<36} {what}")
 
@@ -124,6 +128,7 @@ def _places(folder: Path, sheet: Path, birds: Path) -> list[tuple[str, str]]:
     return [
         (str(sheet), "photo, Grad-CAM, Finer-CAM: look at this first"),
         (str(birds), "the same of the birds; their export: birds_export/"),
+        (f"{folder}/report/index.html", "the report; the birds' lies in birds_export/report/"),
         (f"{folder}/saliency.zarr", "maps, contrast basis, references, embeddings"),
         (f"{folder}/images/*.parquet", "a line per image: class, references, logits"),
         (f"{folder}/metrics/*.parquet", "a line per image and map"),

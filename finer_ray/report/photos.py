@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finer_ray.config import parse_config
@@ -27,18 +29,38 @@ def read_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tup
     Raises:
         ExportError: a shard is gone, or no longer holds the photo.
     """
+    for row, found in try_rows(export, rows, region):
+        if isinstance(found, str):
+            raise ExportError(found)
+        yield row, found
+
+
+def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tuple[int, Decoded | str]]:
+    """As `read_rows`, with the reason in place of a photo that cannot be read again; no shard stops the others.
+
+    Raises:
+        ConfigError: the export's config is none of this version's.
+    """
     size, wanted = export.manifest.layout.rows_per_unit, set(rows)
     config = parse_config(export.manifest.config).input
     transform = Transform(**export.manifest.transform)
     units = {unit.number: unit for unit in export.manifest.units()}
-    for number in sorted({row // size for row in wanted}):
+    known = export.images.filter(pc.is_in(export.images["row"], pa.array(sorted(wanted), pa.int64())))
+    keys = dict(zip(known["row"].to_pylist(), known["key"].to_pylist(), strict=True))
+    last = {row // size: row for row in sorted(wanted)}
+    for number, end in last.items():
         unit = units[number]
         fields = Fields.with_defaults(unit.format, config.fields.model_dump())
-        ref = ShardRef(unit.url, unit.format)
-        try:
-            samples = read_unit(ref, fields, unit.start, unit.count, config.max_member_bytes)
-            for row, sample in enumerate(samples, start=number * size):
-                if row in wanted:
-                    yield row, decode(sample, transform, config.max_image_pixels, config.fast_jpeg, region)
-        except (DecodeError, OSError) as error:
-            raise ExportError(f"{unit.url}: its photos cannot be read again: {error}") from error
+        # What comes after the last wanted photo of a unit need not be read.
+        count = 1 + end - number * size
+        samples = read_unit(ShardRef(unit.url, unit.format), fields, unit.start, count, config.max_member_bytes)
+        for row, sample in enumerate(samples, start=number * size):
+            if row not in wanted:
+                continue
+            if sample.error is None and sample.key != keys[row]:
+                yield row, f"{unit.url}: it changed: another image, {sample.key!r}, stands where {keys[row]!r} stood"
+                continue
+            try:
+                yield row, decode(sample, transform, config.max_image_pixels, config.fast_jpeg, region)
+            except (DecodeError, OSError) as error:
+                yield row, f"{unit.url}: its photos cannot be read again: {error}"

@@ -25,6 +25,11 @@ COLUMNS = {
     "Point. ↑": "pointing_hit",
 }
 HIGHER_IS_BETTER = {column: head.endswith("↑") for head, column in COLUMNS.items()}
+# Metrics in the order in which they judge an image's map: where there is an annotation it is the truth.
+PREFERRED = (
+    "localisation", "relative_drop_05", "relative_drop_10", "deletion_auc", "insertion_auc", "confidence_drop_05",
+    "confidence_drop_10", "pointing_hit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def compare(export: Export, against: Mapping[str, str] | None = None) -> dict[st
         against: which map a map's differences are taken to, by name; its baseline when None.
     """
     against = baselines(export) if against is None else against
-    values = {name: _values(export, name) for name in export.manifest.layout.maps}
+    values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
     present = [head for head in COLUMNS if any(np.isfinite(columns[head]).any() for columns in values.values())]
     return {
         name: {head: _cell(columns[head], values[against[name]][head] if name in against else None) for head in present}
@@ -86,7 +91,7 @@ def paper_table(export: Export) -> Table:
     return table
 
 
-def _values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
+def metric_values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
     """Metrics of one map by heading, rows of images in order, NaN for null."""
     table = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
     return {head: pc.cast(table[column], pa.float64()).to_numpy() for head, column in COLUMNS.items()}

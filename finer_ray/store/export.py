@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,10 @@ class Export:
     def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a table, batch by batch, for tables that are larger than memory."""
         return iter_tables(self.folder, self.manifest.tables.get(name, []), columns)
+
+    def local_path(self, name: str) -> Path | None:
+        """A place in the export's folder; None where that is not on this machine's disk."""
+        return Path(self._folder.path(name)) if self._folder.local else None
 
     @cached_property
     def tensors(self) -> Any:

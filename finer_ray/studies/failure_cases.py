@@ -9,16 +9,11 @@ import pyarrow.compute as pc
 from finer_ray.config import nearest
 from finer_ray.errors import ExportError
 from finer_ray.report.contact_sheet import contact_sheet
-from finer_ray.report.table import HIGHER_IS_BETTER, baselines
+from finer_ray.report.table import HIGHER_IS_BETTER, PREFERRED, baselines
 from finer_ray.store.export import Export
 from finer_ray.studies.output import write_study
 
 NAME = "failure_cases"
-# Metrics in the order in which they are preferred: where there is an annotation it is the truth.
-PREFERRED = (
-    "localisation", "relative_drop_05", "relative_drop_10", "deletion_auc", "insertion_auc", "confidence_drop_05",
-    "confidence_drop_10", "pointing_hit",
-)  # fmt: skip
 SCHEMA = pa.schema(
     [
         pa.field("rank", pa.int64(), nullable=False),

@@ -1,0 +1,224 @@
+"""The overview: an export's counts, accuracy, failures, metrics with intervals, and charts, from all of its rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finer_ray.config import parse_config
+from finer_ray.errors import ExportError, FinerRayError
+from finer_ray.metrics.bootstrap import paired_interval
+from finer_ray.metrics.similarity import similarity_curve
+from finer_ray.models import build_classifier
+from finer_ray.models.checkpoint import fingerprint, weights_file
+from finer_ray.models.head import read_probe
+from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
+from finer_ray.report.table import COLUMNS, HIGHER_IS_BETTER, Cell, compare, metric_values
+from finer_ray.store.export import Export
+
+# Lines of the table of confused pairs.
+PAIRS = 10
+# A model of more bytes is not loaded for the similarity curve alone.
+LARGEST = 2 * 2**30
+WORDS = {
+    "deletion_auc": "deletion AUC",
+    "insertion_auc": "insertion AUC",
+    "relative_drop_05": "relative drop at 5 %",
+    "relative_drop_10": "relative drop at 10 %",
+    "confidence_drop_05": "confidence drop at 5 %",
+    "confidence_drop_10": "confidence drop at 10 %",
+    "localisation": "energy on the object",
+    "pointing_hit": "pointing hits",
+}
+# Reasons that differ in numbers and names alone are one.
+FAILURES = """
+SELECT stage, regexp_replace(regexp_replace(error, '''[^'']*''|"[^"]*"|b''[^'']*''', '…', 'g'), '[0-9]+', '…', 'g')
+           AS reason,
+       count(*) AS count, min(error) AS example, arg_min(coalesce(key, ''), error) AS key,
+       arg_min(shard, error) AS shard
+FROM failures GROUP BY ALL ORDER BY count DESC, stage, reason
+"""
+
+
+def accuracy(images: pa.Table) -> dict[str, Any] | None:
+    """Share of labelled images that are predicted right, with its 95 % interval; None where none is labelled."""
+    known = images.filter(pc.is_valid(images["label"]))
+    if not known.num_rows:
+        return None
+    right = pc.cast(pc.equal(known["label"], known["predicted"]), pa.float64()).to_numpy()
+    low, high = paired_interval(right)
+    return {"mean": float(right.mean()), "low": low, "high": high, "count": len(right)}
+
+
+def failures(export: Export) -> list[dict[str, Any]]:
+    """Failures by stage and reason, the most frequent first: stage, reason, count, and one of them as an example."""
+    with duckdb.connect() as connection:
+        connection.register("failures", export.failures)
+        lines: list[dict[str, Any]] = connection.sql(FAILURES).to_arrow_table().to_pylist()
+    return lines
+
+
+def confused_pairs(export: Export) -> list[dict[str, Any]]:
+    """The most frequent wrong predictions: label, predicted, count."""
+    images = export.images
+    wrong = images.filter(pc.fill_null(pc.not_equal(images["label"], images["predicted"]), False))
+    counts = wrong.group_by(["label", "predicted"]).aggregate([("row", "count")]).rename_columns(
+        ["label", "predicted", "count"]
+    )  # fmt: skip
+    ranked = counts.sort_by([("count", "descending"), ("label", "ascending"), ("predicted", "ascending")])
+    lines: list[dict[str, Any]] = ranked.slice(0, PAIRS).to_pylist()
+    return lines
+
+
+def metric_table(export: Export) -> list[dict[str, Any]]:
+    """The paper's table: for each metric its heading and a cell by map, with 95 % intervals."""
+    cells = compare(export)
+    headings = next(iter(cells.values()), {})
+    return [
+        {
+            "heading": head,
+            "column": COLUMNS[head],
+            "words": WORDS[COLUMNS[head]],
+            "cells": [_cell(columns[head], HIGHER_IS_BETTER[COLUMNS[head]]) for columns in cells.values()],
+        }
+        for head in headings
+    ]
+
+
+def difference_charts(table: list[dict[str, Any]], maps: Sequence[str], baselines: dict[str, str]) -> dict[str, Markup]:
+    """By finer map, its difference to its baseline in each metric.
+
+    Args:
+        table: of `metric_table`.
+        maps: names, in the order of the table's cells.
+        baselines: by finer map.
+    """
+    charts = {}
+    for place, name in enumerate(maps):
+        cells = [(line["heading"], line["cells"][place]) for line in table]
+        rows = [
+            Interval(head, cell["difference"], cell["difference_low"], cell["difference_high"], cell["better"])
+            for head, cell in cells
+            if cell["difference"] is not None
+        ]
+        if rows:
+            charts[name] = interval_chart(rows, f"{name} minus {baselines[name]}, 95 % interval")
+    return charts
+
+
+def removal_chart(export: Export) -> Markup | None:
+    """The target's probability with 0, 5 and 10 % of the pixels removed, by map; None where drops were not measured."""
+    images = export.images.sort_by("row")
+    whole = pc.cast(images["probability"], pa.float64()).to_numpy()
+    lines = []
+    for name in export.manifest.layout.maps:
+        mine = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
+        if mine.num_rows != len(whole):
+            return None
+        columns = [pc.cast(mine[f"probability_{share}"], pa.float64()).to_numpy() for share in ("05", "10")]
+        stacked = np.stack([whole, *columns], axis=1)
+        known = stacked[np.isfinite(stacked).all(1)]
+        if not len(known):
+            return None
+        bounds = np.array([paired_interval(column) for column in known.T])
+        lines.append(Series(name, np.array([0.0, 5.0, 10.0]), known.mean(0), bounds[:, 0], bounds[:, 1]))
+    return line_chart(lines, "% of pixels removed, most salient first", "probability of the target", zero=True)
+
+
+def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
+    """Words and histogram of each metric but the pointing hit, which is yes or no."""
+    values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
+    found = []
+    for head, column in COLUMNS.items():
+        mine = {name: columns[head] for name, columns in values.items() if np.isfinite(columns[head]).any()}
+        if mine and column != "pointing_hit":
+            found.append((WORDS[column], histogram(mine, WORDS[column])))
+    return found
+
+
+def similarity_chart(export: Export) -> Markup | str:
+    """The classifier's sorted similarity curve; where its weights are not at hand, the reason as a sentence.
+
+    Nothing is fetched: weights come from a file here, or a seed, and must have the fingerprint of what was exported.
+    """
+    try:
+        weight = _class_weights(export)
+    except (FinerRayError, OSError) as error:
+        return f"{error}: `finer-ray study similarity` draws the curve from a job's config or a probe's file."
+    curve = similarity_curve(weight)
+    mean, low, high = (part.numpy() for part in (curve.mean, curve.low, curve.high))
+    ranks = np.arange(1, len(mean) + 1, dtype=np.float64)
+    title = "cosine of classifier weights"
+    line = Series("mean over the classes", ranks, mean, low, high)
+    return line_chart([line], "rank of the other class (1: most similar)", title, log=len(mean) > 50)
+
+
+def _class_weights(export: Export) -> Tensor:
+    """Weights (C, E) of the classifier that was exported. Raises ExportError or ConfigError where they are not here."""
+    manifest = export.manifest
+    config = parse_config(manifest.config).model
+    if config.head == "none":
+        raise ExportError("The export has no classifier (model.head: none)")
+    if config.head not in ("native", "text") and not manifest.concepts:
+        # A probe's file tells without its backbone.
+        head, _ = read_probe(Path(config.head).expanduser())
+        found, weight = fingerprint(head.state_dict(), str(head.normalize), *manifest.classes), head.weight
+    else:
+        path = weights_file(config.weights)
+        if path is None and config.weights != "random":
+            raise ExportError("The classifier's weights are a pretrained tag, and a report fetches nothing")
+        if path is not None and path.stat().st_size > LARGEST:
+            raise ExportError("The classifier's file is too large to be loaded for a report")
+        classifier = build_classifier(config)
+        found, weight = classifier.head_fingerprint, classifier.class_weights()
+    if found != manifest.head_fingerprint:
+        raise ExportError("The classifier's file is no longer the one that was exported")
+    return weight
+
+
+def sweep_charts(gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float) -> list[Markup]:
+    """Localisation by gamma, with 95 % intervals of the means (1.96 standard errors, as `finer-ray study gamma`).
+
+    Args:
+        gammas: (G,).
+        scores: by metric, (n, G); NaN where an image has none.
+        gamma: the export's own, marked.
+    """
+    charts = []
+    for name, values in scores.items():
+        known = values[np.isfinite(values).all(1)]
+        if not len(known):
+            continue
+        mean = known.mean(0)
+        margin = 1.96 * known.std(0, ddof=1) / len(known) ** 0.5 if len(known) > 1 else np.zeros_like(mean)
+        line = Series(name, gammas, mean, mean - margin, mean + margin)
+        charts.append(line_chart([line], "gamma", f"{WORDS[name]} ({len(known)} images)", mark=gamma))
+    return charts
+
+
+def _cell(cell: Cell, higher: bool) -> dict[str, Any]:
+    margin = 1.96 * cell.stderr
+    return {
+        "count": cell.count,
+        "mean": cell.mean,
+        "low": cell.mean - margin,
+        "high": cell.mean + margin,
+        "difference": cell.difference,
+        "difference_low": cell.low,
+        "difference_high": cell.high,
+        "better": _better(cell, higher),
+    }
+
+
+def _better(cell: Cell, higher: bool) -> bool | None:
+    """Whether the interval of the difference lies on the better side, on the worse one, or (None) on both."""
+    if cell.low is None or cell.high is None or not (cell.low > 0 or cell.high < 0):
+        return None
+    return (cell.low > 0) == higher

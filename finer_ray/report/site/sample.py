@@ -1,0 +1,97 @@
+"""The sample: which classes and which images of an export get a page; bounded, and the same for the same seed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.compute as pc
+
+from finer_ray.report.table import HIGHER_IS_BETTER, PREFERRED, baselines
+from finer_ray.store.export import Export
+
+# Best, median and worst images of a class: as many of each.
+PICKS = 3
+RANKED = """
+WITH valued AS (
+    SELECT i.row, coalesce(i.label, i.target) AS class, i.predicted_probability, CAST({value} AS DOUBLE) AS value
+    FROM images AS i LEFT JOIN metrics AS m ON m.row = i.row AND m.map = $map
+), ranked AS (
+    SELECT row, class, value, count(*) OVER (PARTITION BY class) AS size, row_number() OVER (
+        PARTITION BY class ORDER BY {sign} * value DESC NULLS LAST, predicted_probability DESC, row
+    ) AS rank FROM valued WHERE list_contains($classes, class)
+)
+SELECT * FROM ranked
+WHERE size <= 3 * $picks OR rank <= $picks OR rank > size - $picks OR abs(2 * rank - size - 1) < $picks
+ORDER BY class, rank
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a report shows.
+
+    Attributes:
+        classes: indices of the classes that get a page.
+        rows: of the seeded sample of images, sorted.
+        picks: by class, lines with row, value, rank and size: the best, median and worst of its images, in order.
+        by: the metric that ranks them; None where no image has one, and the prediction's probability ranks them.
+        map: whose metric that is.
+    """
+
+    classes: list[int]
+    rows: list[int]
+    picks: dict[int, list[dict[str, Any]]]
+    by: str | None
+    map: str | None
+
+    def pages(self) -> list[int]:
+        """Rows of all images that get a page, sorted."""
+        return sorted({*self.rows, *(line["row"] for lines in self.picks.values() for line in lines)})
+
+
+def draw_sample(export: Export, images: int, classes: int, seed: int) -> Sample:
+    """Draw images at random, the largest classes (a seeded choice among equals), and their outstanding images.
+
+    Args:
+        export: any.
+        images, classes: at most as many are drawn; `3 * PICKS` images more for each class.
+        seed: of both draws.
+    """
+    random = np.random.default_rng(seed)
+    rows = np.sort(export.images["row"].to_numpy())
+    drawn = np.sort(random.choice(rows, min(images, len(rows)), replace=False)).tolist()
+    names = _largest(export, classes, random)
+    name, by = judge(export)
+    sign = -1 if by and not HIGHER_IS_BETTER[by] else 1
+    query = RANKED.format(value=f"m.{by}" if by else "i.predicted_probability", sign=sign)
+    with duckdb.connect() as connection:
+        connection.register("images", export.images)
+        connection.register("metrics", export.metrics)
+        values = {"map": name or "", "classes": names, "picks": PICKS}
+        lines = connection.sql(query, params=values).to_arrow_table().to_pylist() if names else []
+    return Sample(names, drawn, _grouped(lines), by, name)
+
+
+def judge(export: Export) -> tuple[str | None, str | None]:
+    """The map and the metric that rank images: the first finer map with a baseline, or the first map."""
+    maps = [*baselines(export), *export.manifest.layout.maps]
+    mine = export.metrics.filter(pc.equal(export.metrics["map"], maps[0])) if maps else export.metrics.slice(0, 0)
+    present = [metric for metric in PREFERRED if mine[metric].null_count < mine.num_rows]
+    return (maps[0], present[0]) if present else (None, None)
+
+
+def _largest(export: Export, count: int, random: np.random.Generator) -> list[int]:
+    sizes = pc.value_counts(pc.coalesce(export.images["label"], export.images["target"])).to_pylist()
+    shuffled = random.permutation(sorted(line["values"] for line in sizes)).tolist()
+    counts = {line["values"]: line["counts"] for line in sizes}
+    # Sorting is stable: equals stay in the order that was drawn.
+    return sorted(sorted(shuffled, key=lambda index: -counts[index])[:count])
+
+
+def _grouped(lines: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(line["class"], []).append(line)
+    return groups

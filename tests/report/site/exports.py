@@ -1,0 +1,157 @@
+"""Small exports whose every part is known, written by the store's own functions; photos lie in a real shard."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from finer_ray.config import parse_config
+from finer_ray.shards import Fields, ShardRef, Transform, index_shard
+from finer_ray.store.export import Export, open_export
+from finer_ray.store.files import Folder
+from finer_ray.store.layout import ARRAYS, Layout
+from finer_ray.store.manifest import EXPORT, Manifest, ShardEntry, write_manifest
+from finer_ray.store.parts import commit, discard, publish
+from finer_ray.store.tables import FAILURES, IMAGES, METRICS
+from finer_ray.store.tensors import create_tensors, to_half, write_unit
+from tests.conftest import photo, write_tar
+
+# Not square, so that no axis can stand for another.
+SIZE, GRID = (48, 64), (3, 4)
+PER_UNIT = 8
+
+
+@dataclass
+class Made:
+    """What `make` is asked for."""
+
+    images: int = 6
+    classes: Sequence[str] = ("cat", "dog", "fox", "<b>hen</b>")
+    references: int = 3
+    labels: bool = True
+    basis: bool = True
+    metrics: bool = True
+    regions: bool = True
+    lacking: Sequence[int] = ()
+    failures: Sequence[str] = ()
+    maps: Sequence[Any] = ("gradcam", "finer_gradcam")
+    saliency: dict[str, Any] | None = None
+    concepts: int = 0
+    model: dict[str, Any] | None = None
+    head_fingerprint: str = "h"
+    key: Callable[[int], str] = "k{}".format
+
+
+def make(path: Path, **wanted: Any) -> Export:
+    """An export of random maps; rows in `lacking` have no last reference."""
+    made, random = Made(**wanted), np.random.default_rng(5)
+    shard = _shard(path, made)
+    folder, total = Folder(str(path / "out")), made.images + len(made.failures)
+    names = tuple(item if isinstance(item, str) else item["name"] for item in made.maps)
+    saliency = {"maps": list(made.maps), "references": made.references, **(made.saliency or {})}
+    model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": list(SIZE), **(made.model or {})}
+    config = parse_config(
+        {"input": {"shards": shard.url}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
+    )
+    index = index_shard(shard, Fields.defaults("webdataset"), PER_UNIT)
+    layout = Layout(
+        maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis,
+        rows_per_unit=PER_UNIT, rows_per_chunk=4,
+    )  # fmt: skip
+    manifest = Manifest(
+        status="running", config=config.model_dump(mode="json"), config_fingerprint="c", model_fingerprint="m",
+        head_fingerprint=made.head_fingerprint, classes=list(made.classes), concepts=made.concepts,
+        transform=asdict(Transform(size=SIZE, resize="squash")), layout=layout,
+        shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)], tables={}, counts={}, versions={},
+    )  # fmt: skip
+    create_tensors(folder, layout, manifest.rows())
+    for unit in range(-(-total // PER_UNIT)):
+        rows = range(unit * PER_UNIT, min(total, (unit + 1) * PER_UNIT))
+        _write(folder, layout, unit, rows, shard.url, made, random)
+    units = list(range(-(-total // PER_UNIT)))
+    write_manifest(folder, EXPORT, publish(folder, units, manifest))
+    discard(folder)
+    return open_export(folder.url)
+
+
+def _shard(path: Path, made: Made) -> ShardRef:
+    members = []
+    for row in range(made.images + len(made.failures)):
+        members.append((f"{made.key(row)}.jpg", photo(row, (80, 60))))
+        if made.regions:
+            members.append((f"{made.key(row)}.json", json.dumps({"box_xyxy": [10, 8, 60, 50]}).encode()))
+    return ShardRef(str(write_tar(path / "in" / "a.tar", members)), "webdataset")
+
+
+def _write(
+    folder: Folder, layout: Layout, unit: int, rows: range, url: str, made: Made, random: np.random.Generator
+) -> None:
+    good = [row for row in rows if row < made.images]
+    count, k = len(good), made.references
+    basis = random.standard_normal((count, 1 + k, *GRID)).astype(np.float32)
+    for place, row in enumerate(good):
+        if row in made.lacking:
+            basis[place, -1] = np.nan
+    maps = np.abs(random.standard_normal((count, len(layout.maps), *GRID))).astype(np.float32)
+    classes = len(made.classes) - made.concepts
+    targets = [row % classes if not made.concepts else classes + row % made.concepts for row in good]
+    references = np.array([[(target + 1 + j) % len(made.classes) for j in range(k)] for target in targets]).reshape(
+        count, k
+    )
+    for place, row in enumerate(good):
+        if row in made.lacking:
+            references[place, -1] = -1
+    half, scale = to_half(maps, (2, 3))
+    half_basis, basis_scale = to_half(basis, (1, 2, 3))
+    every = {
+        "maps": half,
+        "maps_scale": scale,
+        "references": references,
+        "basis": half_basis,
+        "basis_scale": basis_scale,
+    }
+    tensors = {}
+    for name, shape in layout.shapes().items():
+        full = np.full((len(rows), *shape), ARRAYS[name].fill, ARRAYS[name].dtype)
+        full[:count] = every[name]
+        tensors[name] = full
+    write_unit(folder, layout, unit, tensors)
+    lines, metrics = [], []
+    for place, row in enumerate(good):
+        logits = [
+            None if r < 0 else float(x) for r, x in zip(references[place], random.standard_normal(k), strict=True)
+        ]
+        lines.append(
+            {
+                "row": row,
+                "index": row,
+                "key": made.key(row),
+                "shard": url,
+                "width": 80,
+                "height": 60,
+                "logit": 2.5,
+                "label": (row // 2) % classes if made.labels else None,
+                "target": targets[place],
+                "predicted": row % classes,
+                "probability": None if made.concepts else 0.6,
+                "predicted_probability": 0.6,
+                "references": references[place].tolist(),
+                "reference_logits": logits,
+                "reference_probabilities": [None if logit is None else 0.1 for logit in logits],
+            }
+        )
+        for name in layout.maps:
+            known = {"localisation": float(random.random()), "relative_drop_05": float(random.standard_normal())}
+            known |= {"probability_05": 0.4, "probability_10": 0.3, "region": "box"}
+            metrics.append({"row": row, "map": name, **(known if made.metrics else {})})
+    bad = [
+        {"row": row, "shard": url, "index": row, "key": made.key(row), "stage": "decode", "error": error}
+        for row, error in enumerate(made.failures, start=made.images)
+        if row in rows
+    ]
+    tables = {"images": (lines, IMAGES), "metrics": (metrics, METRICS), "failures": (bad, FAILURES)}
+    commit(folder, unit, {name: pa.Table.from_pylist(rows, schema) for name, (rows, schema) in tables.items()})

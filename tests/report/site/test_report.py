@@ -1,0 +1,232 @@
+"""The report's files: every kind of export becomes whole pages; nothing of the input becomes code or a file's name."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from finer_ray.cli import app
+from finer_ray.config import parse_config
+from finer_ray.errors import ExportError
+from finer_ray.models import build_classifier
+from finer_ray.models.checkpoint import fingerprint
+from finer_ray.models.head import LinearHead
+from finer_ray.report.site import write_report
+from finer_ray.report.site.charts import Series, line_chart
+from finer_ray.report.site.overview import accuracy, failures, similarity_chart
+from finer_ray.report.site.sample import PICKS, draw_sample
+from finer_ray.store.export import Export
+from tests.report.site.exports import SIZE, make
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+class Page(HTMLParser):
+    """Text, links and scripts of a page; fails where tags are not closed in order."""
+
+    VOID = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.open, self.text = path, [], ""
+        self.links: list[str] = []
+        self.scripts: list[dict[str, str | None]] = []
+        self.inline: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == [], path
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.inline += [name for name in found if name.startswith("on") or name == "style"]
+        self.links += [link for name in ("href", "src") if (link := found.get(name))]
+        if tag == "script":
+            self.scripts.append(found)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, (self.path, tag, self.getpos())
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if not self.open or self.open[-1] not in ("script", "style") else ""
+
+
+def pages(folder: Path) -> dict[str, Page]:
+    found = {path.relative_to(folder).as_posix(): Page(path) for path in folder.rglob("*.html")}
+    for page in found.values():
+        assert page.inline == []
+        for script in page.scripts:
+            assert "src" in script or script.get("type") == "application/json"
+        for link in page.links:
+            place = link.split("#")[0]
+            assert not re.match(r"[a-z]+:|//", link) or link == "data:,", link
+            assert not place or link == "data:," or (page.path.parent / place).is_file(), (page.path, link)
+    return found
+
+
+def report(tmp_path: Path, export: Export, **options: Any) -> dict[str, Page]:
+    write_report(export, tmp_path / "report", **options)
+    return pages(tmp_path / "report")
+
+
+def test_pages_say_what_the_tables_say(tmp_path: Path) -> None:
+    export = make(tmp_path, images=12, failures=["bad byte 7 in 'a'", "bad byte 9 in 'b'", "no image"])
+    found = report(tmp_path, export)
+    text = found["index.html"].text
+    right = np.mean(export.images["label"].to_numpy() == export.images["predicted"].to_numpy())
+    assert f"{100 * right:.1f}\N{NO-BREAK SPACE}%" in text
+    finer = export.metrics.filter(np.array(export.metrics["map"]) == "finer_gradcam")
+    assert f"{np.mean(finer['localisation'].to_numpy()):.3f}" in text
+    assert len(found) == 2 + 4 + 12
+    assert "Every image has a page" in text
+    # Two failures differ in a number and a name alone.
+    lines = failures(export)
+    assert [(line["stage"], line["count"]) for line in lines] == [("decode", 2), ("decode", 1)]
+    assert lines[0]["reason"] == "bad byte … in …"
+    assert "bad byte 7 in 'a'" in text
+    with Image.open(tmp_path / "report" / "images" / "3.jpg") as image:
+        assert image.size == SIZE[::-1]
+    assert "dog" in found["classes/1.html"].text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"labels": False}, "no image is labelled"),
+        ({"metrics": False, "regions": False}, "No metric was computed"),
+        ({"basis": False}, "It needs the stored basis"),
+        ({"references": 0, "maps": ("gradcam",)}, "against 0 references"),
+        ({"images": 0, "failures": ["gone"]}, "No image was explained"),
+        ({"lacking": [0, 3]}, "Gamma sweep"),
+        ({"maps": [{"name": "far", "cam": "gradcam", "gamma": 2.0}, "gradcam", "layercam"]}, "far"),
+        (
+            {"classes": ("cat", "dog", "red bill", "wing"), "concepts": 2, "references": 1},
+            "targets have no probability",
+        ),
+    ],
+)
+def test_what_is_missing_becomes_a_sentence(tmp_path: Path, wanted: dict[str, Any], said: str) -> None:
+    found = report(tmp_path, make(tmp_path, **wanted))
+    assert said in found["index.html"].text
+    assert "nan" not in " ".join(page.text.lower() for page in found.values()).replace("nanmean", "")
+
+
+def test_text_of_the_input_is_never_code(tmp_path: Path) -> None:
+    export = make(
+        tmp_path,
+        classes=(HOSTILE, "</title><img src=x onerror=y>", "{{ 7 * 7 }}", 'd\'og" onclick="z'),
+        key=lambda row: f"a/<script>{row}",
+        failures=[f"{HOSTILE} is no image"],
+    )
+    found = report(tmp_path, export)
+    assert HOSTILE in found["index.html"].text
+    assert "{{ 7 * 7 }}" in found["images.html"].text
+    assert "<script>0" in found["images/0.html"].text
+    names = {path.name for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(html|js|css|json|jpg|png)", name) for name in names)
+
+
+def test_photos_that_are_gone_stop_nothing(tmp_path: Path) -> None:
+    export = make(tmp_path)
+    shard = tmp_path / "in" / "a.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    found = report(tmp_path, export)
+    assert "photos are not at hand" in found["index.html"].text
+    assert "The photo is not at hand" in found["images/5.html"].text
+    assert "The photo is not at hand" not in found["images/0.html"].text
+    shard.unlink()
+    found = report(tmp_path, export)
+    assert "6 of 6 photos are not at hand" in found["index.html"].text
+
+
+def test_photos_that_changed_are_not_shown(tmp_path: Path) -> None:
+    export = make(tmp_path)
+    make(tmp_path / "other", key="other{}".format)
+    (tmp_path / "other" / "in" / "a.tar").replace(tmp_path / "in" / "a.tar")
+    assert "another image, 'other2'" in report(tmp_path, export)["images/2.html"].text
+
+
+def test_a_sample_is_bounded_seeded_and_holds_best_and_worst(tmp_path: Path) -> None:
+    export = make(tmp_path, images=96, classes=("cat", "dog", "fox"))
+    one, same, other = (draw_sample(export, 10, 2, seed) for seed in (0, 0, 1))
+    assert (one.rows, one.picks) == (same.rows, same.picks)
+    assert one.rows != other.rows
+    assert (len(one.rows), len(one.classes)) == (10, 2)
+    assert (one.by, one.map) == ("localisation", "finer_gradcam")
+    values = {
+        line["row"]: line["localisation"] for line in export.metrics.to_pylist() if line["map"] == "finer_gradcam"
+    }
+    for index in one.classes:
+        mine = sorted(
+            (values[line["row"]] for line in export.images.to_pylist() if line["label"] == index), reverse=True
+        )
+        drawn = [values[line["row"]] for line in one.picks[index]]
+        assert drawn[:PICKS] == mine[:PICKS]
+        assert drawn[-PICKS:] == mine[-PICKS:]
+        assert np.median(drawn[PICKS:-PICKS]) == pytest.approx(np.median(mine), abs=0.1)
+        assert len(drawn) <= 3 * PICKS + 1
+    found = report(tmp_path, export, images=10, classes=2)
+    assert "10 of 96 images drawn at random (seed 0)" in found["index.html"].text
+    assert sum(name.startswith("images/") for name in found) == len(one.pages()) <= 10 + 2 * (3 * PICKS + 1)
+    assert sum(name.startswith("classes/") for name in found) == 2
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
+    export = make(tmp_path)
+    write_report(export, tmp_path / "report", images=6)
+    (tmp_path / "report" / "left.html").write_text("from before")
+    first = (tmp_path / "report" / "index.html").read_bytes()
+    write_report(export, tmp_path / "report", images=6)
+    assert (tmp_path / "report" / "index.html").read_bytes() == first
+    assert not (tmp_path / "report" / "left.html").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "report"}
+    with pytest.raises(ExportError, match="no report"):
+        write_report(export, tmp_path / "in")
+    assert (tmp_path / "in" / "a.tar").is_file()
+
+
+def test_command_writes_into_the_export(tmp_path: Path) -> None:
+    make(tmp_path)
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "out"), "--images", "2", "--classes", "1"])
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == str(tmp_path / "out" / "report" / "index.html")
+    assert len(list((tmp_path / "out" / "report" / "classes").iterdir())) == 1
+
+
+def test_similarity_is_of_the_exported_classifier_alone(tmp_path: Path) -> None:
+    export = make(tmp_path / "a")
+    assert "no longer the one that was exported" in similarity_chart(export)
+    true = build_classifier(parse_config(export.manifest.config).model).head_fingerprint
+    assert "<svg" in similarity_chart(make(tmp_path / "b", head_fingerprint=true))
+    # A probe's file tells alone, whatever its backbone is; a pretrained tag is not fetched.
+    weight = torch.randn(4, 8)
+    save_file({"weight": weight}, tmp_path / "probe.safetensors")
+    probe, names = LinearHead(weight, None), make(tmp_path / "c").manifest.classes
+    model = {"weights": "some_tag", "head": str(tmp_path / "probe.safetensors")}
+    found = make(tmp_path / "d", model=model, head_fingerprint=fingerprint(probe.state_dict(), "False", *names))
+    assert "<svg" in similarity_chart(found)
+    assert "a report fetches nothing" in similarity_chart(make(tmp_path / "e", model={"weights": "some_tag"}))
+
+
+def test_accuracy_has_an_interval(tmp_path: Path) -> None:
+    found = accuracy(make(tmp_path, images=40).images)
+    assert found is not None
+    assert 0 <= found["low"] < found["mean"] < found["high"] <= 1
+
+
+def test_charts_are_drawn_where_the_values_are() -> None:
+    chart = line_chart([Series("a<b", np.array([0.0, 1.0]), np.array([0.0, 10.0]))], "x & y", "z")
+    assert "x &amp; y" in chart
+    points = re.search(r'polyline points="([\d.]+),([\d.]+) ([\d.]+),([\d.]+)"', chart)
+    assert points is not None
+    left, bottom, right, top = (float(value) for value in points.groups())
+    assert left < right
+    assert bottom > top
