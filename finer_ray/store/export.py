@@ -60,7 +60,7 @@ class Export:
 
     def local_path(self, name: str) -> Path | None:
         """A place in the export's folder; None where that is not on this machine's disk."""
-        return Path(self._folder.path(name)) if self._folder.local else None
+        return Path(self.folder.path(name)) if self.folder.local else None
 
     @cached_property
     def tensors(self) -> Any:

@@ -165,11 +165,11 @@ def test_two_nodes_share_the_work_and_one_is_lost(tmp_path: Path, shards: str, j
     config = job(
         shards,
         metrics=METRICS,
-        compute={"runner": "ray", "actors_min": 2, "actors_max": 2, "cpus_per_actor": 1.0, "decode_cpus": 0.25},
+        compute={"runner": "ray", "actors_min": 2, "actors_max": 2, "cpus_per_actor": 2.0, "decode_cpus": 0.5},
     )
     # An actor takes more than half of a node, so that each gets one.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.5, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1.5)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=3)
     ray.init(address=cluster.address, log_to_driver=False)
     seen: list[set[int]] = []
     lost = threading.Event()
@@ -180,7 +180,7 @@ def test_two_nodes_share_the_work_and_one_is_lost(tmp_path: Path, shards: str, j
             if commits(config) >= 4 and len(seen[-1]) > 1:
                 cluster.remove_node(second, allow_graceful=False)
                 lost.set()
-                cluster.add_node(num_cpus=1.5)
+                cluster.add_node(num_cpus=3)
             time.sleep(0.1)
 
     thread = threading.Thread(target=lose)

@@ -14,8 +14,8 @@ from finer_ray.shards import Fields, ShardRef, Transform, index_shard
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
-from finer_ray.store.manifest import EXPORT, Manifest, ShardEntry, write_manifest
-from finer_ray.store.parts import commit, discard, publish
+from finer_ray.store.manifest import Manifest, ShardEntry
+from finer_ray.store.parts import commit, publish, settle
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import photo, write_tar
@@ -73,8 +73,7 @@ def make(path: Path, **wanted: Any) -> Export:
         rows = range(unit * PER_UNIT, min(total, (unit + 1) * PER_UNIT))
         _write(folder, layout, unit, rows, shard.url, made, random)
     units = list(range(-(-total // PER_UNIT)))
-    write_manifest(folder, EXPORT, publish(folder, units, manifest))
-    discard(folder)
+    settle(folder, publish(folder, units, manifest, None))
     return open_export(folder.url)
 
 
@@ -147,7 +146,8 @@ def _write(
         for name in layout.maps:
             known = {"localisation": float(random.random()), "relative_drop_05": float(random.standard_normal())}
             known |= {"probability_05": 0.4, "probability_10": 0.3, "region": "box"}
-            metrics.append({"row": row, "map": name, **(known if made.metrics else {})})
+            kind = targets[place] if lines[-1]["label"] is None else lines[-1]["label"]
+            metrics.append({"row": row, "map": name, "class": kind, **(known if made.metrics else {})})
     bad = [
         {"row": row, "shard": url, "index": row, "key": made.key(row), "stage": "decode", "error": error}
         for row, error in enumerate(made.failures, start=made.images)
