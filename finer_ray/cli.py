@@ -44,14 +44,20 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
 def export(
     config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
     set_: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, from a trial in memory.")] = False,
 ) -> None:
     """Explain every image of the config's shards.
 
     Running it again does only what is missing.
     """
     from finer_ray.pipeline.export import export as run
+    from finer_ray.pipeline.forecast import forecast, forecast_lines
 
     job = load_config(config, set_ or [])
+    if dry_run:
+        for line in forecast_lines(forecast(job)):
+            typer.echo(line)
+        return
     summary = run(job)
     for note in summary.notes:
         ERRORS.print(note)

@@ -1,0 +1,144 @@
+"""The forecast: what a run would do, how long it would take, how much it would write, from a trial of a few images."""
+
+import secrets
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from finer_ray.config import Config
+from finer_ray.models import Classifier, build_classifier
+from finer_ray.pipeline.cluster import Crew, own_resources
+from finer_ray.pipeline.explaining import Explainer
+from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.planning import draft, make_plan, units_left
+from finer_ray.pipeline.question import check_question
+from finer_ray.pipeline.writing import write
+from finer_ray.store.files import Folder
+from finer_ray.store.layout import Layout
+from finer_ray.store.manifest import EXPORT, PLAN, Unit, read_manifest
+from finer_ray.store.tensors import create_tensors
+
+WARM, TRIED, SHOWN = 2, 24, 5
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do.
+
+    Attributes:
+        shards, units, images: of the whole export.
+        units_left, images_left: that nothing has committed yet.
+        notes: of shards that changed or vanished.
+        problems: shards that are damaged as a whole, with what is wrong.
+        tried: images that were explained for trial, 0 where none is left.
+        trial_failures: among them, by stage and error.
+        seconds_per_image: of the trial, in this process; all stages, start-up not counted.
+        bytes_per_image: of the trial, as written.
+        device: that the trial ran on.
+    """
+
+    shards: int
+    units: int
+    images: int
+    units_left: int
+    images_left: int
+    notes: list[str]
+    problems: list[str]
+    tried: int = 0
+    trial_failures: tuple[str, ...] = ()
+    seconds_per_image: float = 0.0
+    bytes_per_image: float = 0.0
+    device: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Of all that is left, done by one process like this."""
+        return self.images_left * self.seconds_per_image
+
+    @property
+    def bytes(self) -> float:
+        """That are left to be written."""
+        return self.images_left * self.bytes_per_image
+
+
+def forecast(config: Config) -> Forecast:
+    """Plan a run, and try it on the first images that are left, in memory; nothing is written.
+
+    Raises:
+        What `export` raises before it begins.
+    """
+    classifier = build_classifier(config.model)
+    check_question(config, classifier)
+    folder = Folder(config.output.url, config.compute.patience)
+    published, planned = read_manifest(folder, EXPORT), read_manifest(folder, PLAN)
+    with Crew(config.compute.runner == "inline") as crew:
+        plan, notes = make_plan(config, draft(config, classifier), planned or published, crew.each)
+    left, _ = units_left(plan, published, folder)
+    found = Forecast(
+        shards=len(plan.shards),
+        units=len(plan.units()),
+        images=plan.images(),
+        units_left=len(left),
+        images_left=sum(unit.count for unit in left),
+        notes=notes,
+        problems=[f"{e.shard.ref.url}: {e.shard.problem}" for e in plan.shards if e.shard.problem],
+    )
+    return _tried(found, config, classifier, plan.layout, left[0]) if left else found
+
+
+def forecast_lines(found: Forecast) -> list[str]:
+    """What `finer-ray export --dry-run` says."""
+    lines = [
+        f"shards   {found.shards}, {found.images} images in {found.units} units",
+        f"to do    {found.images_left} images in {found.units_left} units",
+    ]
+    lines += [f"note     {note}" for note in found.notes]
+    lines += [f"damaged  {problem}" for problem in found.problems[:SHOWN]]
+    if not found.tried:
+        return [*lines, "nothing is left to be done"]
+    lines += [
+        f"tried    {found.tried} images on {found.device}, {len(found.trial_failures)} failures",
+        *(f"  failed {failure}" for failure in found.trial_failures[:SHOWN]),
+        f"time     about {_time(found.seconds)} for one process like this ({1000 * found.seconds_per_image:.0f} ms an "
+        "image; Ray takes some seconds to start, several actors share the work)",
+        f"size     about {_size(found.bytes)} ({_size(found.bytes_per_image)} an image)",
+        "nothing was written; without --dry-run the same command does it",
+    ]
+    return lines
+
+
+def _tried(found: Forecast, config: Config, classifier: Classifier, layout: Layout, unit: Unit) -> Forecast:
+    share = own_resources(config.compute)
+    loader = Loader(config.input, classifier.transform, config.metrics.localisation, config.compute.patience)
+    explainer = Explainer(classifier, config, layout, share.device, share.threads)
+    explainer(loader(replace(unit, number=0, count=min(WARM, unit.count))))
+    unit = replace(unit, number=0, count=min(TRIED, unit.count))
+    folder = Folder(f"memory://forecast-{secrets.token_hex(8)}")
+    create_tensors(folder, layout, layout.rows_per_unit)
+    start = time.perf_counter()
+    explained = explainer(loader(unit))
+    write(explained, folder.url, layout, 0.0)
+    seconds = time.perf_counter() - start
+    size = sum(folder.fs.find(folder.root, detail=True)[path]["size"] for path in folder.fs.find(folder.root))
+    folder.fs.rm(folder.root, recursive=True)
+    bad = zip(explained["key"].to_pylist(), explained["stage"].to_pylist(), explained["error"].to_pylist(), strict=True)
+    return replace(
+        found,
+        tried=unit.count,
+        trial_failures=tuple(f"{key}: {stage}: {error}" for key, stage, error in bad if stage),
+        seconds_per_image=seconds / unit.count,
+        bytes_per_image=size / unit.count,
+        device=share.device,
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
