@@ -62,7 +62,8 @@ def test_kubernetes_files_name_one_another() -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     head = cluster["headGroupSpec"]
-    assert head["rayStartParams"] == {"num-cpus": "0", "dashboard-host": "127.0.0.1"}
+    assert head["rayStartParams"] == {"num-cpus": "0"}
+    assert cluster["authOptions"] == {"mode": "token"}
     pod = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == account["metadata"]["name"] == binding["subjects"][0]["name"]
     assert pod["volumes"] == head["template"]["spec"]["volumes"]
