@@ -5,6 +5,7 @@ import os
 import random
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,6 +85,9 @@ def served() -> Iterator[Server]:
     os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL=server.url)
     s3fs.S3FileSystem.clear_instance_cache()
     try:
+        # Buckets are the process's, and outlive a server.
+        request = urllib.request.Request(f"{server.url}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
         fsspec.filesystem("s3").mkdir("bucket")
         yield server
     finally:

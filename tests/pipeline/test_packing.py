@@ -237,7 +237,7 @@ def test_the_command_and_the_job(packing: Packing, tmp_path: Path) -> None:
     assert "test: 3 images in 2 shards" in done.stdout
     assert contents(packing.to) == contents(str(tmp_path / "job"))
     failed = subprocess.run([*job, "--label", "families"], capture_output=True, text=True, check=False)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "error: --label: 'families' is none of species" in failed.stderr
 
 
