@@ -28,7 +28,7 @@ class Survey:
     """What the shards are now, beside what an export has of them.
 
     Attributes:
-        entries: shards known before and as they were, in their places, then those that are new.
+        entries: shards known before and as they were, and those that are new, which have no units yet.
         changed, vanished: known shards that are not as they were.
         renewed: changed shards as they are now.
     """
@@ -108,17 +108,16 @@ def make_plan(config: Config, empty: Manifest, before: Manifest | None, each: Ea
     survey = _survey(config, known, each)
     policy = config.input.on_changed
     notes: list[str] = []
-    entries = survey.entries
     if survey.changed or survey.vanished:
         if policy == "refuse":
             raise ExportError(_refusal(survey))
         notes = survey.notes(policy)
     if policy == "keep":
-        entries = [*known, *(entry for entry in entries if entry not in known)]
+        entries = [*survey.entries, *survey.changed, *survey.vanished]
     else:
         retired += [_retired(entry, "changed") for entry in survey.changed]
         retired += [_retired(entry, "vanished") for entry in survey.vanished]
-        entries = [*entries, *survey.renewed]
+        entries = [*survey.entries, *survey.renewed]
     plan = empty.model_copy(
         update={
             "shards": _numbered(entries, known, retired),
@@ -171,7 +170,6 @@ def _survey(config: Config, known: Sequence[ShardEntry], each: Each) -> Survey:
             changed.append(entry)
             renewed.append(fresh)
     vanished = [entry for url, entry in by_url.items() if url not in marks]
-    entries.sort(key=lambda entry: entry.first_unit)
     return Survey([*entries, *new], changed, vanished, renewed)
 
 
@@ -189,7 +187,7 @@ def _count(
 
 
 def _numbered(entries: list[ShardEntry], known: list[ShardEntry], retired: list[Retired]) -> list[ShardEntry]:
-    """The entries, with units for those that have none yet: numbers that no shard has, or ever had."""
+    """The entries in the order of their rows; those without units get numbers that no shard ever had."""
     unit = max([0, *(entry.first_unit + len(entry.index["starts"]) for entry in known)])
     unit = max([unit, *(span.first_unit + span.units for span in retired)])
     numbered = []
@@ -198,7 +196,7 @@ def _numbered(entries: list[ShardEntry], known: list[ShardEntry], retired: list[
             entry = entry.model_copy(update={"first_unit": unit})
             unit += len(entry.index["starts"])
         numbered.append(entry)
-    return numbered
+    return sorted(numbered, key=lambda entry: entry.first_unit)
 
 
 def _retired(entry: ShardEntry, reason: str) -> Retired:

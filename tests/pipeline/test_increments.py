@@ -115,8 +115,11 @@ def test_kept_shards_stay_as_they_were(shards: Path, job: Job) -> None:
     export(config)
     held = by_key(open_export(config.output.url))
     change(shards)
+    os.utime(shards / "c.tar", (0, 0))  # Touched, and the same.
     summary = export(config)
     assert summary.new == 5
+    units = [unit.number for unit in open_export(config.output.url).manifest.units()]
+    assert len(set(units)) == len(units)
     assert all("rows are kept" in note for note in summary.notes)
     assert len(summary.notes) == 2
     found = by_key(open_export(config.output.url))
