@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-import ray
 from PIL import Image
-from ray._private.internal_api import node_stats
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -35,7 +34,7 @@ from finer_ray.pipeline.cluster import connected
 from finer_ray.store.verify import verify_export
 
 SIZES = [int(size) for size in os.environ.get("SIZES", "1000,10000,100000").split(",")]
-PER_SHARD, PER_UNIT = 1000, 250
+PER_SHARD, PER_UNIT = 1000, 50
 LARGE, LARGE_SIDE = 96, 5000
 
 
@@ -65,7 +64,7 @@ def watching() -> Iterator[dict[str, float]]:
             peaks["driver"] = max(peaks["driver"], driver.memory_info().rss / 2**20)
             peaks["workers"] = max(peaks["workers"], _largest_worker(driver))
             try:
-                stored = node_stats(ray.worker.global_worker.node.raylet_ip_address).store_stats
+                stored = get_memory_info_reply(get_state_from_address()).store_stats
                 peaks["object_store"] = max(peaks["object_store"], stored.object_store_bytes_used / 2**20)
             except Exception:  # noqa: S112 - a moment without an answer
                 continue
@@ -127,7 +126,7 @@ def main() -> None:
     records: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place, connected():
         folder = Path(place)
-        write_shards(folder / "warm", PER_UNIT, 64)
+        write_shards(folder / "warm", 4 * PER_UNIT, 64)
         measure(folder / "warm", folder / "warm-out", 50)
         for size in SIZES:
             write_shards(folder / str(size), size, 64)

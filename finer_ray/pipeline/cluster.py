@@ -17,8 +17,8 @@ from finer_ray.errors import FinerRayError
 
 @dataclass(frozen=True)
 class Resources:
-    """What an actor gets: device, share of GPUs and CPUs, torch threads; and how many actors and decoding tasks there
-    may be."""
+    """What an actor gets: device, share of GPUs and CPUs, torch threads; and how many actors, loading tasks and
+    writing tasks there may be."""
 
     device: str
     gpus: float
@@ -27,8 +27,11 @@ class Resources:
     actors_min: int
     actors_max: int
     decoders: int
+    writers: int
 
 
+# Writing takes little of a CPU, but a process, whose start takes seconds: no more than keep up with the actors.
+WRITERS_PER_GPU, WRITERS_PER_CPU_ACTOR = 8, 1
 # So many calls are done here before a cluster is started or asked for them.
 FEW = 16
 # Calls that are under way at a time, so that the driver's memory does not grow with their number.
@@ -161,9 +164,9 @@ def _shares(compute: ComputeConfig, total: dict[str, float]) -> Resources:
     gpus, cpus = int(total.get("GPU", 0)), max(1, int(total.get("CPU", 1)))
     if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):
         most = compute.actors_max or max(compute.actors_min, int(gpus / compute.gpus_per_actor), 1)
-        return Resources(
-            "cuda", compute.gpus_per_actor, compute.cpus_per_actor, None, compute.actors_min, most, decoders
-        )
+        share, threads = ("cuda", compute.gpus_per_actor, compute.cpus_per_actor), None
+        return Resources(*share, threads, compute.actors_min, most, decoders, WRITERS_PER_GPU * most)
     most = compute.actors_max or max(compute.actors_min, cpus // 2)
     threads = compute.threads_per_actor or max(1, cpus // most)
-    return Resources("cpu", 0, compute.cpus_per_actor, threads, compute.actors_min, most, decoders)
+    share = ("cpu", 0, compute.cpus_per_actor)
+    return Resources(*share, threads, compute.actors_min, most, decoders, WRITERS_PER_CPU_ACTOR * most)

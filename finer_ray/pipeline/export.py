@@ -28,7 +28,6 @@ from finer_ray.store.manifest import EXPORT, PLAN, Manifest, Unit, read_manifest
 from finer_ray.store.parts import clear, failure_count, publish, settle
 from finer_ray.store.tensors import create_tensors, erase_units
 
-WRITE_CPUS = 0.1
 # Units that one Ray Data pipeline is given: it holds a task for each from the beginning.
 WAVE = 16_384
 # After so many units a loading process is replaced, whatever its image libraries have leaked.
@@ -168,7 +167,9 @@ def _pipeline(
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"url": url, "layout": layout, "patience": config.compute.patience},
-            num_cpus=WRITE_CPUS,
+            compute=TaskPoolStrategy(size=share.writers),
+            # Else writing waits until loading leaves it a CPU, and commits come late.
+            num_cpus=0,
         )
     )
 
