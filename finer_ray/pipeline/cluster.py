@@ -36,6 +36,8 @@ WRITERS_PER_GPU, WRITERS_PER_CPU_ACTOR = 8, 1
 FEW = 16
 # Calls that are under way at a time, so that the driver's memory does not grow with their number.
 UNDER_WAY = 256
+# Ray wraps an error a few times; beyond this there is a loop.
+DEEPEST = 16
 
 
 class Crew:
@@ -93,26 +95,22 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise _cause(error) from error
+        known = _known_cause(error)
+        if known is None:
+            raise
+        raise known from error
 
 
-def _cause(error: BaseException) -> BaseException:
+def _known_cause(error: BaseException) -> FinerRayError | None:
+    """The error of ours that this one is, or wraps; Ray derives classes from it, which are not meant."""
     here: BaseException | None = error
-    for _ in range(16):
-        if here is None:
-            break
+    for _ in range(DEEPEST):
+        for found in (here, getattr(here, "cause", None)):
+            if isinstance(found, FinerRayError) and type(found).__module__.startswith("finer_ray"):
+                return found
         inner = getattr(here, "cause", None)
-        if type(here) in _known(FinerRayError):
-            return here
-        if type(inner) in _known(FinerRayError):
-            return inner  # type: ignore[return-value]
-        here = inner if isinstance(inner, BaseException) else here.__cause__ or here.__context__
-    return error
-
-
-def _known(kind: type[FinerRayError]) -> set[type[FinerRayError]]:
-    """Our own classes, and not those that Ray derives from them."""
-    return {kind, *(sub for sub in kind.__subclasses__() if sub.__module__.startswith("finer_ray"))}
+        here = inner if isinstance(inner, BaseException) else here and (here.__cause__ or here.__context__)
+    return None
 
 
 @contextmanager
