@@ -24,6 +24,8 @@ NETWORK = {
     *("HTTPClientError", "ConnectionError", "ClientConnectionError", "ClientPayloadError", "Timeout", "HTTPError"),
     *("ServerError", "RetryError", "ServiceRequestError", "ServiceResponseError"),
 }
+# How descriptions of actions that write begin: to them a missing folder or bucket is a fault.
+WRITING = "write "
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 
 
@@ -56,15 +58,19 @@ def patiently(action: Callable[[], T], what: str, seconds: float) -> T:
 
     Raises:
         StoreError: it was given up, or an error of the store came that waiting does not heal.
-        FileNotFoundError, FileExistsError: these are answers, not faults.
+        FileExistsError, and FileNotFoundError of what is not written: these are answers, not faults.
         Exception: what else the action raises.
     """
     waits = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
     tries = Retrying(stop=stop_after_delay(seconds), wait=waits, retry=retry_if_exception(transient), reraise=True)
     try:
         return tries(action)
-    except (FileNotFoundError, FileExistsError):
+    except FileExistsError:
         raise
+    except FileNotFoundError as error:
+        if not what.startswith(WRITING):
+            raise
+        raise StoreError(_message(what, error, tries)) from error
     except OSError as error:
         raise StoreError(_message(what, error, tries)) from error
     except Exception as error:
@@ -85,5 +91,5 @@ def _message(what: str, error: Exception, tries: Retrying) -> str:
         getattr(error, "errno", None) or 0, "give the permission" if isinstance(error, PermissionError) else "mend it"
     )
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    kept = " (what is committed is kept)" if what.startswith("write") else ""
+    kept = " (what is committed is kept)" if what.startswith(WRITING) else ""
     return f"cannot {what}: {text}{times}: {advice}, and run the same command again{kept}"

@@ -78,3 +78,9 @@ def test_answers_and_mistakes_are_no_faults_of_the_store(error: Exception) -> No
         patiently(action, "read it", 60)
     assert len(tried) == 1
     assert not transient(error)
+
+
+def test_a_missing_bucket_is_an_answer_to_readers_alone() -> None:
+    action, _ = failing(10**9, FileNotFoundError("The specified bucket does not exist"))
+    with pytest.raises(StoreError, match=r"cannot write s3://b/x: The specified bucket does not exist"):
+        patiently(action, "write s3://b/x", 60)
