@@ -1,5 +1,7 @@
 """Stores: local paths, memory:// and s3:// give the same export, and a store that fails costs nothing."""
 
+import errno
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from finer_ray.config import Config
 from finer_ray.errors import ConfigError, LeaseError, StoreError
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
+from finer_ray.store import tensors
 from finer_ray.store.export import open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.lease import hold
@@ -155,7 +158,7 @@ def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards:
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
+        pytest.skip("mounting a small file system needs root; the next test does without")
     try:
         config = job(str(shards / "*.tar"), output={"url": str(disk / "out")}, compute={"runner": "ray"})
         ballast = disk / "ballast"
@@ -172,6 +175,25 @@ def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards:
         same(open_export(config.output.url), local)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_says_it_is_full(tmp_path: Path, shards: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for whoever is not root: the third unit finds no room, whatever the patience."""
+    config = job(str(shards / "*.tar"), compute={"patience": 3600.0})
+    written = tensors._write
+
+    def full(folder: Folder, layout: Any, unit: int, values: Any) -> None:
+        if unit == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(folder, layout, unit, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "_write", full)
+        with pytest.raises(StoreError, match=r"cannot write .*No space left.*make room"):
+            export(config)
+    assert Folder(config.output.url).names("parts/images") == ["00000000.parquet", "00000001.parquet"]
+    assert export(config).new == 14
+    assert verify_export(config.output.url) == []
 
 
 def test_memory_needs_one_process(tmp_path: Path, job: Job) -> None:
