@@ -32,6 +32,8 @@ from finer_ray.store.tensors import create_tensors, erase_units
 WAVE = 16_384
 # After so many units a loading process is replaced, whatever its image libraries have leaked.
 UNITS_PER_PROCESS = 512
+# How often a unit is repeated whose actor has died; then the fault is not in passing.
+RETRIES = 4
 # Units in the object store for each that may be worked on: enough that no stage waits for another, however many follow.
 UNITS_EACH = 2
 
@@ -130,7 +132,7 @@ def _here(
     """The same stages, one unit after the other, in this process."""
     share = own_resources(config.compute)
     loader = _loader(config, classifier)
-    explainer = Explainer(classifier, config, layout, share.device, share.threads)
+    explainer = Explainer(classifier, config, layout, share)
     for unit in left:
         yield from write(explainer(loader(unit)), url, layout, config.compute.patience).to_pylist()
 
@@ -162,10 +164,12 @@ def _pipeline(
             Explainer,
             batch_size=None,
             batch_format="pyarrow",
-            fn_constructor_args=(model, config, layout, share.device, share.threads),
+            fn_constructor_args=(model, config, layout, share),
             compute=ActorPoolStrategy(min_size=share.actors_min, max_size=share.actors_max),
             num_cpus=share.cpus,
             num_gpus=share.gpus,
+            max_concurrency=share.units,
+            max_task_retries=RETRIES,
         )
         .map_batches(
             write,
