@@ -362,13 +362,31 @@ class ComputeConfig(Section):
     cpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
     threads_per_actor: Positive | None = Field(None, description="torch threads on CPU; null: CPUs / actors")
     decode_cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="CPUs one decoding task takes")
-    batch_size: Positive = 32
+    batch_size: Positive | Literal["auto"] = Field(
+        "auto", description="images that go through the model together; auto: on a GPU what fits, on CPUs 32"
+    )
+    memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.8, description="share of a GPU's memory that all its actors together may take, for batch_size: auto"
+    )
+    units_per_actor: Positive | None = Field(
+        None, description="units that an actor explains at a time, so that a GPU never waits; null: 2 on GPUs, else 1"
+    )
     patience: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
         120.0, description="seconds for which a store that fails in passing (timeouts, 500, 503) is tried again"
     )
-    masked_memory: Positive = Field(2**30, description="bytes that masked images may take at a time")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    compile: bool = Field(False, description="torch.compile the blocks before the CAM layer; pays on long runs")
+    masked_memory: Positive | None = Field(
+        None, description="bytes that masked images may take at a time; null: 1 GiB, on GPUs up to an eighth of theirs"
+    )
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="of the model: fp32 is IEEE float32 on GPUs too | tf32: matrix products and convolutions on a "
+        "GPU's tensor cores, 10 bits of mantissa | bf16, fp16: autocast",
+    )
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
+        False,
+        description="torch.compile the blocks before the CAM layer, by the mode named (both of these use CUDA graphs); "
+        "pays on long runs",
+    )
 
     @model_validator(mode="after")
     def _min_is_at_most_max(self) -> Self:

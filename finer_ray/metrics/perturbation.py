@@ -56,7 +56,7 @@ def replaced(
     """
     fill = fill.expand_as(images)
     batch, maps = order.shape[:2]
-    taken = torch.tensor(counts, device=images.device).repeat(batch * maps)
+    taken = torch.tensor(counts).to(images.device, non_blocking=True).repeat(batch * maps)
     rows = torch.arange(batch * maps, device=images.device).repeat_interleave(len(counts))
     flat, found, step = order.flatten(0, 1), [], in_flight(images, memory)
     for first in range(0, len(rows), step):

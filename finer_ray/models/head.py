@@ -36,13 +36,15 @@ class LinearHead(nn.Module):
         zeros = torch.zeros(len(weight)) if bias is None else bias.detach().clone().float()
         self.register_buffer("bias", zeros)
         self.register_buffer("scale", torch.tensor(float(scale)))
+        # Known to Python: to ask a GPU for it would be to wait for all that it has been given to do.
+        self._scaled = float(scale) != 1.0
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, E) embeddings to (B, C) logits."""
         if self.normalize:
             embedding = functional.normalize(embedding, dim=-1)
         # Without a scale the bias stays inside the product, as in nn.Linear: the native logits, bit for bit.
-        if self.scale == 1.0:
+        if not self._scaled:
             return functional.linear(embedding, self.weight, self.bias)
         return self.scale * functional.linear(embedding, self.weight) + self.bias
 

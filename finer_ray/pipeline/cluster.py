@@ -17,13 +17,14 @@ from finer_ray.errors import FinerRayError
 
 @dataclass(frozen=True)
 class Resources:
-    """What an actor gets: device, share of GPUs and CPUs, torch threads; and how many actors, loading tasks and
-    writing tasks there may be."""
+    """What an actor gets: device, share of GPUs and CPUs, torch threads, units at a time; and how many actors, loading
+    tasks and writing tasks there may be."""
 
     device: str
     gpus: float
     cpus: float
     threads: int | None
+    units: int
     actors_min: int
     actors_max: int
     decoders: int
@@ -32,6 +33,8 @@ class Resources:
 
 # Writing takes little of a CPU, but a process, whose start takes seconds: no more than keep up with the actors.
 WRITERS_PER_GPU, WRITERS_PER_CPU_ACTOR = 8, 1
+# While one unit's last batch is worked on, the next one's first is on its way.
+UNITS_PER_GPU_ACTOR = 2
 # So many calls are done here before a cluster is started or asked for them.
 FEW = 16
 # Calls that are under way at a time, so that the driver's memory does not grow with their number.
@@ -163,8 +166,10 @@ def _shares(compute: ComputeConfig, total: dict[str, float]) -> Resources:
     if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):
         most = compute.actors_max or max(compute.actors_min, int(gpus / compute.gpus_per_actor), 1)
         share, threads = ("cuda", compute.gpus_per_actor, compute.cpus_per_actor), None
-        return Resources(*share, threads, compute.actors_min, most, decoders, WRITERS_PER_GPU * most)
+        units = compute.units_per_actor or UNITS_PER_GPU_ACTOR
+        return Resources(*share, threads, units, compute.actors_min, most, decoders, WRITERS_PER_GPU * most)
     most = compute.actors_max or max(compute.actors_min, cpus // 2)
     threads = compute.threads_per_actor or max(1, cpus // most)
     share = ("cpu", 0, compute.cpus_per_actor)
-    return Resources(*share, threads, compute.actors_min, most, decoders, WRITERS_PER_CPU_ACTOR * most)
+    units = compute.units_per_actor or 1
+    return Resources(*share, threads, units, compute.actors_min, most, decoders, WRITERS_PER_CPU_ACTOR * most)

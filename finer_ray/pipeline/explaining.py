@@ -1,51 +1,74 @@
 """Explaining stage: an actor that holds the model and explains units, on a GPU where there is one."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finer_ray.config import Config
 from finer_ray.models import Classifier
+from finer_ray.models.preparing import autocast, compiled, prepare
+from finer_ray.pipeline.cluster import Resources
 from finer_ray.pipeline.columns import unpack
+from finer_ray.pipeline.feeding import Arrays, Feeder, fetch
+from finer_ray.pipeline.fitting import (
+    CPU_BATCH,
+    LARGEST_BATCH,
+    gpu_budget,
+    gpu_peak,
+    is_lost,
+    is_out_of_memory,
+    largest_batch,
+    masked_memory,
+)
 from finer_ray.pipeline.question import TargetError, Targets, question_of
-from finer_ray.pipeline.results import Results
+from finer_ray.pipeline.results import Results, answers
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.saliency import Explanation, explain
+from finer_ray.saliency import explain
 from finer_ray.store.layout import Layout
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Rows = NDArray[np.intp]
+# Exit code of a process that has lost its GPU.
+LOST = 75
 
 
 class Explainer:
     """The actor: explains units in batches, with one copy of the model.
 
+    On a GPU nothing waits within a batch, and while one is worked on the next one's pixels arrive and the results of
+    the one before are taken over; while the last of a unit is, another call (`compute.units_per_actor`) has begun.
+
     Args:
         model: a Classifier, or a list of a reference to one, because Ray would replace a bare reference by its value in
             every task's arguments.
         config, layout: of the job.
-        device: cpu or cuda.
-        threads: of torch on the CPU; None leaves them as they are.
+        share: what this actor has.
     """
 
-    def __init__(
-        self, model: Classifier | list[Any], config: Config, layout: Layout, device: str, threads: int | None
-    ) -> None:
+    def __init__(self, model: Classifier | list[Any], config: Config, layout: Layout, share: Resources) -> None:
+        self._on_ray = isinstance(model, list)
         classifier: Classifier = ray.get(model[0]) if isinstance(model, list) else model
-        if device == "cpu" and threads:
-            torch.set_num_threads(threads)
-        self._config, self._layout, self._device = config, layout, torch.device(device)
-        self._model = classifier.to(self._device).eval()
-        if config.compute.compile:
-            self._model.split.trunk = torch.compile(self._model.split.trunk)  # type: ignore[method-assign]
-        self._question, self._targets = question_of(config, classifier), Targets(config, classifier)
-        self._scorer = Scorer(config, self._model, self._device)
+        if share.device == "cpu" and share.threads:
+            torch.set_num_threads(share.threads)
+        self._config, self._layout, self._device = config, layout, torch.device(share.device)
+        self._model = prepare(classifier, self._device, config.compute.precision)
+        if mode := config.compute.compile:
+            self._model.split.trunk = compiled(self._model.split.trunk, mode)  # type: ignore[method-assign,assignment]
+        memory = masked_memory(config.compute.masked_memory, self._device, share.gpus, share.units)
+        self._question = replace(question_of(config, classifier), memory=memory)
+        self._targets = Targets(config, classifier)
+        self._scorer = Scorer(config.metrics, self._model, self._device, memory)
+        self._feed = Feeder(self._device)
         self._mean = torch.tensor(classifier.transform.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(classifier.transform.std, device=self._device).view(1, 3, 1, 1)
+        self._size = self._batch_size(share)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Explain a unit.
@@ -57,29 +80,92 @@ class Explainer:
             One line per image, good or not: the columns of images and failures (`stage` null where it is good),
             `metrics` as lists by map, and the unit's tensors, packed.
         """
+        try:
+            return self._explained(table)
+        except Exception as error:
+            if not (self._on_ray and is_lost(error)):
+                raise
+            print(f"the GPU is lost to this process, which ends; the unit is repeated by another: {error}", flush=True)
+            # Ray starts an actor whose process has died anew, and repeats its calls; it does not after an exception.
+            os._exit(LOST)
+
+    def _explained(self, table: pa.Table) -> pa.Table:
         results = Results(table, self._layout, self._model.class_count)
-        notes = self._annotations(results)
-        good = np.flatnonzero([stage is None for stage in results.notes["stage"]])
-        height, width = self._model.transform.size
-        pixels = unpack(table["pixels"], np.uint8, (height, width, 3))
-        regions = (
-            unpack(table["region"], np.uint8, (-(-height * width // 8),)) if "region" in table.column_names else None
-        )
-        size = self._config.compute.batch_size
-        for first in range(0, len(good), size):
-            rows = good[first : first + size]
-            images = self._images(pixels[rows])
-            region = None if regions is None else self._regions(regions[rows], height, width)
-            with self._autocast():
-                explanation = self._explain(images, notes, rows)
-                scores = self._scorer(images, explanation, region)
-            results.add(rows, explanation, scores, [notes.labels[row] for row in rows])
+        unit = self._unit(results)
+        left = np.flatnonzero([stage is None for stage in results.notes["stage"]])
+        before: list[Begun] = []
+        while len(left):
+            rows, left = np.split(left, [self._size])
+            begun = self._begin(unit, rows, results)
+            _take_over(before, results, unit.labels)
+            before = begun
+        _take_over(before, results, unit.labels)
         return results.table()
 
-    def _annotations(self, results: Results) -> "Annotations":
-        """Label, target and reference by row; rows in which they fail are marked."""
-        found = Annotations([], [], [])
-        columns = (results.source[name].to_pylist() for name in ("label", "concept", "base"))
+    def _begin(self, unit: "Unit", rows: Rows, results: Results) -> list["Begun"]:
+        """Give a batch to the device; where it does not fit its memory, halves of it."""
+        try:
+            return [self._batch(unit, rows)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the except clause, in which the traceback would keep all tensors of the failed attempt.
+        if len(rows) == 1:
+            results.fail(int(rows[0]), "model", "one image alone takes more memory than the device has")
+            return []
+        self._make_do_with(len(rows) // 2)
+        return [one for half in np.array_split(rows, 2) for one in self._begin(unit, half, results)]
+
+    def _make_do_with(self, size: int) -> None:
+        """Smaller batches, and fewer masked images at a time, from now on."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._size = min(self._size, size)
+        self._scorer.memory = max(1, self._scorer.memory // 2)
+        self._question = replace(self._question, memory=self._scorer.memory)
+
+    def _batch(self, unit: "Unit", rows: Rows) -> "Begun":
+        filled = rows
+        if self._config.compute.compile:
+            # Batches of one size, filled up with an image more than once: each size is compiled for by itself.
+            filled = np.concatenate([rows, np.repeat(rows[-1:], self._size - len(rows))])
+        images = self._images(self._feed(unit.pixels, filled))
+        region = None if unit.regions is None else self._regions(unit.regions[filled])
+        target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
+        with autocast(self._device, self._config.compute.precision):
+            explanation = explain(
+                self._model, images, self._question, target, None if reference is None else reference[:, None]
+            )
+            scores = self._scorer(images, explanation, region)
+        return Begun(rows, fetch(answers(explanation, self._model.class_count)), fetch(scores))
+
+    def _batch_size(self, share: Resources) -> int:
+        wanted = self._config.compute.batch_size
+        if wanted != "auto":
+            return wanted
+        if self._device.type != "cuda":
+            return CPU_BATCH
+        budget = gpu_budget(self._device, self._config.compute.memory_fraction, share.gpus, share.units)
+        most = min(LARGEST_BATCH, self._layout.rows_per_unit)
+        return largest_batch(gpu_peak(self._device, self._trial), budget, most)
+
+    def _trial(self, count: int) -> None:
+        """A batch of black images, as far as memory is concerned."""
+        height, width = self._model.transform.size
+        images = torch.zeros((count, 3, height, width), device=self._device)
+        region = torch.zeros((count, height, width), dtype=torch.bool, device=self._device)
+        with autocast(self._device, self._config.compute.precision):
+            self._scorer(images, explain(self._model, images, self._question), region)
+
+    def _unit(self, results: Results) -> "Unit":
+        """A unit's arrays and annotations; rows in which annotations fail are marked."""
+        source = results.source
+        height, width = self._model.transform.size
+        pixels = unpack(source["pixels"], np.uint8, (height, width, 3))
+        bits = -(-height * width // 8)
+        regions = unpack(source["region"], np.uint8, (bits,)) if "region" in source.column_names else None
+        unit = Unit(pixels, regions, [], [], [])
+        columns = (source[name].to_pylist() for name in ("label", "concept", "base"))
         for row, (text, concept, base) in enumerate(zip(*columns, strict=True)):
             label = target = reference = None
             try:
@@ -87,37 +173,58 @@ class Explainer:
                 target, reference = self._targets.pair(label, concept, base)
             except TargetError as error:
                 results.fail(row, error.stage, str(error))
-            found.labels.append(label)
-            found.targets.append(target)
-            found.references.append(reference)
-        return found
+            unit.labels.append(label)
+            unit.targets.append(target)
+            unit.references.append(reference)
+        return unit
 
-    def _images(self, pixels: np.ndarray) -> Tensor:
-        images = torch.tensor(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
-        return (images - self._mean) / self._std
+    def _images(self, pixels: Tensor) -> Tensor:
+        """(n, h, w, 3) uint8 to (n, 3, h, w), normalised."""
+        return (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
 
-    def _autocast(self) -> torch.autocast:
-        precision = PRECISIONS.get(self._config.compute.precision)
-        return torch.autocast(self._device.type, precision, enabled=precision is not None)
+    def _known(self, column: list[int | None], rows: Rows) -> Tensor | None:
+        """What is known of all rows, or of none."""
+        if column[rows[0]] is None:
+            return None
+        return self._feed(np.array([-1 if value is None else value for value in column]), rows)
 
-    def _explain(self, images: Tensor, notes: "Annotations", rows: np.ndarray) -> Explanation:
-        target, reference = (
-            None if column[rows[0]] is None else torch.tensor([column[row] for row in rows], device=self._device)
-            for column in (notes.targets, notes.references)
-        )
-        reference = None if reference is None else reference[:, None]
-        explanation: Explanation = explain(self._model, images, self._question, target, reference)
-        return explanation
-
-    def _regions(self, bits: np.ndarray, height: int, width: int) -> Tensor:
-        flat = np.unpackbits(bits, axis=1, count=height * width)
-        return torch.from_numpy(flat.reshape(-1, height, width)).bool().to(self._device)
+    def _regions(self, bits: NDArray[np.uint8]) -> Tensor:
+        height, width = self._model.transform.size
+        flat = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
+        return self._feed(flat, np.arange(len(flat))).bool()
 
 
 @dataclass(frozen=True)
-class Annotations:
-    """By row: label, target and reference, None where there is none or the model is to choose."""
+class Unit:
+    """A unit's images and annotations, by row.
 
+    Attributes:
+        pixels: (n, h, w, 3) uint8.
+        regions: (n, bytes) uint8, a bit a pixel; or None.
+        labels, targets, references: None where there is none or the model is to choose.
+    """
+
+    pixels: NDArray[np.uint8]
+    regions: NDArray[np.uint8] | None
     labels: list[int | None]
     targets: list[int | None]
     references: list[int | None]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch that the device has been given.
+
+    Attributes:
+        rows: of the unit.
+        answers, scores: wait for it, see `fetch`.
+    """
+
+    rows: Rows
+    answers: Callable[[], Arrays]
+    scores: Callable[[], Arrays]
+
+
+def _take_over(batches: list[Begun], results: Results, labels: list[int | None]) -> None:
+    for batch in batches:
+        results.add(batch.rows, batch.answers(), batch.scores(), [labels[row] for row in batch.rows])

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
 from finer_ray.config import Config
 from finer_ray.errors import InputError
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.pipeline.cluster import Crew, own_resources, plain_errors, resources
+from finer_ray.pipeline.cluster import Crew, Resources, own_resources, plain_errors, resources
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import draft, make_plan, units_left
@@ -32,6 +32,10 @@ from finer_ray.store.tensors import create_tensors, erase_units
 WAVE = 16_384
 # After so many units a loading process is replaced, whatever its image libraries have leaked.
 UNITS_PER_PROCESS = 512
+# How often a unit is repeated whose actor has died; then the fault is not in passing.
+RETRIES = 4
+# Units in the object store for each that may be worked on: enough that no stage waits for another, however many follow.
+UNITS_EACH = 2
 
 
 def export(config: Config) -> Summary:
@@ -128,7 +132,7 @@ def _here(
     """The same stages, one unit after the other, in this process."""
     share = own_resources(config.compute)
     loader = _loader(config, classifier)
-    explainer = Explainer(classifier, config, layout, share.device, share.threads)
+    explainer = Explainer(classifier, config, layout, share)
     for unit in left:
         yield from write(explainer(loader(unit)), url, layout, config.compute.patience).to_pylist()
 
@@ -144,9 +148,12 @@ def _pipeline(
     context.raise_original_map_exception = True
     context.issue_detectors_config.detectors = []
     share = resources(config.compute)
+    loader = _loader(config, classifier)
+    room = _room(share, layout.rows_per_unit * (loader.row_bytes + layout.row_bytes()))
+    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=room)
     return (
         ray.data.read_datasource(
-            UnitSource(units, _loader(config, classifier)),
+            UnitSource(units, loader),
             override_num_blocks=len(units),
             num_cpus=config.compute.decode_cpus,
             compute=TaskPoolStrategy(size=share.decoders),
@@ -157,10 +164,12 @@ def _pipeline(
             Explainer,
             batch_size=None,
             batch_format="pyarrow",
-            fn_constructor_args=(model, config, layout, share.device, share.threads),
+            fn_constructor_args=(model, config, layout, share),
             compute=ActorPoolStrategy(min_size=share.actors_min, max_size=share.actors_max),
             num_cpus=share.cpus,
             num_gpus=share.gpus,
+            max_concurrency=share.units,
+            max_task_retries=RETRIES,
         )
         .map_batches(
             write,
@@ -172,6 +181,12 @@ def _pipeline(
             num_cpus=0,
         )
     )
+
+
+def _room(share: Resources, unit: int) -> int:
+    """Bytes of the object store that loaded and explained units may take; else loading, which is ahead of the model,
+    fills whatever share of it Ray allows."""
+    return UNITS_EACH * (share.decoders + share.actors_max + share.writers) * unit
 
 
 def _loader(config: Config, classifier: Classifier) -> Loader:

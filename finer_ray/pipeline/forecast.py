@@ -110,7 +110,7 @@ def forecast_lines(found: Forecast) -> list[str]:
 def _tried(found: Forecast, config: Config, classifier: Classifier, layout: Layout, unit: Unit) -> Forecast:
     share = own_resources(config.compute)
     loader = Loader(config.input, classifier.transform, config.metrics.localisation, config.compute.patience)
-    explainer = Explainer(classifier, config, layout, share.device, share.threads)
+    explainer = Explainer(classifier, config, layout, share)
     explainer(loader(replace(unit, number=0, count=min(WARM, unit.count))))
     unit = replace(unit, number=0, count=min(TRIED, unit.count))
     folder = Folder(f"memory://forecast-{secrets.token_hex(8)}")

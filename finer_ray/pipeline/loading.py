@@ -42,6 +42,12 @@ class Loader:
     region: bool
     patience: float
 
+    @property
+    def row_bytes(self) -> int:
+        """Of an image's pixels."""
+        height, width = self.transform.size
+        return 3 * height * width
+
     def __call__(self, unit: Unit) -> pa.Table:
         """A unit as pixels.
 

@@ -27,7 +27,6 @@ def question_of(config: Config, classifier: Classifier) -> Question:
         references=references,
         selection=selection,
         pairs=pairs,
-        memory=config.compute.masked_memory,
         rise=Rise(**saliency.rise.model_dump()),
         mask=Mask(**saliency.mask.model_dump()),
         gem=Gem(**saliency.gem.model_dump()),

@@ -6,15 +6,28 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finer_ray.pipeline.columns import or_null, pack
+from finer_ray.pipeline.feeding import Arrays
 from finer_ray.saliency import Explanation
 from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tensors import to_half
 
 NOTES = ("unit", "index", "shard", "key", "stage", "error", "width", "height", "region_kind")
+# Columns of images that come from the model.
+LINE = (
+    "target",
+    "predicted",
+    "probability",
+    "predicted_probability",
+    "reference_probabilities",
+    "logit",
+    "references",
+    "reference_logits",
+)
 
 
 class Results:
@@ -34,24 +47,33 @@ class Results:
         if self.notes["stage"][row] is None:
             self.notes["stage"][row], self.notes["error"][row] = stage, error
 
-    def add(
-        self,
-        rows: np.ndarray,
-        explanation: Explanation,
-        scores: list[list[dict[str, Any]]],
-        labels: list[int | None],
-    ) -> None:
-        """Take over a batch's results; images whose results are not finite fail."""
-        tensors = self._stored(explanation)
-        finite = _finite(explanation, tensors)
-        lines = _lines(explanation, self.class_count)
+    def add(self, rows: NDArray[np.intp], found: Arrays, scores: Arrays, labels: list[int | None]) -> None:
+        """Take over a batch's results; images whose results are not finite fail.
+
+        Args:
+            rows: of the unit, (n,).
+            found: what `answers` gives, of n images or more; those beyond fill a batch up and are left out.
+            scores: the metrics, (n, M, ...) likewise.
+            labels: of the rows.
+        """
+        count = len(rows)
+        found, scores = ({name: values[:count] for name, values in arrays.items()} for arrays in (found, scores))
+        tensors = self._stored(found)
+        finite = found["finite"]
+        if "embedding" in tensors:
+            finite = finite & np.isfinite(tensors["embedding"]).all(1)
+        lines = {name: or_null(found[name].tolist()) for name in LINE}
+        metrics = {name: or_null(values.tolist()) for name, values in scores.items()}
         for position, row in enumerate(rows.tolist()):
             if not finite[position]:
                 self.fail(row, "model", "the model's results are not finite (NaN, infinite, or beyond float16)")
                 continue
             for name, values in tensors.items():
                 self.tensors[name][row] = values[position]
-            self.lines[row] = {**lines[position], "label": labels[position], "metrics": scores[position]}
+            maps = range(len(self.layout.maps))
+            self.lines[row] = {name: values[position] for name, values in lines.items()}
+            self.lines[row]["label"] = labels[position]
+            self.lines[row]["metrics"] = [{name: metrics[name][position][of] for name in metrics} for of in maps]
 
     def table(self) -> pa.Table:
         """The unit as one table."""
@@ -61,41 +83,26 @@ class Results:
             columns[name] = pack(values)
         return pa.table(columns)
 
-    def _stored(self, explanation: Explanation) -> dict[str, np.ndarray]:
-        maps, maps_scale = to_half(_numpy(explanation.maps), (2, 3))
-        basis, basis_scale = to_half(_numpy(explanation.basis), (1, 2, 3))
+    def _stored(self, found: Arrays) -> Arrays:
+        """The rows of the Zarr arrays."""
+        stored = dict(found)
+        stored["maps"], stored["maps_scale"] = to_half(found["maps"], (2, 3))
+        stored["basis"], stored["basis_scale"] = to_half(found["basis"], (1, 2, 3))
         with np.errstate(over="ignore"):
-            embedding = _numpy(explanation.embedding).astype(np.float16)
-        every: dict[str, np.ndarray] = {
-            "maps": maps,
-            "maps_scale": maps_scale,
-            "references": _numpy(explanation.references).astype(np.int32),
-            "basis": basis,
-            "basis_scale": basis_scale,
-            "embedding": embedding,
-        }
-        return {name: every[name] for name in self.tensors}
+            stored["embedding"] = found["embedding"].astype(np.float16)
+        return {name: stored[name] for name in self.tensors}
 
 
-def _numpy(values: Tensor) -> np.ndarray:
-    array: np.ndarray = values.cpu().numpy()
-    return array
+def answers(explanation: Explanation, class_count: int) -> dict[str, Tensor]:
+    """What is kept of a batch's explanation, on its device; concepts have no probability.
 
-
-def _finite(explanation: Explanation, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """Which images have results that can be stored, (B,) bool."""
-    finite = explanation.logits.isfinite().all(1) & explanation.maps.flatten(1).isfinite().all(1)
-    finite &= explanation.basis[:, 0].flatten(1).isfinite().all(1)
-    result = finite.cpu().numpy()
-    if "embedding" in tensors:
-        result &= np.isfinite(tensors["embedding"]).all(1)
-    return result
-
-
-def _lines(explanation: Explanation, class_count: int) -> list[dict[str, Any]]:
-    """The columns of images that come from the model; concepts have no probability."""
+    Returns:
+        The columns of images in `LINE`, (B,) or (B, K); `maps`, `basis` and `embedding`; and `finite` (B,) bool,
+        whether the results can be used.
+    """
     logits, target, references = explanation.logits, explanation.target, explanation.references
-    columns = {
+    finite = logits.isfinite().all(1) & explanation.maps.flatten(1).isfinite().all(1)
+    return {
         "target": target,
         "predicted": explanation.predicted,
         "probability": class_probabilities(logits, target[:, None], class_count)[:, 0],
@@ -104,6 +111,8 @@ def _lines(explanation: Explanation, class_count: int) -> list[dict[str, Any]]:
         "logit": logits.gather(1, target[:, None])[:, 0],
         "references": references,
         "reference_logits": logits.gather(1, references.clamp(min=0)).masked_fill(references < 0, torch.nan),
+        "maps": explanation.maps,
+        "basis": explanation.basis,
+        "embedding": explanation.embedding,
+        "finite": finite & explanation.basis[:, 0].flatten(1).isfinite().all(1),
     }
-    lists = {name: or_null(values.tolist()) for name, values in columns.items()}
-    return [{name: values[position] for name, values in lists.items()} for position in range(len(logits))]

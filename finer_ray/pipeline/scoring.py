@@ -1,16 +1,13 @@
 """Scoring: the metrics that the config wants, for every image and map of a batch."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from finer_ray.config import Config
+from finer_ray.config import MetricsConfig
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.metrics.perturbation import area, confidence_drop, ranks, relative_drop, replaced, step_counts
 from finer_ray.models import Classifier
-from finer_ray.pipeline.columns import or_null
 from finer_ray.saliency import Explanation
 from finer_ray.saliency.objective import class_probabilities
 
@@ -21,16 +18,20 @@ BLUR = (11, 5.0)
 
 
 class Scorer:
-    """Metrics of a batch, with one model."""
+    """Metrics of a batch, with one model.
 
-    def __init__(self, config: Config, model: Classifier, device: torch.device) -> None:
-        self._wanted, self._memory, self._model = config.metrics, config.compute.masked_memory, model
+    Attributes:
+        memory: bytes that masked images may take at a time.
+    """
+
+    def __init__(self, wanted: MetricsConfig, model: Classifier, device: torch.device, memory: int) -> None:
+        self._wanted, self._model, self.memory = wanted, model, memory
         mean, std = (torch.tensor(values, device=device) for values in (model.transform.mean, model.transform.std))
         black, white = (-mean / std).view(1, 3, 1, 1), ((1 - mean) / std).view(1, 3, 1, 1)
         self._colours = {"mean": torch.zeros_like(black), "black": black, "white": white}
 
-    def __call__(self, images: Tensor, explanation: Explanation, region: Tensor | None) -> list[list[dict[str, Any]]]:
-        """The columns of the table `metrics`, by image and map; null where a metric does not apply.
+    def __call__(self, images: Tensor, explanation: Explanation, region: Tensor | None) -> dict[str, Tensor]:
+        """The columns of the table `metrics`, (B, M) or (B, M, K) each; NaN where a metric does not apply.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -43,12 +44,7 @@ class Scorer:
             columns["pointing_hit"] = pointing_hit(explanation.maps, region)
         if self._wanted.deletion or self._wanted.insertion or self._wanted.drops:
             columns |= self._perturbations(images, explanation)
-        lists = {name: values.tolist() for name, values in columns.items()}
-        batch, maps = explanation.maps.shape[:2]
-        return [
-            [{name: or_null(values[image][place]) for name, values in lists.items()} for place in range(maps)]
-            for image in range(batch)
-        ]
+        return columns
 
     def _perturbations(self, images: Tensor, explanation: Explanation) -> dict[str, Tensor]:
         classes = torch.cat([explanation.target[:, None], explanation.references], dim=1)
@@ -65,7 +61,7 @@ class Scorer:
         drops = {name: round(share * pixels) for name, share in DROPS.items()} if self._wanted.drops else {}
         counts = sorted({*drops.values(), *(steps if self._wanted.deletion else [])})
         if counts:
-            after = replaced(probabilities, images, self._fill(images, self._wanted.fill), order, counts, self._memory)
+            after = replaced(probabilities, images, self._fill(images, self._wanted.fill), order, counts, self.memory)
             for name, masked in drops.items():
                 columns |= _drop_columns(name, before[:, None], after[:, :, counts.index(masked)], classes[:, None, 1:])
             if self._wanted.deletion:
@@ -73,8 +69,8 @@ class Scorer:
                 columns["deletion_auc"] = area(before[:, :1].expand(curve.shape[:2]), curve)
         if self._wanted.insertion:
             start = self._fill(images, self._wanted.insert_into).expand_as(images)
-            curve = replaced(probabilities, start, images, order, steps, self._memory)[..., 0]
-            empty = replaced(probabilities, start, images, order[:, :1], [0], self._memory)[:, :, 0, 0]
+            curve = replaced(probabilities, start, images, order, steps, self.memory)[..., 0]
+            empty = replaced(probabilities, start, images, order[:, :1], [0], self.memory)[:, :, 0, 0]
             columns["insertion_auc"] = area(empty.expand(curve.shape[:2]), curve)
         return columns
 

@@ -25,18 +25,14 @@ class UnitSource(Datasource):  # type: ignore[misc]
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all units' pixels."""
-        return sum(unit.count for unit in self._units) * self._bytes()
+        return sum(unit.count for unit in self._units) * self._loader.row_bytes
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
         """One task a unit, whatever parallelism Ray asks for."""
         return [ReadTask(partial(_read, unit, self._loader), self._metadata(unit)) for unit in self._units]
 
-    def _bytes(self) -> int:
-        height, width = self._loader.transform.size
-        return 3 * height * width
-
     def _metadata(self, unit: Unit) -> BlockMetadata:
-        size = unit.count * self._bytes()
+        size = unit.count * self._loader.row_bytes
         return BlockMetadata(num_rows=unit.count, size_bytes=size, input_files=[unit.url], exec_stats=None)
 
 

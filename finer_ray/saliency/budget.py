@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+# Bytes, where nothing else is said.
+MASKED_MEMORY = 2**30
 # What an image in flight takes at its peak, weights aside, as a multiple of its own bytes: from 5 (ViT-Ti/16) over 20
 # (ViT-B/16) and 26 (ResNet-50) to 28 (EfficientNet-Lite0, ConvNeXt-T) were measured, in float32 on a CPU.
 FOOTPRINT = 32

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def explain(
     if target is None:
         target = predicted
         if question.pairs is not None:
-            pairs = torch.tensor(question.pairs, device=target.device)[predicted]
+            pairs = _sent(question.pairs, target)[predicted]
             target, references = pairs[:, 0], pairs[:, 1:]
     if references is None:
         references = choose_references(model, logits, target, question)
@@ -100,7 +101,12 @@ def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, qu
         return objective.closest_logits(logits[:, :count], target, question.references)
     if question.selection == "weight":
         return objective.similar_weights(model.class_weights()[: model.class_count], target, question.references)
-    return objective.listed(torch.tensor(question.selection, device=target.device), target)
+    return objective.listed(_sent(question.selection, target), target)
+
+
+def _sent(numbers: tuple[Any, ...], to: Tensor) -> Tensor:
+    """Python numbers as a tensor beside another; a GPU is not waited for."""
+    return torch.tensor(numbers).to(to.device, non_blocking=True)
 
 
 def head_cotangents(head: Callable[[Tensor], Tensor], embedding: Tensor, classes: Tensor) -> Tensor:

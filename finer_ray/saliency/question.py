@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from finer_ray.saliency.budget import MASKED_MEMORY
 from finer_ray.saliency.gem import Gem
 from finer_ray.saliency.mask import Mask
 from finer_ray.saliency.rise import Rise
@@ -51,7 +52,7 @@ class Question:
     references: int = 3
     selection: Literal["logit", "weight"] | tuple[int, ...] = "logit"
     pairs: tuple[tuple[int, int], ...] | None = None
-    memory: int = 2**30
+    memory: int = MASKED_MEMORY
     rise: Rise = RISE
     mask: Mask = MASK
     gem: Gem = GEM

@@ -1,7 +1,9 @@
 """The Zarr layout: which arrays an export has, and of what shape."""
 
+import math
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 SYMBOLS = {"map": "maps", "class": "1 + references", "reference": "references", "y": "h", "x": "w", "channel": "E"}
@@ -69,6 +71,10 @@ class Layout(BaseModel):
             left_out.add("embedding")
         kept = {name: array for name, array in ARRAYS.items() if name not in left_out}
         return {name: tuple(sizes[axis] for axis in array.axes) for name, array in kept.items()}
+
+    def row_bytes(self) -> int:
+        """Of one row of all arrays, uncompressed."""
+        return sum(math.prod(shape) * np.dtype(ARRAYS[name].dtype).itemsize for name, shape in self.shapes().items())
 
 
 def describe() -> dict[str, Any]:
