@@ -23,10 +23,11 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 # What machines for research with PyTorch have; what is listed here is neither brought nor looked into.
 THERE = """
-    aiohttp attrs certifi charset-normalizer click contourpy cycler filelock fonttools fsspec hf-xet huggingface-hub idna
-    jinja2 joblib kiwisolver markdown-it-py markupsafe matplotlib mdurl msgpack numpy opencv-python-headless packaging
-    pandas pillow protobuf psutil pyarrow pygments pyparsing python-dateutil pyyaml regex requests rich safetensors
-    scikit-learn scipy shellingham six threadpoolctl timm torch torchvision tqdm triton typer typing-extensions urllib3
+    aiohttp attrs certifi charset-normalizer click contourpy cycler filelock fonttools fsspec hf-xet huggingface-hub
+    idna jinja2 joblib kiwisolver markdown-it-py markupsafe matplotlib mdurl msgpack numpy opencv-python-headless
+    packaging pandas pillow protobuf psutil pyarrow pygments pyparsing python-dateutil pyyaml regex requests rich
+    safetensors scikit-learn scipy shellingham six threadpoolctl timm torch torchvision tqdm triton typer
+    typing-extensions urllib3
 """
 PRESENT = set(THERE.split())
 # Beside the project's own needs: the weights and the library that the measurements compare with.
