@@ -58,7 +58,8 @@ def walk(known: Callable[[str], bool], environment: dict[str, str] | None = None
         known: whether a package, by its canonical name, need not be looked into.
         environment: that markers are judged by; None is this one.
     """
-    left, seen = dependencies(), set()
+    left: list[Requirement] = dependencies()
+    seen: set[tuple[str, str]] = set()
     while left:
         wanted = left.pop()
         name = canonicalize_name(wanted.name)

@@ -10,6 +10,7 @@ script's loop, and a profile. A section that fails or runs out of its time is re
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -29,13 +30,13 @@ import torch
 
 from benchmarks import carry
 from benchmarks.card.ceilings import ceilings
-from benchmarks.card.engine import profiled, rates_of_models
+from benchmarks.card.engine import profiled, rates_compiled, rates_of_models
 from benchmarks.card.floor import floor
 from benchmarks.card.goals import goals
 from benchmarks.card.job import job
 from benchmarks.card.precision import precision
 from benchmarks.card.script import script
-from benchmarks.card.setting import Record, Setting, quick, whole
+from benchmarks.card.setting import Modes, Record, Setting, quick, whole
 from benchmarks.card.tables import show
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "ray", "numpy", "pillow", "pyarrow", "zarr", "grad-cam")
@@ -75,13 +76,14 @@ def _driver() -> str | None:
 # Each with its seconds; together they are less than 8 minutes.
 SECTIONS: dict[str, tuple[Callable[[Setting, Record, Record], None], float]] = {
     "machine": (machine, 15),
-    "floor": (floor, 30),
-    "ceilings": (ceilings, 65),
-    "rates": (rates_of_models, 140),
-    "job": (job, 115),
-    "precision": (precision, 35),
-    "script": (script, 25),
-    "profile": (profiled, 25),
+    "floor": (floor, 20),
+    "ceilings": (ceilings, 60),
+    "rates": (rates_of_models, 90),
+    "job": (job, 125),
+    "precision": (precision, 30),
+    "script": (script, 20),
+    "profile": (profiled, 20),
+    "compiled": (rates_compiled, 75),
 }
 
 
@@ -115,6 +117,8 @@ def measure(setting: Setting, wanted: list[str], out: Path | None, patience: flo
             record["faults"][name] = f"{type(error).__name__}: {error}"[:2000]
         record["seconds"][name] = time.perf_counter() - start
         if setting.cuda:
+            # The job's actor is another process, and asks how much memory is free.
+            gc.collect()
             torch.cuda.empty_cache()
         record["goals"] = goals(record)
         if out is not None:
@@ -153,7 +157,7 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here; --device cpu --quick tries the code without one")
     modes = given.compile if given.compile is not None else ("" if given.quick else "true,reduce-overhead")
-    compile_modes = tuple(True if mode == "true" else mode for mode in modes.split(",") if mode)
+    compile_modes: Modes = tuple(True if mode == "true" else mode for mode in modes.split(",") if mode)
     out = given.out or (Path(__file__).with_suffix(".json") if given.device == "cuda" and not given.quick else None)
     with tempfile.TemporaryDirectory() as folder:
         preset = quick if given.quick else whole

@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
-import tarfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torchvision.io import decode_jpeg
 
 from benchmarks.card.clock import rates, spread
 from benchmarks.card.job import job_config
-from benchmarks.card.photos import write_shards
+from benchmarks.card.photos import encoded_photos, write_shards
 from benchmarks.card.setting import VIT, Record, Setting
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import own_resources
@@ -24,6 +24,7 @@ from finer_ray.store.files import Folder
 from finer_ray.store.manifest import Unit
 from finer_ray.store.tensors import create_tensors
 
+ROOT = Path(__file__).parents[2]
 DECODED_AT_A_TIME = 64
 WRITES = 6
 
@@ -88,14 +89,13 @@ def _loading(setting: Setting) -> Record:
     for name, processes in (("one core", 1), ("all cores", cores)):
         arguments = map(str, (shard, images, transform.size[0], transform.crop_pct, processes, 4))
         command = [sys.executable, "-m", "benchmarks.card.decoding", *arguments]
-        found[name] = float(subprocess.check_output(command, text=True))
+        found[name] = float(subprocess.check_output(command, text=True, cwd=ROOT))
     return found
 
 
 def _device_jpeg(setting: Setting) -> Record:
     """torchvision's decoder alone, without resizing, of batches of encoded photos in host memory."""
-    with tarfile.open(write_shards(setting)[0]) as tar:
-        bodies = [tar.extractfile(member).read() for member in tar.getmembers()[:DECODED_AT_A_TIME]]  # type: ignore[union-attr]
+    bodies = encoded_photos(setting, DECODED_AT_A_TIME)
     encoded = [torch.frombuffer(bytearray(body), dtype=torch.uint8) for body in bodies]
     return rates(setting, {"jpeg": lambda: decode_jpeg(encoded, device=setting.device)}, len(encoded))["jpeg"]
 

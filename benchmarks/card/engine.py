@@ -1,13 +1,13 @@
-"""Plain forward pass and engine, on the same batches, in every number format; and where the engine's time goes."""
+"""Plain forward pass and engine, on the same batches, in every number format and compiled, and where time goes."""
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.card.clock import Run, rates, seconds_of
@@ -21,14 +21,27 @@ PROFILED = 5
 
 
 def rates_of_models(setting: Setting, record: Record, found: Record) -> None:
-    """Images per second by model: batch sizes in bf16, then at the best of them the other formats and compiling."""
+    """Images per second by model: batch sizes in bf16, then at the best of them the other formats; and a CNN."""
     for name, options in setting.models.items():
-        found[name] = part = {}
+        part: Record = {}
+        found[name] = part
         part["batches"] = sweep(setting, options)
         part["best batch"] = batch = _best(part["batches"])
         part["formats"] = {form: formats(setting, options, batch, form) for form in ("fp32", "tf32", "bf16", "fp16")}
-        part["compiled"] = {str(mode): compiling(setting, options, batch, mode) for mode in setting.compile}
     found["CNN"] = channels_last(setting, setting.cnn)
+
+
+def rates_compiled(setting: Setting, record: Record, found: Record) -> None:
+    """The same in bf16, compiled, by mode and model, at the batch that was best before."""
+    for mode in setting.compile:
+        for name, options in setting.models.items():
+            found.setdefault(name, {})[str(mode)] = compiling(setting, options, best_batch(setting, record, name), mode)
+
+
+def best_batch(setting: Setting, record: Record, name: str) -> int:
+    """Of a model, where it was measured."""
+    found: int = record.get("rates", {}).get(name, {}).get("best batch") or max(setting.batches)
+    return found
 
 
 def _best(batches: Record) -> int:
@@ -84,10 +97,11 @@ def forward(setting: Setting, classifier: Classifier, images: Tensor, precision:
 
 def library(classifier: Classifier) -> Callable[[Tensor], Tensor]:
     """Images to logits without any of this project's cuts."""
-    encoder, head = classifier.split.encoder, classifier.head
+    encoder: Any = classifier.split.encoder
+    head: Any = classifier.head
     if encoder.num_classes > 0:
-        return encoder  # type: ignore[no-any-return]
-    return lambda images: head(encoder(images).to(head.weight.dtype))  # type: ignore[no-any-return]
+        return lambda images: encoder(images)
+    return lambda images: head(encoder(images).to(head.weight.dtype))
 
 
 def engine(setting: Setting, classifier: Classifier, images: Tensor, precision: str) -> Run:
@@ -112,7 +126,7 @@ def _convolutions(precision: str) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def compiling(setting: Setting, options: dict[str, Any], batch: int, mode: bool | str) -> Record:
+def compiling(setting: Setting, options: dict[str, Any], batch: int, mode: Literal[True] | str) -> Record:
     """Both in bf16, compiled; and the seconds that compiling took."""
     classifier = setting.load(options)
     images = torch.randn((batch, 3, *classifier.transform.size), device=setting.device)
@@ -125,7 +139,7 @@ def compiling(setting: Setting, options: dict[str, Any], batch: int, mode: bool 
         "engine": engine(setting, whole, images, "bf16"),
     }
     seconds = {f"{name}, seconds of the first run": seconds_of(setting, run) for name, run in runs.items()}
-    return {**rates(setting, runs, batch), **seconds}
+    return {"batch": batch, **rates(setting, runs, batch), **seconds}
 
 
 def channels_last(setting: Setting, options: dict[str, Any]) -> Record:
@@ -143,16 +157,15 @@ def channels_last(setting: Setting, options: dict[str, Any]) -> Record:
 
 
 def profiled(setting: Setting, record: Record, found: Record) -> None:
-    """Where the engine's time goes, by kernel (on a CPU: by operation), for each ViT."""
+    """Where the time goes, by kernel (on a CPU: by operation), for each ViT: engine and plain forward pass in bf16."""
     for name, options in setting.models.items():
-        batch = record.get("rates", {}).get(name, {}).get("best batch") or max(setting.batches)
-        found[name] = _profile(setting, options, batch)
+        batch = best_batch(setting, record, name)
+        runs = dict(runs_of(setting, options, batch, "bf16"))
+        for run in ("engine", "plain, all in half"):
+            found[f"{name}, {run}"] = {"batch": batch, **_profile(setting, runs[run])}
 
 
-def _profile(setting: Setting, options: dict[str, Any], batch: int) -> Record:
-    classifier = prepare(setting.load(options), setting.device, "bf16")
-    images = torch.randn((batch, 3, *classifier.transform.size), device=setting.device)
-    run = engine(setting, classifier, images, "bf16")
+def _profile(setting: Setting, run: Run) -> Record:
     seconds_of(setting, run, 2)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.cuda else [])]
     with profile(activities=activities) as watched:
@@ -162,11 +175,14 @@ def _profile(setting: Setting, options: dict[str, Any], batch: int) -> Record:
     events = [event for event in watched.key_averages() if event.device_type == kind]
     total = sum(getattr(event, field) for event in events)
     events.sort(key=lambda event: -getattr(event, field))
-    host = sum(event.self_cpu_time_total for event in watched.key_averages() if event.device_type == DeviceType.CPU)
+    host = sum(
+        event.self_cpu_time_total
+        for event in watched.key_averages()
+        if event.device_type == DeviceType.CPU and "Synchronize" not in event.key
+    )
     return {
-        "batch": batch,
         "seconds per batch": wall / PROFILED,
-        # The host's operations overlap the device's.
+        # The host's operations overlap the device's; waiting for it is none.
         "device busy": total / 1e6 / wall,
         "host busy": host / 1e6 / wall,
         "top": [

@@ -52,7 +52,7 @@ def embedding_of(model: Classifier, images: Tensor) -> Tensor:
 def _operations(run: Any) -> int:
     with Operations() as counter:
         run()
-    return counter.count
+    return int(counter.count)
 
 
 def _bytes(tensors: dict[str, Tensor]) -> int:

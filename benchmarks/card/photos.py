@@ -48,3 +48,10 @@ def write_shards(setting: Setting) -> list[Path]:
         for number in range(1, setting.shards):
             os.link(first, folder / f"{number:04d}.tar")
     return sorted(folder.glob("*.tar"))
+
+
+def encoded_photos(setting: Setting, most: int) -> list[bytes]:
+    """The first photos of a shard, as they stand in it."""
+    with tarfile.open(write_shards(setting)[0]) as tar:
+        files = [tar.extractfile(member) for member in tar.getmembers()[:most]]
+        return [file.read() for file in files if file is not None]

@@ -1,5 +1,6 @@
 """Half precision against float32 on the same device: maps of real photos for the same classes, and the choices made."""
 
+import copy
 from importlib import resources
 from importlib.util import find_spec
 from typing import Any
@@ -35,12 +36,11 @@ def precision(setting: Setting, record: Record, found: Record) -> None:
 
 def _of(setting: Setting, build: Any) -> Record:
     model, images = build(setting)
-    exact = _explain(prepare(model, setting.device, "fp32"), images, setting, "fp32")
-    return {name: _compare(setting, build, name, exact) for name in FORMATS}
+    exact = _explain(prepare(copy.deepcopy(model), setting.device, "fp32"), images, setting, "fp32")
+    return {name: _compare(setting, copy.deepcopy(model), images, name, exact) for name in FORMATS}
 
 
-def _compare(setting: Setting, build: Any, name: str, exact: Explanation) -> Record:
-    model, images = build(setting)
+def _compare(setting: Setting, model: Classifier, images: Tensor, name: str, exact: Explanation) -> Record:
     prepare(model, setting.device, name)
     same = _explain(model, images, setting, name, exact.target, exact.references)
     free = _explain(model, images, setting, name)
@@ -87,7 +87,7 @@ def _explain(
 def _trained(setting: Setting) -> tuple[Classifier, Tensor]:
     config = load_config(str(DEMO / "demo.yaml"), ["input.shards=none"])
     model = build_classifier(config.model)
-    return model, _photos(model.transform).to(setting.device)
+    return model, _photos(model.transform, setting.photos).to(setting.device)
 
 
 def _drawn(setting: Setting) -> tuple[Classifier, Tensor]:
@@ -99,7 +99,7 @@ def _drawn(setting: Setting) -> tuple[Classifier, Tensor]:
         for layer in model.split.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        images = _photos(model.transform)
+        images = _photos(model.transform, setting.photos)
         embeddings = torch.cat([model.split.embed(part) for part in images.split(8)])
     apart = embeddings - embeddings.mean(0)
     weight = SCALE * apart / apart.square().sum(1, keepdim=True)
@@ -110,13 +110,13 @@ def _drawn(setting: Setting) -> tuple[Classifier, Tensor]:
     return model, images.to(setting.device)
 
 
-def _photos(transform: Transform) -> Tensor:
-    """The demo's photos, normalised."""
+def _photos(transform: Transform, most: int) -> Tensor:
+    """The demo's photos, normalised; of each of its two shards so many at most."""
     url = str(DEMO / "photos" / "*.tar")
     config, pieces = InputConfig(shards=[url]), []
     loader = Loader(config, transform, False, 0.0)
     for ref in find_shards([url]):
-        count = index_shard(ref, Fields.with_defaults("webdataset", {}), 10**6).count
+        count = min(most, index_shard(ref, Fields.with_defaults("webdataset", {}), 10**6).count)
         table = loader(Unit(0, ref.url, "webdataset", 0, 0, count))
         pieces.append(unpack(table["pixels"], np.uint8, (*transform.size, 3)))
     pixels = torch.from_numpy(np.concatenate(pieces)).permute(0, 3, 1, 2).float() / 255

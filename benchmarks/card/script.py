@@ -4,7 +4,6 @@ It is a fork of pytorch-grad-cam. Twice here: with that library's own FinerCAM, 
 and nothing on the host but the decoding, which is the least that such a loop takes.
 """
 
-import tarfile
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.card.clock import seconds_of
-from benchmarks.card.photos import write_shards
+from benchmarks.card.photos import encoded_photos
 from benchmarks.card.setting import VIT, Record, Setting
 from finer_ray.models import Classifier
 from finer_ray.shards import Sample, decode
@@ -26,9 +25,11 @@ WARM = 2
 
 def script(setting: Setting, record: Record, found: Record) -> None:
     """Images per second of both loops, decoding included as the script decodes."""
+    # torch's own policy, which the script has; the sections before have set another.
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
     model = setting.load(setting.models[VIT]).to(setting.device)
     model.split.encoder.requires_grad_(True)
-    bodies = _bodies(setting)
+    bodies = encoded_photos(setting, setting.script_images)
     loops = {"plain autograd": _by_hooks}
     if find_spec("pytorch_grad_cam"):
         loops["pytorch-grad-cam"] = _by_library
@@ -40,12 +41,6 @@ def script(setting: Setting, record: Record, found: Record) -> None:
 
         run(bodies[:WARM])
         found[name] = len(bodies) / seconds_of(setting, lambda run=run: run(bodies))  # type: ignore[misc]
-
-
-def _bodies(setting: Setting) -> list[bytes]:
-    with tarfile.open(write_shards(setting)[0]) as tar:
-        files = [tar.extractfile(member) for member in tar.getmembers()[: setting.script_images]]
-        return [file.read() for file in files if file is not None]
 
 
 def _image(setting: Setting, model: Classifier, body: bytes) -> Tensor:

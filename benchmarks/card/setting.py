@@ -1,8 +1,9 @@
 """What is measured, and how large: the whole measurement for a card, the same in miniature for any CPU."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ class Setting:
         rounds, seconds: how often runs take turns, and how long a turn lasts about.
         square: side of the matrices whose product is timed.
         buffer: bytes that are copied.
-        photos: distinct ones that are drawn.
+        photos: distinct ones that are drawn; of the real ones as many at most.
         shard_images, shards, unit: of the whole job; a unit's rows.
         deletion_shards: of the job with deletion.
         script_images: that the official script's loop takes.
@@ -50,9 +51,10 @@ class Setting:
     unit: int
     deletion_shards: int
     script_images: int
-    compile: tuple[bool | str, ...]
+    compile: tuple[Literal[True] | str, ...]
     runner: str
     wishes: tuple[str, ...] = ()
+    _built: dict[str, Classifier] = field(default_factory=dict)
 
     @property
     def cuda(self) -> bool:
@@ -60,15 +62,14 @@ class Setting:
         return self.device.type == "cuda"
 
     def load(self, options: dict[str, Any]) -> Classifier:
-        """A classifier with random weights, which cost what others cost, on the CPU in float32."""
-        return build_classifier(self.model_config(options))
-
-    def model_config(self, options: dict[str, Any]) -> ModelConfig:
-        """Of a model, by its options; mean pooling needs a probe, which is drawn."""
-        return ModelConfig(**self.model_tree(options))
+        """A classifier with random weights, which cost what others cost, on the CPU in float32; a copy of its own."""
+        name = repr(options)
+        if name not in self._built:
+            self._built[name] = build_classifier(ModelConfig(**self.model_tree(options)))
+        return copy.deepcopy(self._built[name])
 
     def model_tree(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The same as a plain dict."""
+        """The section `model` of a config, by its options; mean pooling needs a probe, which is drawn."""
         tree = {"weights": "random", **options}
         width = tree.pop("probe", None)
         if width is not None:
@@ -78,7 +79,7 @@ class Setting:
         return tree
 
 
-Modes = tuple[bool | str, ...]
+Modes = tuple[Literal[True] | str, ...]
 
 
 def whole(device: torch.device, work: Path, runner: str, modes: Modes, wishes: tuple[str, ...] = ()) -> Setting:

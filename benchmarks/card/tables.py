@@ -41,7 +41,7 @@ def _number(value: Any, form: str = ",.0f") -> str:
 
 def _ceilings(record: Record) -> Table:
     table = _table(f"Ceilings: {record.get('machine', {}).get('device')}", ("", "per second"))
-    units = (("operations/s", 1e12, " Tera", ",.1f"), ("bytes/s", 1e9, " GB", ",.1f"), ("images/s", 1, "", ",.0f"))
+    units: Any = (("operations/s", 1e12, " Tera", ",.1f"), ("bytes/s", 1e9, " GB", ",.1f"), ("images/s", 1, "", ",.0f"))
     for name, part in record.get("ceilings", {}).items():
         scale, unit, form = next(rest for word, *rest in units if word in name)
         lines = {"": part} if part is None or "median" in part else part
@@ -57,14 +57,16 @@ def _rates(record: Record) -> Table:
     for model, part in record.get("rates", {}).items():
         groups = [(size, "bf16", result) for size, result in part.get("batches", {}).items()]
         groups += [(part.get("best batch"), form, result) for form, result in part.get("formats", {}).items()]
-        groups += [
-            (part["best batch"], f"bf16, compiled {m}", result) for m, result in part.get("compiled", {}).items()
-        ]
         groups = groups or [(part.get("batch"), "bf16", part)]
         for batch, form, result in groups:
             for run, value in result.items():
                 if isinstance(value, dict):
                     table.add_row(model, str(batch), form, run, _number(value, ",.1f"))
+    for model, part in record.get("compiled", {}).items():
+        for mode, result in part.items():
+            for run, value in result.items():
+                if isinstance(value, dict):
+                    table.add_row(model, str(result["batch"]), f"bf16, compiled: {mode}", run, _number(value, ",.1f"))
     return table
 
 
@@ -105,7 +107,7 @@ def _jobs(record: Record) -> Table:
 
 def _profile(name: str, part: Record) -> Table:
     busy = f"device busy {part['device busy']:.0%}, host {part['host busy']:.0%} of {part['seconds per batch']:.4f} s"
-    table = _table(f"{name}, engine in bf16, batch {part['batch']}: {busy}", ("", "share", "calls a batch"))
+    table = _table(f"{name}, bf16, batch {part['batch']}: {busy}", ("", "share", "calls a batch"))
     for line in part["top"]:
         table.add_row(line["name"], f"{line['share']:.1%}", f"{line['calls a batch']:.1f}")
     return table
@@ -131,9 +133,8 @@ def _summary(record: Record) -> Table:
     for name in record["models"]:
         counts = record.get("floor", {}).get(name, {}).get("operations", {})
         floors = [fastest / counts[k] if fastest and k in counts else None for k in ("forward", "engine")]
-        part = record.get("rates", {}).get(name, {})
         rest = (best_job(record), loading, script_rate(record)) if name == VIT else (None, None, None)
-        table.add_row(name, *map(_number, (*floors, best_plain(part), best_engine(part), *rest)))
+        table.add_row(name, *map(_number, (*floors, best_plain(record, name), best_engine(record, name), *rest)))
     return table
 
 
