@@ -159,9 +159,13 @@ def main() -> None:
     modes = given.compile if given.compile is not None else ("" if given.quick else "true,reduce-overhead")
     compile_modes: Modes = tuple(True if mode == "true" else mode for mode in modes.split(",") if mode)
     out = given.out or (Path(__file__).with_suffix(".json") if given.device == "cuda" and not given.quick else None)
+    if given.quick and given.device == "cpu":
+        # Models this small lose more by waiting for each other's threads than they gain, above all on busy machines.
+        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         preset = quick if given.quick else whole
-        setting = preset(torch.device(given.device), Path(folder), given.runner, compile_modes, tuple(given.set))
+        device = torch.device("cuda", torch.cuda.current_device()) if given.device == "cuda" else torch.device("cpu")
+        setting = preset(device, Path(folder), given.runner, compile_modes, tuple(given.set))
         show(measure(setting, given.only.split(","), out, given.patience))
 
 

@@ -54,7 +54,7 @@ def job_config(
 
     Args:
         name: of the folder that it writes to.
-        compute: keys of that section.
+        compute: keys of that section; threads count on a CPU alone.
         change: sections with keys that differ.
     """
     tree: dict[str, Any] = {
@@ -65,7 +65,7 @@ def job_config(
             "rows_per_unit": setting.unit,
             "rows_per_chunk": min(32, setting.unit),
         },
-        "compute": {"precision": "bf16", "device": setting.device.type, **compute},
+        "compute": {"precision": "bf16", "device": setting.device.type, "threads_per_actor": 1, **compute},
     }
     for section, keys in (change or {}).items():
         tree[section] = {**tree.get(section, {}), **keys}

@@ -17,7 +17,7 @@ def show(record: Record) -> None:
     console = Console(width=WIDTH)
     for name, fault in record["faults"].items():
         console.print(f"[bold]{name}[/bold] was not finished: {fault}", highlight=False)
-    tables = [_ceilings(record), _rates(record), _precision(record), _jobs(record)]
+    tables = [_floor(record), _ceilings(record), _rates(record), _precision(record), _jobs(record)]
     tables += [_profile(name, part) for name, part in record.get("profile", {}).items()]
     for table in (*tables, _summary(record), _goals(record)):
         if table.row_count:
@@ -37,6 +37,20 @@ def _number(value: Any, form: str = ",.0f") -> str:
     if isinstance(value, dict):
         return f"{value['median']:{form}} ({value['min']:{form}}-{value['max']:{form}})"
     return "-" if value is None else f"{value:{form}}"
+
+
+def _floor(record: Record) -> Table:
+    models = record.get("floor", {})
+    table = _table("Floor: what an image cannot do without (a multiply-add is two operations)", ("", *models))
+    for kind, scale, unit in (("operations", 1e9, "G"), ("bytes", 1e3, "kB")):
+        for name in next(iter(models.values()), {}).get(kind, {}):
+            table.add_row(f"{kind}: {name}", *(f"{part[kind][name] / scale:,.2f} {unit}" for part in models.values()))
+    for way, direction in (("pinned", "to the device (uint8 pixels)"), ("back, pinned", "from the device")):
+        speed = (record.get("ceilings", {}).get("host to device, bytes/s") or {}).get(way)
+        if speed and models:
+            cells = (f"{speed['median'] / part['bytes'][direction]:,.0f}" for part in models.values())
+            table.add_row(f"images/s that the bus allows: {direction}", *cells)
+    return table
 
 
 def _ceilings(record: Record) -> Table:
