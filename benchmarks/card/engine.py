@@ -128,6 +128,8 @@ def _convolutions(precision: str) -> Iterator[None]:
 
 def compiling(setting: Setting, options: dict[str, Any], batch: int, mode: Literal[True] | str) -> Record:
     """Both in bf16, compiled; and the seconds that compiling took."""
+    # Else graphs of other models and modes are looked through, and at the eighth nothing more is compiled.
+    torch.compiler.reset()
     classifier = setting.load(options)
     images = torch.randn((batch, 3, *classifier.transform.size), device=setting.device)
     half = copy.deepcopy(classifier).to(setting.device, torch.bfloat16)

@@ -41,6 +41,7 @@ def _measured(setting: Setting, shards: list[Path], name: str, change: dict[str,
     known = [rate for rate in rates.values() if rate is not None]
     return {
         "images": marks[-1][1],
+        # Of two commits close together the rate says nothing; the lower one is the one to trust.
         "images_per_second": {**rates, "lower": min(known) if known else None},
         "seconds with start-up": seconds,
         "compute": config.compute.model_dump(mode="json"),
