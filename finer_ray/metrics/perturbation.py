@@ -72,14 +72,13 @@ def step_counts(steps: int, pixels: int) -> list[int]:
     return [round(step / steps * pixels) for step in range(1, steps + 1)]
 
 
-def area(start: Tensor, curve: Tensor) -> Tensor:
-    """Trapezoidal area under `start` and then the curve, over a share of pixels from 0 to 1.
+def area(curve: Tensor) -> Tensor:
+    """Trapezoidal area under a curve over the share of pixels changed, from 0 to 1.
 
     Args:
-        start: (...,), before the first step.
-        curve: (..., n), after each step.
+        curve: (..., n + 1), before the first step and after each of n.
     """
-    return torch.trapezoid(torch.cat([start[..., None], curve], dim=-1), dx=1 / curve.shape[-1])
+    return torch.trapezoid(curve, dx=1 / (curve.shape[-1] - 1))
 
 
 def relative_drop(before: Tensor, after: Tensor, present: Tensor) -> Tensor:

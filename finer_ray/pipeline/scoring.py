@@ -46,7 +46,7 @@ class Scorer:
         lists = {name: values.tolist() for name, values in columns.items()}
         batch, maps = explanation.maps.shape[:2]
         return [
-            [{name: or_null(values[image][place]) for name, values in lists.items()} for place in range(maps)]
+            [{name: _stored(name, values[image][place]) for name, values in lists.items()} for place in range(maps)]
             for image in range(batch)
         ]
 
@@ -69,17 +69,25 @@ class Scorer:
             for name, masked in drops.items():
                 columns |= _drop_columns(name, before[:, None], after[:, :, counts.index(masked)], classes[:, None, 1:])
             if self._wanted.deletion:
-                curve = after[:, :, [counts.index(step) for step in steps], 0]
-                columns["deletion_auc"] = area(before[:, :1].expand(curve.shape[:2]), curve)
+                columns |= _curve_columns(
+                    "deletion", before[:, 0], after[:, :, [counts.index(step) for step in steps], 0]
+                )
         if self._wanted.insertion:
             start = self._fill(images, self._wanted.insert_into).expand_as(images)
-            curve = replaced(probabilities, start, images, order, steps, self._memory)[..., 0]
-            empty = replaced(probabilities, start, images, order[:, :1], [0], self._memory)[:, :, 0, 0]
-            columns["insertion_auc"] = area(empty.expand(curve.shape[:2]), curve)
+            after = replaced(probabilities, start, images, order, steps, self._memory)[..., 0]
+            # With nothing inserted yet every map's image is the same.
+            empty = replaced(probabilities, start, images, order[:, :1], [0], self._memory)[:, 0, 0, 0]
+            columns |= _curve_columns("insertion", empty, after)
         return columns
 
     def _fill(self, images: Tensor, kind: str) -> Tensor:
         return gaussian_blur(images, BLUR[0], BLUR[1]) if kind == "blur" else self._colours[kind]
+
+
+def _curve_columns(name: str, start: Tensor, after: Tensor) -> dict[str, Tensor]:
+    """A curve and the area under it: start (B,), the target before the first step; after (B, M, n), after each."""
+    curve = torch.cat([start[:, None, None].expand(*after.shape[:2], 1), after], dim=2)
+    return {f"{name}_auc": area(curve), f"{name}_curve": curve}
 
 
 def _drop_columns(name: str, before: Tensor, after: Tensor, references: Tensor) -> dict[str, Tensor]:
@@ -91,3 +99,9 @@ def _drop_columns(name: str, before: Tensor, after: Tensor, references: Tensor) 
         f"probability_{name}": after[..., 0],
         f"reference_probabilities_{name}": after[..., 1:],
     }
+
+
+def _stored(column: str, value: Any) -> Any:
+    """NaN as null; a curve of nothing else, as concepts have, is null as a whole."""
+    value = or_null(value)
+    return None if column.endswith("_curve") and not any(point is not None for point in value) else value

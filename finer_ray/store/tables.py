@@ -34,6 +34,8 @@ METRICS = pa.schema(
         pa.field("region", pa.string()),
         pa.field("deletion_auc", pa.float32()),
         pa.field("insertion_auc", pa.float32()),
+        pa.field("deletion_curve", pa.list_(pa.float32())),
+        pa.field("insertion_curve", pa.list_(pa.float32())),
         pa.field("relative_drop_05", pa.float32()),
         pa.field("relative_drop_10", pa.float32()),
         pa.field("confidence_drop_05", pa.float32()),

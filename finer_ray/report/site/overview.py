@@ -113,25 +113,6 @@ def difference_charts(table: list[dict[str, Any]], maps: Sequence[str], baseline
     return charts
 
 
-def removal_chart(export: Export) -> Markup | None:
-    """The target's probability with 0, 5 and 10 % of the pixels removed, by map; None where drops were not measured."""
-    images = export.images.sort_by("row")
-    whole = pc.cast(images["probability"], pa.float64()).to_numpy()
-    lines = []
-    for name in export.manifest.layout.maps:
-        mine = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
-        if mine.num_rows != len(whole):
-            return None
-        columns = [pc.cast(mine[f"probability_{share}"], pa.float64()).to_numpy() for share in ("05", "10")]
-        stacked = np.stack([whole, *columns], axis=1)
-        known = stacked[np.isfinite(stacked).all(1)]
-        if not len(known):
-            return None
-        bounds = np.array([paired_interval(column) for column in known.T])
-        lines.append(Series(name, np.array([0.0, 5.0, 10.0]), known.mean(0), bounds[:, 0], bounds[:, 1]))
-    return line_chart(lines, "% of pixels removed, most salient first", "probability of the target", zero=True)
-
-
 def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
     """Words and histogram of each metric but the pointing hit, which is yes or no."""
     values = {name: metric_values(export, name) for name in export.manifest.layout.maps}

@@ -38,6 +38,8 @@ class Made:
     regions: bool = True
     lacking: Sequence[int] = ()
     failures: Sequence[str] = ()
+    curves: Sequence[str] = ("deletion",)
+    steps: int = 4
     maps: Sequence[Any] = ("gradcam", "finer_gradcam")
     saliency: dict[str, Any] | None = None
     concepts: int = 0
@@ -146,6 +148,8 @@ def _write(
         for name in layout.maps:
             known = {"localisation": float(random.random()), "relative_drop_05": float(random.standard_normal())}
             known |= {"probability_05": 0.4, "probability_10": 0.3, "region": "box"}
+            if not made.concepts:
+                known |= {f"{kind}_curve": random.random(made.steps + 1).tolist() for kind in made.curves}
             kind = targets[place] if lines[-1]["label"] is None else lines[-1]["label"]
             metrics.append({"row": row, "map": name, "class": kind, **(known if made.metrics else {})})
     bad = [

@@ -20,6 +20,7 @@ from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.head import LinearHead
 from finer_ray.report.site import write_report
 from finer_ray.report.site.charts import Series, line_chart
+from finer_ray.report.site.curves import image_curves, mean_curves
 from finer_ray.report.site.overview import accuracy, failures, similarity_chart
 from finer_ray.report.site.sample import PICKS, draw_sample
 from finer_ray.store.export import Export
@@ -199,6 +200,38 @@ def test_command_writes_into_the_export(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.output.strip() == str(tmp_path / "out" / "report" / "index.html")
     assert len(list((tmp_path / "out" / "report" / "classes").iterdir())) == 1
+
+
+def test_curves_are_the_tables_mean_with_its_interval(tmp_path: Path) -> None:
+    export = make(tmp_path, images=20, curves=["deletion", "insertion"], steps=4)
+    for kind in ("deletion", "insertion"):
+        found = mean_curves(export, kind)
+        assert [series.name for series in found] == ["gradcam", "finer_gradcam"]
+        for series in found:
+            lines = [line for line in export.metrics.to_pylist() if line["map"] == series.name]
+            stacked = np.array([line[f"{kind}_curve"] for line in lines])
+            margin = 1.96 * stacked.std(0, ddof=1) / 20**0.5
+            np.testing.assert_allclose(series.x, [0, 25, 50, 75, 100])
+            np.testing.assert_allclose(series.y, stacked.mean(0))
+            assert series.low is not None
+            assert series.high is not None
+            np.testing.assert_allclose(series.low, stacked.mean(0) - margin)
+            np.testing.assert_allclose(series.high, stacked.mean(0) + margin)
+    found = report(tmp_path, export)
+    for page in ("index.html", "images/7.html"):
+        assert "Deletion curve" in found[page].text
+        assert "Insertion curve" in found[page].text
+    mine = [line for line in export.metrics.to_pylist() if line["row"] == 7]
+    assert [series.y.tolist() for series in image_curves(mine, "deletion")] == [line["deletion_curve"] for line in mine]
+
+
+def test_curves_that_were_not_computed_are_not_drawn(tmp_path: Path) -> None:
+    found = report(tmp_path, make(tmp_path / "one", images=1))
+    assert "Deletion curve" in found["images/0.html"].text
+    assert "Insertion" not in found["index.html"].text + found["images/0.html"].text
+    found = report(tmp_path, make(tmp_path / "none", curves=()))
+    assert "Not measured (metrics.deletion)" in found["index.html"].text
+    assert "Deletion" not in found["images/0.html"].text
 
 
 def test_similarity_is_of_the_exported_classifier_alone(tmp_path: Path) -> None:
