@@ -81,9 +81,15 @@ CLASSES = pa.schema(
         ),
     ]
 )
+SIMILARITY = pa.schema(
+    [
+        pa.field("rank", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float32(), nullable=False) for name in ("mean", "std", "low", "high")),
+    ]
+)
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
-SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES}
+SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES, "similarity": SIMILARITY}
 # A group is what a reader skips by its statistics, and what a thread takes at a time.
 ROWS_PER_GROUP = 131_072
 
