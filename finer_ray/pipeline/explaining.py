@@ -12,6 +12,7 @@ from torch import Tensor
 from finer_ray.config import Config
 from finer_ray.models import Classifier
 from finer_ray.pipeline.columns import unpack
+from finer_ray.pipeline.photos import Photos
 from finer_ray.pipeline.question import TargetError, Targets, question_of
 from finer_ray.pipeline.results import Results
 from finer_ray.pipeline.scoring import Scorer
@@ -58,17 +59,19 @@ class Explainer:
             `metrics` as lists by map, and the unit's tensors, packed.
         """
         results = Results(table, self._layout, self._model.class_count)
-        notes = self._annotations(results)
+        photos = Photos(table, self._model.transform, self._config.input, self._device)
+        notes = self._annotations(results, photos)
         good = np.flatnonzero([stage is None for stage in results.notes["stage"]])
         height, width = self._model.transform.size
-        pixels = unpack(table["pixels"], np.uint8, (height, width, 3))
         regions = (
             unpack(table["region"], np.uint8, (-(-height * width // 8),)) if "region" in table.column_names else None
         )
         size = self._config.compute.batch_size
         for first in range(0, len(good), size):
-            rows = good[first : first + size]
-            images = self._images(pixels[rows])
+            rows, pixels = self._pixels(photos, good[first : first + size], results)
+            if not len(rows):
+                continue
+            images = self._images(pixels)
             region = None if regions is None else self._regions(regions[rows], height, width)
             with self._autocast():
                 explanation = self._explain(images, notes, rows)
@@ -76,7 +79,7 @@ class Explainer:
             results.add(rows, explanation, scores, [notes.labels[row] for row in rows])
         return results.table()
 
-    def _annotations(self, results: Results) -> "Annotations":
+    def _annotations(self, results: Results, photos: Photos) -> "Annotations":
         """Label, target and reference by row; rows in which they fail are marked."""
         found = Annotations([], [], [])
         columns = (results.source[name].to_pylist() for name in ("label", "concept", "base"))
@@ -86,14 +89,24 @@ class Explainer:
                 label = self._targets.label(text)
                 target, reference = self._targets.pair(label, concept, base)
             except TargetError as error:
+                # What is wrong with the photo itself comes first, whoever decodes it.
+                if fault := photos.fault(row):
+                    results.fail(row, fault.stage, fault.message)
                 results.fail(row, error.stage, str(error))
             found.labels.append(label)
             found.targets.append(target)
             found.references.append(reference)
         return found
 
-    def _images(self, pixels: np.ndarray) -> Tensor:
-        images = torch.tensor(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
+    def _pixels(self, photos: Photos, rows: np.ndarray, results: Results) -> tuple[np.ndarray, Tensor]:
+        """The rows whose photos can be decoded, and their pixels; the other rows are marked."""
+        pixels, errors = photos.take(rows)
+        for position, error in errors.items():
+            results.fail(int(rows[position]), error.stage, error.message)
+        return np.delete(rows, [*errors]), pixels
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(self._device).permute(0, 3, 1, 2).float() / 255
         return (images - self._mean) / self._std
 
     def _autocast(self) -> torch.autocast:
