@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
+from finer_ray.errors import ConfigError
 from finer_ray.shards.deferred import MOST_PIXELS
 from finer_ray.shards.transform import Transform
 
@@ -31,8 +32,10 @@ def decode_batch(
         (n, 3, h, w) uint8 on the device, and the positions of those that it could not decode, which are black.
 
     Raises:
+        ConfigError: the device decodes no JPEGs at all.
         torch.OutOfMemoryError: of the device.
     """
+    _check(device)
     if device.type != "cuda":
         return _decode_batch(encoded, sizes, transform, device)
     # In a stream of its own, and so in memory of its own: see _decode.
@@ -92,10 +95,7 @@ def _decode_each(encoded: Sequence[bytes], device: torch.device) -> list[Tensor 
         return [*_decode(encoded, device)]
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
-        # torchvision gives any error of CUDA's memory as a plain one.
-        if OUT_OF_MEMORY in str(error):
-            raise torch.OutOfMemoryError(str(error)) from error
+    except RuntimeError:
         if len(encoded) == 1:
             return [None]
     return [photo for one in encoded for photo in _decode_each([one], device)]
@@ -107,7 +107,13 @@ def _decode(encoded: Sequence[bytes], device: torch.device) -> list[Tensor]:
         # (pytorch/vision#9606, meta-pytorch/torchcodec#1634); in a stream of our own there are few to wait for.
         torch.cuda.current_stream(device).synchronize()
     tensors = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data in encoded]
-    photos: list[Tensor] = decode_jpeg(tensors, mode=ImageReadMode.RGB, device=device)
+    try:
+        photos: list[Tensor] = decode_jpeg(tensors, mode=ImageReadMode.RGB, device=device)
+    except RuntimeError as error:
+        # torchvision makes a plain error of a full device.
+        if OUT_OF_MEMORY in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
     return photos
 
 
@@ -123,6 +129,18 @@ def _groups(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         pixels += width * height
     if group:
         yield group
+
+
+@cache
+def _check(device: torch.device) -> None:
+    """Else each photo would be found bad, one by one, and be decoded on the CPU that feeds the model."""
+    sample = encode_jpeg(torch.zeros((3, 16, 16), dtype=torch.uint8)).numpy().tobytes()
+    try:
+        _decode([sample], device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ConfigError(f"input.decoder: {device.type} decodes no JPEGs: {error}") from error
 
 
 @cache

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from finer_ray.errors import ConfigError
 from finer_ray.shards import DecodeError, Deferred, Sample, Transform, decode, defer, deferred, device_jpeg
 from finer_ray.shards.device_jpeg import decode_batch
 from tests.conftest import photo
@@ -71,7 +72,7 @@ def byte(place: int, value: int) -> Callable[[bytearray], None]:
     return lambda segment: segment.__setitem__(place, value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(
     SIDES,
     SIDES,
@@ -84,7 +85,8 @@ def byte(place: int, value: int) -> Callable[[bytearray], None]:
 def test_geometry_and_filter_are_the_transforms(
     width: int, height: int, size: tuple[int, int], resize: str, crop_pct: float, interpolation: str, mode: str
 ) -> None:
-    """Off by a level at each of two roundings at most, and that in one pixel in 20 even of small noise."""
+    """Off by a level at each of two roundings at most. Often so only where halves are to be rounded: at 2 to 3, where
+    weights are sixths, every sixth value is one, which is up in one arithmetic and down in the other."""
     transform = Transform(size, resize, crop_pct, interpolation)  # type: ignore[arg-type]
     assume(max(transform.resized(width, height)) < 5000)
     data = encode(noise(width, height, mode), "JPEG", quality=95)
@@ -97,7 +99,7 @@ def test_geometry_and_filter_are_the_transforms(
     assert failed == []
     assert (found.width, found.height) == (width, height)
     assert off.max() <= 2
-    assert off.mean() <= 0.1
+    assert off.mean() <= 0.2
 
 
 @pytest.mark.parametrize("size", [(40, 40), (63, 64), (64, 64), (30, 200), (200, 30)])
@@ -224,7 +226,7 @@ def test_one_that_cannot_be_decoded_takes_no_other_with_it() -> None:
     assert on_device(bad)[1] == [0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(2, 3000), st.integers(0, 255)), min_size=1, max_size=3))
 def test_damage_is_decoded_alike_or_refused(places: list[tuple[int, int]]) -> None:
     data = bytearray(photo(3))
@@ -249,6 +251,19 @@ def test_a_device_that_is_full_is_no_fault_of_the_photos(monkeypatch: pytest.Mon
         on_device(found, found)
 
 
+def test_a_device_that_decodes_nothing_is_no_fault_of_the_photos_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+
+    device_jpeg._check.cache_clear()
+    monkeypatch.setattr(device_jpeg, "decode_jpeg", none)
+    found = left(PLAIN)
+    assert found is not None
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="not compiled with nvJPEG"):
+            on_device(found)
+
+
 def test_photos_are_decoded_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[int] = []
     decoder = device_jpeg.decode_jpeg
@@ -262,6 +277,8 @@ def test_photos_are_decoded_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(device_jpeg, "MOST_PIXELS", 2 * 90 * 70)
     found = left(PLAIN)
     assert found is not None
+    on_device(found)
+    groups.clear()
     pixels, failed = on_device(*[found] * 5)
     assert groups == [2, 2, 1]
     assert failed == []
