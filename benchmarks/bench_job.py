@@ -10,37 +10,19 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timed import rate_between, run_timed
 from finer_ray.config import Config, parse_config
 from finer_ray.demo.tour import demo_config
-from finer_ray.pipeline import export as job
 from finer_ray.pipeline.cluster import connected
-from finer_ray.pipeline.progress import Meter
 from finer_ray.shards import find_shards
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 COPIES, ROWS = int(os.environ.get("COPIES", "8")), 32
-
-
-class Timed(Meter):
-    """A meter that remembers when how many images were done."""
-
-    marks: list[tuple[float, int]]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        Timed.marks = []
-
-    def advance(self, images: int, failures: int) -> None:
-        """Count a unit."""
-        super().advance(images, failures)
-        Timed.marks.append((time.perf_counter(), self.done))
 
 
 def config_of(runner: str, shards: list[str], out: str) -> Config:
@@ -58,16 +40,14 @@ def config_of(runner: str, shards: list[str], out: str) -> Config:
 def rate(runner: str, shards: list[str]) -> tuple[float, float]:
     """Images per second between the first and the last commit, and seconds of the whole run."""
     with tempfile.TemporaryDirectory() as out:
-        start = time.perf_counter()
-        job.export(config_of(runner, shards, out))
-        whole = time.perf_counter() - start
-    (first, before), (last, after) = Timed.marks[0], Timed.marks[-1]
-    return (after - before) / (last - first), whole
+        marks, whole = run_timed(config_of(runner, shards, out))
+    found = rate_between(marks)
+    assert found is not None
+    return found, whole
 
 
 def main() -> None:
     """Print the table, write the JSON beside this file."""
-    job.Meter = Timed  # type: ignore[misc]
     rates: dict[str, list[float]] = {"inline": [], "ray": []}
     seconds: dict[str, list[float]] = {"inline": [], "ray": []}
     with tempfile.TemporaryDirectory() as folder, connected():
