@@ -105,7 +105,12 @@ def at_most(seconds: float) -> Iterator[None]:
 
 def measure(setting: Setting, wanted: list[str], out: Path | None, patience: float) -> Record:
     """Every section in turn; the file is written after each, so that a run that is cut off leaves what it had."""
-    record: Record = {"result": setting.cuda, "models": list(setting.models), "faults": {}, "seconds": {}}
+    record: Record = {
+        "result": setting.cuda and not setting.miniature,
+        "models": list(setting.models),
+        "faults": {},
+        "seconds": {},
+    }
     for name in wanted:
         section, seconds = SECTIONS[name]
         print(f"{name} ...", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ class Setting:
 
     Attributes:
         device: cpu or cuda.
+        miniature: whether its numbers mean nothing, whatever the device.
         models: what `model` of a config says, by name: the two ViTs.
         cnn: the same of one CNN.
         batches: sizes that the forward pass is tried with.
@@ -37,6 +38,7 @@ class Setting:
     """
 
     device: torch.device
+    miniature: bool
     work: Path
     models: dict[str, dict[str, Any]]
     cnn: dict[str, Any]
@@ -86,6 +88,7 @@ def whole(device: torch.device, work: Path, runner: str, modes: Modes, wishes: t
     """On a card: minutes."""
     return Setting(
         device=device,
+        miniature=False,
         work=work,
         models={
             VIT: {"backbone": "timm:vit_base_patch16_224"},
@@ -113,6 +116,7 @@ def quick(device: torch.device, work: Path, runner: str, modes: Modes, wishes: t
     """The same code with tiny models and few images: a minute on two CPU cores, and no result of anything."""
     return Setting(
         device=device,
+        miniature=True,
         work=work,
         models={
             VIT: {"backbone": "timm:test_vit"},

@@ -23,7 +23,9 @@ def show(record: Record) -> None:
         if table.row_count:
             console.print(table)
     if not record["result"]:
-        console.print("[bold]Not a result[/bold]: this was no GPU; what was shown is that the code runs.")
+        console.print(
+            "[bold]Not a result[/bold]: this was no GPU, or a miniature; what was shown is that the code runs."
+        )
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
