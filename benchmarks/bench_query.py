@@ -1,9 +1,9 @@
 """Which Parquet layout makes an export quick to ask? 5 million images with two maps: 10 million lines of metrics.
 
 The tables are made up (beta-distributed metrics, harder and easier classes, a fifth of the images without a region)
-and written by the export's own writer, in files as large as an export's; the other layouts differ in the options of
-`pyarrow.parquet.write_table` alone. Queries run on two threads and take turns over the layouts. `view` is what
-`finer-ray query` does (Arrow reads, DuckDB computes), `parquet` is DuckDB's own reader on the same files.
+and written by the export's own writer, in files as large as an export's; curves are null. The other layouts differ in
+the options of `pyarrow.parquet.write_table` alone. Queries run on two threads and take turns over the layouts. `view`
+is what `finer-ray query` does (Arrow reads, DuckDB computes), `parquet` is DuckDB's own reader on the same files.
 """
 
 import json
@@ -114,6 +114,8 @@ def metric_lines(rows: np.ndarray, classes: np.ndarray, generator: np.random.Gen
         ),
         "deletion_auc": generator.beta(2, 5, count) * (0.6 + 0.4 * hard),
         "insertion_auc": pa.nulls(count),
+        "deletion_curve": pa.nulls(count),
+        "insertion_curve": pa.nulls(count),
     }
     for share, left in at.items():
         columns[f"relative_drop_{share}"] = here - left - there[share].mean(1) * 0.1

@@ -78,7 +78,7 @@ def measure(root: Path) -> dict[str, int]:
         "embedding (1280)": arrays["embedding"],
         "images": tables["images"],
         "metrics": tables["metrics"],
-        "classes, failures, manifest, Zarr's metadata": size_of(out)
+        "classes, similarity, failures, manifest, Zarr's metadata": size_of(out)
         - sum(arrays.values())
         - tables["images"]
         - tables["metrics"],

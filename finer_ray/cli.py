@@ -304,7 +304,7 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, names. Nothing is written, no other file is read.
+    Tables: images, metrics, classes, failures, similarity, names. Nothing is written, no other file is read.
     """
     from finer_ray.report.answer import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect

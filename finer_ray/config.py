@@ -115,6 +115,10 @@ class InputConfig(Section):
         "leave the export | their rows stay as they were",
     )
     fast_jpeg: bool = Field(False, description="let the JPEG decoder halve very large photos; not exact")
+    decoder: Literal["cpu", "device"] = Field(
+        "cpu",
+        description="device: plain JPEGs are decoded and resized where the model runs, on CUDA by nvJPEG; not exact",
+    )
 
     @field_validator("shards", mode="before")
     @classmethod
@@ -435,6 +439,9 @@ class Config(Section):
             del parts["model"][key]
         for cam in {"rise", "mask", "gem"} - self.saliency.cams():
             del parts["saliency"][cam]
+        if self.input.decoder == "cpu":
+            # Exports made before there was a choice go on.
+            del parts["input"]["decoder"]
         # So has a local folder, whose content counts, not its place.
         parts["model"]["backbone"] = re.sub(f"(?<=:{LOCAL_DIR}).*", "", self.model.backbone)
         parts["compute"] = {"precision": self.compute.precision}

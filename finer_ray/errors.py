@@ -46,6 +46,12 @@ class StoreError(FinerRayError):
     exit_code = 6
 
 
+class WorkerError(FinerRayError):
+    """Processes of the cluster die, again and again at the same work. What is committed is kept."""
+
+    exit_code = 7
+
+
 class QueryError(FinerRayError):
     """A query that cannot be answered: its SQL is wrong, or it asks for what an export does not hold."""
 

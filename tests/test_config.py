@@ -109,8 +109,9 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
         changed(compute={"precision": "bf16"}),
         changed(input={"fields": {"label": "cls"}}),
         changed(model={"image_size": 96}),
+        changed(input={"decoder": "device"}),
     ]
-    assert len({base, *(other.fingerprint() for other in others)}) == 7
+    assert len({base, *(other.fingerprint() for other in others)}) == 8
 
 
 @pytest.mark.parametrize(

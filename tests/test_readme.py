@@ -1,4 +1,7 @@
-"""README.md and docs/outputs.md against what is there: blocks run, commands parse, columns are described."""
+"""README.md and docs/outputs.md against what is there: blocks run, commands parse, columns are described.
+
+tests/test_readme_commands.py runs the commands.
+"""
 
 import os
 import re
@@ -23,8 +26,6 @@ from finer_ray.store.tables import AVERAGED, SCHEMAS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OUTPUTS = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
-# Run here as they stand, on an export named as the README names it; the others take minutes, weights or data sets.
-CHEAP = ("verify", "table", "query", "show", "study gamma", "study failure-cases")
 
 
 def section(heading: str) -> str:
@@ -96,17 +97,6 @@ def test_every_command_is_known(arguments: list[str]) -> None:
         command = command.commands[arguments.pop(0)]
     # Raises where an option is unknown, or an argument is missing, surplus or malformed.
     command.make_context("finer-ray", arguments)
-
-
-@pytest.mark.parametrize("arguments", [line for line in commands() if " ".join(line).startswith(CHEAP)], ids=" ".join)
-def test_cheap_commands_run_as_they_stand(
-    demo_like: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(demo_like)
-    arguments = ["demo_export" if argument.startswith("s3://") else argument for argument in arguments]
-    run = CliRunner().invoke(app, arguments)
-    assert run.exit_code == 0, run.output
-    assert run.output
 
 
 def test_schema_writes_the_schemas(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def replaced(
         images: (B, 3, H, W).
         fill: (B, 3, H, W), or what broadcasts to it.
         order: (B, M, H, W), see `ranks`.
-        counts: how many pixels, S of them.
+        counts: how many pixels, S of them, of which there may be none.
         memory: bytes, see `finer_ray.saliency.budget`.
 
     Returns:
@@ -64,7 +64,7 @@ def replaced(
         gone = flat[row] < taken[first : first + step, None, None]
         owner = row // maps
         found.append(probabilities(torch.where(gone[:, None], fill[owner], images[owner]), owner))
-    return torch.cat(found).reshape(batch, maps, len(counts), -1)
+    return torch.cat(found).reshape(batch, maps, len(counts), -1) if found else images.new_empty((batch, maps, 0, 1))
 
 
 def step_counts(steps: int, pixels: int) -> list[int]:
@@ -72,14 +72,13 @@ def step_counts(steps: int, pixels: int) -> list[int]:
     return [round(step / steps * pixels) for step in range(1, steps + 1)]
 
 
-def area(start: Tensor, curve: Tensor) -> Tensor:
-    """Trapezoidal area under `start` and then the curve, over a share of pixels from 0 to 1.
+def area(curve: Tensor) -> Tensor:
+    """Trapezoidal area under a curve over the share of pixels changed, from 0 to 1.
 
     Args:
-        start: (...,), before the first step.
-        curve: (..., n), after each step.
+        curve: (..., n + 1), before the first step and after each of n.
     """
-    return torch.trapezoid(torch.cat([start[..., None], curve], dim=-1), dx=1 / curve.shape[-1])
+    return torch.trapezoid(curve, dx=1 / (curve.shape[-1] - 1))
 
 
 def relative_drop(before: Tensor, after: Tensor, present: Tensor) -> Tensor:

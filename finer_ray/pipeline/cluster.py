@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from finer_ray.config import ComputeConfig
-from finer_ray.errors import FinerRayError
+from finer_ray.errors import FinerRayError, WorkerError
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ UNITS_PER_GPU_ACTOR = 2
 FEW = 16
 # Calls that are under way at a time, so that the driver's memory does not grow with their number.
 UNDER_WAY = 256
+# A process that is gone, told from an error that it raised.
+DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 # Ray wraps an error a few times; beyond this there is a loop.
 DEEPEST = 16
 
@@ -94,11 +97,22 @@ def function_of_one(function: Callable[[Any], Any], item: Any) -> Any:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Raise the FinerRayError that a task raised as itself, whatever Ray has wrapped around it."""
+    """Raise the FinerRayError that a task raised as itself, whatever Ray has wrapped around it.
+
+    Raises:
+        WorkerError: processes died, more often than Ray repeats their work.
+    """
     try:
         yield
     except Exception as error:
         known = _known_cause(error)
+        if known is None and isinstance(error, DIED):
+            known = WorkerError(
+                "a process of the cluster died again and again at the same work; what is done is kept. Its last words "
+                "are in Ray's logs (on its node: /tmp/ray/session_latest/logs, files worker-*.out and *.err); a lost "
+                "GPU, memory that ran out and a crash in a library end a process so. "
+                f"Ray says: {str(error).strip().partition(chr(10))[0]}"
+            )
         if known is None:
             raise
         raise known from error

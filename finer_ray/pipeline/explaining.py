@@ -28,6 +28,7 @@ from finer_ray.pipeline.fitting import (
     largest_batch,
     masked_memory,
 )
+from finer_ray.pipeline.photos import Photos
 from finer_ray.pipeline.question import TargetError, Targets, question_of
 from finer_ray.pipeline.results import Results, answers
 from finer_ray.pipeline.scoring import Scorer
@@ -105,7 +106,7 @@ class Explainer:
     def _begin(self, unit: "Unit", rows: Rows, results: Results) -> list["Begun"]:
         """Give a batch to the device; where it does not fit its memory, halves of it."""
         try:
-            return [self._batch(unit, rows)]
+            return self._batch(unit, rows, results)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -124,12 +125,20 @@ class Explainer:
         self._scorer.memory = max(1, self._scorer.memory // 2)
         self._question = replace(self._question, memory=self._scorer.memory)
 
-    def _batch(self, unit: "Unit", rows: Rows) -> "Begun":
+    def _batch(self, unit: "Unit", rows: Rows, results: Results) -> list["Begun"]:
+        """A batch, or none where no photo of it can be decoded."""
+        pixels, errors = unit.photos.take(rows)
+        for position, error in errors.items():
+            results.fail(int(rows[position]), error.stage, error.message)
+        rows = np.delete(rows, [*errors])
+        if not len(rows):
+            return []
         filled = rows
         if self._config.compute.compile:
             # Batches of one size, filled up with an image more than once: each size is compiled for by itself.
             filled = np.concatenate([rows, np.repeat(rows[-1:], self._size - len(rows))])
-        images = self._images(self._feed(unit.pixels, filled))
+            pixels = torch.cat([pixels, pixels[-1:].expand(len(filled) - len(rows), -1, -1, -1)])
+        images = self._images(pixels)
         region = None if unit.regions is None else self._regions(unit.regions[filled])
         target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
         with autocast(self._device, self._config.compute.precision):
@@ -137,7 +146,7 @@ class Explainer:
                 self._model, images, self._question, target, None if reference is None else reference[:, None]
             )
             scores = self._scorer(images, explanation, region)
-        return Begun(rows, fetch(answers(explanation, self._model.class_count)), fetch(scores))
+        return [Begun(rows, fetch(answers(explanation, self._model.class_count)), fetch(scores))]
 
     def _batch_size(self, share: Resources) -> int:
         wanted = self._config.compute.batch_size
@@ -161,10 +170,10 @@ class Explainer:
         """A unit's arrays and annotations; rows in which annotations fail are marked."""
         source = results.source
         height, width = self._model.transform.size
-        pixels = unpack(source["pixels"], np.uint8, (height, width, 3))
+        photos = Photos(source, self._model.transform, self._config.input, self._feed)
         bits = -(-height * width // 8)
         regions = unpack(source["region"], np.uint8, (bits,)) if "region" in source.column_names else None
-        unit = Unit(pixels, regions, [], [], [])
+        unit = Unit(photos, regions, [], [], [])
         columns = (source[name].to_pylist() for name in ("label", "concept", "base"))
         for row, (text, concept, base) in enumerate(zip(*columns, strict=True)):
             label = target = reference = None
@@ -172,6 +181,9 @@ class Explainer:
                 label = self._targets.label(text)
                 target, reference = self._targets.pair(label, concept, base)
             except TargetError as error:
+                # What is wrong with the photo itself comes first, whoever decodes it.
+                if fault := photos.fault(row):
+                    results.fail(row, fault.stage, fault.message)
                 results.fail(row, error.stage, str(error))
             unit.labels.append(label)
             unit.targets.append(target)
@@ -199,12 +211,12 @@ class Unit:
     """A unit's images and annotations, by row.
 
     Attributes:
-        pixels: (n, h, w, 3) uint8.
+        photos: as pixels or encoded.
         regions: (n, bytes) uint8, a bit a pixel; or None.
         labels, targets, references: None where there is none or the model is to choose.
     """
 
-    pixels: NDArray[np.uint8]
+    photos: Photos
     regions: NDArray[np.uint8] | None
     labels: list[int | None]
     targets: list[int | None]

@@ -26,6 +26,7 @@ from finer_ray.store.layout import Layout
 from finer_ray.store.lease import Lease, hold
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, Unit, read_manifest, write_manifest
 from finer_ray.store.parts import clear, failure_count, publish, settle
+from finer_ray.store.similarity import write_similarity
 from finer_ray.store.tensors import create_tensors, erase_units
 
 # Units that one Ray Data pipeline is given: it holds a task for each from the beginning.
@@ -68,6 +69,7 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
         return Summary(**published.counts, new=0, notes=notes)
     plan = _erased(plan, published, folder)
     lease.confirm()
+    plan = plan.model_copy(update={"tables": {"similarity": _similarity(classifier, published, folder)}})
     write_manifest(folder, PLAN, plan)
     create_tensors(folder, plan.layout, plan.rows())
     if left:
@@ -82,6 +84,13 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
 def _has_news(plan: Manifest, published: Manifest) -> bool:
     """Whether the plan has shards, if only damaged ones, that the published manifest lacks, or lacks some of its."""
     return len(published.shards) != len(plan.shards) or len(published.retired) != len(plan.retired)
+
+
+def _similarity(classifier: Classifier, published: Manifest | None, folder: Folder) -> list[str]:
+    """Files of the table of similarity: written by the first run, for a later one has the same head."""
+    if published is not None:
+        return published.tables.get("similarity", [])
+    return write_similarity(folder, classifier.class_weights())
 
 
 def _erased(plan: Manifest, published: Manifest | None, folder: Folder) -> Manifest:

@@ -16,10 +16,14 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Feeder:
-    """Copies from host memory to a device."""
+    """Copies from host memory to a device.
+
+    Attributes:
+        device: where to.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, values: NDArray[Any], rows: NDArray[np.intp]) -> Tensor:
@@ -34,8 +38,8 @@ class Feeder:
         if self._stream is None:
             return gathered
         with torch.cuda.stream(self._stream):
-            sent = gathered.to(self._device, non_blocking=True)
-        here = torch.cuda.current_stream(self._device)
+            sent = gathered.to(self.device, non_blocking=True)
+        here = torch.cuda.current_stream(self.device)
         here.wait_stream(self._stream)
         # Else its memory might be given to the next batch while this one's kernels still wait for their turn.
         sent.record_stream(here)

@@ -1,4 +1,4 @@
-"""Loading stage: a unit's images from their shard, decoded to pixels, on CPU tasks."""
+"""Loading stage: a unit's images from their shard, on CPU tasks: as pixels, or encoded for the model's device."""
 
 import json
 from dataclasses import dataclass
@@ -8,9 +8,20 @@ import numpy as np
 import pyarrow as pa
 
 from finer_ray.config import InputConfig
-from finer_ray.pipeline.columns import pack
+from finer_ray.pipeline.columns import pack, pack_some
 from finer_ray.retry import patiently
-from finer_ray.shards import Decoded, DecodeError, Fields, Sample, ShardRef, Transform, decode, read_unit
+from finer_ray.shards import (
+    Decoded,
+    DecodeError,
+    Deferred,
+    Fields,
+    Sample,
+    ShardRef,
+    Transform,
+    decode,
+    defer,
+    read_unit,
+)
 from finer_ray.store.manifest import Unit
 
 TYPES = {
@@ -28,7 +39,8 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads and decodes units, one image at a time: encoded images are never held together, however large.
+    """Reads and decodes units, one image at a time: encoded images are never held together, but for those that are left
+    to the model's device, which are small.
 
     Attributes:
         config: of the input.
@@ -49,12 +61,12 @@ class Loader:
         return 3 * height * width
 
     def __call__(self, unit: Unit) -> pa.Table:
-        """A unit as pixels.
+        """A unit's photos.
 
         Returns:
-            unit, index, shard, key, label (JSON), concept, base; `pixels` (packed (h, w, 3) uint8) and, where wanted,
-            `region` (packed bits of (h, w)); `region_kind`, `width`, `height`; `stage` and `error`, null for good
-            images.
+            unit, index, shard, key, label (JSON), concept, base; of a good image either `pixels` (packed (h, w, 3)
+            uint8) or `encoded` (a JPEG that is left to the model's device), null in the other; where wanted, `region`
+            (packed bits of (h, w)); `region_kind`, `width`, `height`; `stage` and `error`, null for good images.
 
         Raises:
             StoreError: the shard's store does not answer.
@@ -63,7 +75,9 @@ class Loader:
 
     def _load(self, unit: Unit) -> pa.Table:
         height, width = self.transform.size
-        pixels = np.zeros((unit.count, height, width, 3), np.uint8)
+        # Filled from the front; the memory of what stays empty is never touched.
+        pixels, present = np.zeros((unit.count, height, width, 3), np.uint8), np.zeros(unit.count, bool)
+        encoded: list[bytes | None] = [None] * unit.count
         regions = np.zeros((unit.count, -(-height * width // 8)), np.uint8)
         notes: list[dict[str, Any]] = []
         fields = Fields.with_defaults(unit.format, self.config.fields.model_dump())
@@ -72,27 +86,35 @@ class Loader:
         for position, sample in enumerate(samples):
             notes.append(_note(sample))
             try:
-                decoded = self._decode(sample)
+                found = self._take(sample)
             except DecodeError as error:
                 notes[-1] |= {"stage": error.stage, "error": error.message}
                 continue
-            pixels[position] = decoded.image
-            if decoded.region is not None:
-                regions[position] = np.packbits(decoded.region.reshape(-1))
-            notes[-1] |= {"region_kind": decoded.region_kind, "width": decoded.width, "height": decoded.height}
+            if isinstance(found, Deferred):
+                encoded[position] = found.encoded
+            else:
+                pixels[present.sum()] = found.image
+                present[position] = True
+            if found.region is not None:
+                regions[position] = np.packbits(found.region.reshape(-1))
+            notes[-1] |= {"region_kind": found.region_kind, "width": found.width, "height": found.height}
         columns: dict[str, Any] = {
             "unit": pa.array([unit.number] * unit.count, pa.int64()),
             "index": pa.array(range(unit.first_index, unit.first_index + unit.count), pa.int64()),
             "shard": pa.array([unit.url] * unit.count, pa.string()),
             **{name: pa.array([note.get(name) for note in notes], kind) for name, kind in TYPES.items()},
-            "pixels": pack(pixels),
+            "pixels": pack_some(pixels[: present.sum()], present),
+            "encoded": pa.array(encoded, pa.large_binary()),
         }
         if self.region:
             columns["region"] = pack(regions)
         return pa.table(columns)
 
-    def _decode(self, sample: Sample) -> Decoded:
-        return decode(sample, self.transform, self.config.max_image_pixels, self.config.fast_jpeg, self.region)
+    def _take(self, sample: Sample) -> Decoded | Deferred:
+        most = self.config.max_image_pixels
+        if self.config.decoder == "device" and (left := defer(sample, self.transform, most, self.region)):
+            return left
+        return decode(sample, self.transform, most, self.config.fast_jpeg, self.region)
 
 
 def _note(sample: Sample) -> dict[str, Any]:

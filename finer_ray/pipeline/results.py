@@ -63,7 +63,7 @@ class Results:
         if "embedding" in tensors:
             finite = finite & np.isfinite(tensors["embedding"]).all(1)
         lines = {name: or_null(found[name].tolist()) for name in LINE}
-        metrics = {name: or_null(values.tolist()) for name, values in scores.items()}
+        metrics = {name: _cells(name, values.tolist()) for name, values in scores.items()}
         for position, row in enumerate(rows.tolist()):
             if not finite[position]:
                 self.fail(row, "model", "the model's results are not finite (NaN, infinite, or beyond float16)")
@@ -91,6 +91,14 @@ class Results:
         with np.errstate(over="ignore"):
             stored["embedding"] = found["embedding"].astype(np.float16)
         return {name: stored[name] for name in self.tensors}
+
+
+def _cells(column: str, values: list[list[Any]]) -> list[list[Any]]:
+    """Metrics by image and map, NaN as null; a curve of nothing else, as concepts have, is null as a whole."""
+    cells: list[list[Any]] = or_null(values)
+    if not column.endswith("_curve"):
+        return cells
+    return [[None if all(point is None for point in curve) else curve for curve in maps] for maps in cells]
 
 
 def answers(explanation: Explanation, class_count: int) -> dict[str, Tensor]:

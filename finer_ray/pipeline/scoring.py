@@ -9,6 +9,7 @@ from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.metrics.perturbation import area, confidence_drop, ranks, relative_drop, replaced, step_counts
 from finer_ray.models import Classifier
 from finer_ray.saliency import Explanation
+from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.objective import class_probabilities
 
 # Shares of pixels masked for the drops, as in the paper, by the ending of their columns.
@@ -57,25 +58,39 @@ class Scorer:
         def probabilities(masked: Tensor, owner: Tensor) -> Tensor:
             return class_probabilities(self._model(masked), classes[owner], count)
 
+        def blank(kind: str) -> Tensor:
+            """What is said where all is fill, (B, J): the same of every map; of every image, too, if it is a colour."""
+            empty = self._fill(images, kind)
+            empty = empty.expand(len(empty), *images.shape[1:])
+            logits = torch.cat([self._model(part) for part in empty.split(in_flight(images, self.memory))])
+            return class_probabilities(logits.expand(len(images), -1), classes, count)
+
         columns: dict[str, Tensor] = {}
         drops = {name: round(share * pixels) for name, share in DROPS.items()} if self._wanted.drops else {}
-        counts = sorted({*drops.values(), *(steps if self._wanted.deletion else [])})
-        if counts:
+        # The last step is known from elsewhere: of deletion a blank, of insertion the image itself.
+        counts = sorted({*drops.values(), *(steps[:-1] if self._wanted.deletion else [])})
+        if counts or self._wanted.deletion:
             after = replaced(probabilities, images, self._fill(images, self._wanted.fill), order, counts, self.memory)
             for name, masked in drops.items():
                 columns |= _drop_columns(name, before[:, None], after[:, :, counts.index(masked)], classes[:, None, 1:])
             if self._wanted.deletion:
-                curve = after[:, :, [counts.index(step) for step in steps], 0]
-                columns["deletion_auc"] = area(before[:, :1].expand(curve.shape[:2]), curve)
+                curve = after[:, :, [counts.index(step) for step in steps[:-1]], 0]
+                columns |= _curve_columns("deletion", before[:, 0], curve, blank(self._wanted.fill)[:, 0])
         if self._wanted.insertion:
             start = self._fill(images, self._wanted.insert_into).expand_as(images)
-            curve = replaced(probabilities, start, images, order, steps, self.memory)[..., 0]
-            empty = replaced(probabilities, start, images, order[:, :1], [0], self.memory)[:, :, 0, 0]
-            columns["insertion_auc"] = area(empty.expand(curve.shape[:2]), curve)
+            curve = replaced(probabilities, start, images, order, steps[:-1], self.memory)[..., 0]
+            columns |= _curve_columns("insertion", blank(self._wanted.insert_into)[:, 0], curve, before[:, 0])
         return columns
 
     def _fill(self, images: Tensor, kind: str) -> Tensor:
         return gaussian_blur(images, BLUR[0], BLUR[1]) if kind == "blur" else self._colours[kind]
+
+
+def _curve_columns(name: str, start: Tensor, between: Tensor, end: Tensor) -> dict[str, Tensor]:
+    """A curve of the target and the area under it: start and end (B,), between (B, M, n - 1)."""
+    ends = (value[:, None, None].expand(*between.shape[:2], 1) for value in (start, end))
+    curve = torch.cat([next(ends), between, next(ends)], dim=2)
+    return {f"{name}_auc": area(curve), f"{name}_curve": curve}
 
 
 def _drop_columns(name: str, before: Tensor, after: Tensor, references: Tensor) -> dict[str, Tensor]:

@@ -93,7 +93,9 @@ def paper_table(export: Export) -> Table:
 
 def metric_values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
     """Metrics of one map by heading, rows of images in order, NaN for null."""
-    table = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
+    # Curves and other lists are left out: sorting would copy them.
+    known = export.metrics.select(["row", "map", *COLUMNS.values()])
+    table = known.filter(pc.equal(known["map"], name)).sort_by("row")
     return {head: pc.cast(table[column], pa.float64()).to_numpy() for head, column in COLUMNS.items()}
 
 

@@ -32,6 +32,9 @@ TURNS = {
 }
 
 
+RegionKind = Literal["mask", "box"]
+
+
 class DecodeError(Exception):
     """An image that cannot be used.
 
@@ -58,7 +61,7 @@ class Decoded:
 
     image: NDArray[np.uint8]
     region: NDArray[np.bool_] | None
-    region_kind: Literal["mask", "box"] | None
+    region_kind: RegionKind | None
     width: int
     height: int
 
@@ -85,13 +88,21 @@ def decode(
     """
     if sample.error is not None or sample.image is None:
         raise DecodeError("read", sample.error or "no image")
-    image, (width, height) = _photo(sample.image, transform, max_pixels, fast_jpeg)
-    if region and sample.mask is not None:
-        mask = _mask(sample.mask, (width, height), max_pixels)
-        return Decoded(image, transform.apply_mask(mask), "mask", width, height)
-    if region and sample.box is not None:
-        return Decoded(image, transform.apply_box(sample.box, width, height), "box", width, height)
-    return Decoded(image, None, None, width, height)
+    image, size = _photo(sample.image, transform, max_pixels, fast_jpeg)
+    found, kind = region_of(sample, transform, size, max_pixels) if region else (None, None)
+    return Decoded(image, found, kind, *size)
+
+
+def region_of(
+    sample: Sample, transform: Transform, size: tuple[int, int], max_pixels: int
+) -> tuple[NDArray[np.bool_] | None, RegionKind | None]:
+    """The annotated region (h, w) of a photo of that (width, height), and what it was made of: the mask, or else the
+    box. Raises DecodeError where the mask does not fit."""
+    if sample.mask is not None:
+        return transform.apply_mask(_mask(sample.mask, size, max_pixels)), "mask"
+    if sample.box is not None:
+        return transform.apply_box(sample.box, *size), "box"
+    return None, None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -113,9 +124,9 @@ def _photo(
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The displayed photo in the transform's geometry, and its full (width, height), which a fast JPEG has not."""
     try:
-        image = _open(data, max_pixels)
+        image = open_image(data, max_pixels)
         # Pillow turns TIFFs by itself, and gives their size as displayed from the start.
-        turned = _orientation(image) >= 5 and image.format != "TIFF"
+        turned = orientation(image) >= 5 and image.format != "TIFF"
         size = image.size[::-1] if turned else image.size
         if fast_jpeg and image.format == "JPEG":
             wide, high = transform.resized(*size)
@@ -131,7 +142,7 @@ def _photo(
 def _mask(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.bool_]:
     """A mask as (height, width) bool: non-zero in any colour, and not transparent."""
     try:
-        image = _open(data, max_pixels)
+        image = open_image(data, max_pixels)
         if image.size != size:
             raise DecodeError(
                 "region",
@@ -159,7 +170,8 @@ def _inside(image: Image.Image) -> NDArray[np.bool_]:
     return np.logical_or.reduce(inside, axis=-1)  # type: ignore[no-any-return]
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """An image of which only headers are read. Raises where they cannot be, or claim too much."""
     check_headers(data, max_pixels)
     with warnings.catch_warnings():
         # Pillow's own limit, of which it warns, is replaced by the config's.
@@ -175,7 +187,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) to 8; 1 where the EXIF data is damaged."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
@@ -185,7 +197,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

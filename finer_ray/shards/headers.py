@@ -12,9 +12,11 @@ MOST_SCANS = 100
 MOST_SEGMENTS = 10_000
 MOST_STRIPS = 500_000
 # In a JPEG's entropy-coded data 0xFF stands before 0, a restart marker, or another 0xFF only.
-MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
-ALONE = (0x01, *range(0xD0, 0xD9))
-START_OF_SCAN, END = 0xDA, 0xD9
+MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+ALONE = (0x01, *range(0xD0, 0xDA))
+BASELINE, START_OF_SCAN, END = 0xC0, 0xDA, 0xD9
+# Start of frame, of each coding process: all that is between but tables (DHT, DAC) and an unused marker.
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 STRIPS, TILE_WIDTH, TILE_LENGTH, TILES = 273, 322, 323, 324
 SIZES = {1: "B", 3: "H", 4: "L", 16: "Q"}
 
@@ -35,6 +37,15 @@ def check_headers(data: bytes, max_pixels: int) -> None:
         _check_tiff(data, max_pixels)
 
 
+def is_baseline_jpeg(data: bytes) -> bool:
+    """Whether these are a JPEG of one baseline frame (8 bits, Huffman codes) in one scan, and its end is there."""
+    if data[:2] != b"\xff\xd8":
+        return False
+    markers = [*_markers(data)]
+    frames = [marker for marker in markers if marker in FRAMES]
+    return markers[-1:] == [END] and frames == [BASELINE] and markers.count(START_OF_SCAN) == 1
+
+
 def _check_jpeg(data: bytes) -> None:
     scans = 0
     for number, marker in enumerate(_markers(data)):
@@ -47,11 +58,9 @@ def _check_jpeg(data: bytes) -> None:
 
 def _markers(data: bytes) -> Iterator[int]:
     """The markers of the first image in a JPEG file, in order; what stands between them is passed over."""
-    at = 2
-    while match := MARKER.search(data, at):
+    at, marker = 2, 0
+    while marker != END and (match := MARKER.search(data, at)):
         marker, at = match[1][0], match.end()
-        if marker == END:
-            return
         yield marker
         if marker not in ALONE:
             at += int.from_bytes(data[at : at + 2], "big")

@@ -48,7 +48,7 @@ class Transform:
     def apply_box(self, box: tuple[float, float, float, float], width: int, height: int) -> NDArray[np.bool_]:
         """The pixels whose centres lie in a box (x1, y1, x2, y2 of the image), (h, w) bool."""
         wide, high = self.resized(width, height)
-        left, top = _offset(wide, self.size[1]), _offset(high, self.size[0])
+        left, top = self.corner(wide, high)
         x = (np.arange(self.size[1]) + left + 0.5) * (width / wide)
         y = (np.arange(self.size[0]) + top + 0.5) * (height / high)
         x1, y1, x2, y2 = box
@@ -58,7 +58,7 @@ class Transform:
         """What the result shows of an image: x1, y1, x2, y2 as shares of its width and height; beyond 0 and 1 where
         black surrounds it."""
         wide, high = self.resized(width, height)
-        left, top = _offset(wide, self.size[1]), _offset(high, self.size[0])
+        left, top = self.corner(wide, high)
         return left / wide, top / high, (left + self.size[1]) / wide, (top + self.size[0]) / high
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
@@ -75,9 +75,13 @@ class Transform:
         ratio = min(height / tall, width / wide)
         return round(width / ratio), round(height / ratio)
 
+    def corner(self, wide: int, high: int) -> tuple[int, int]:
+        """(left, top) of the crop in the image resized to (wide, high); negative where black is added there."""
+        return _offset(wide, self.size[1]), _offset(high, self.size[0])
+
     def _geometry(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
         wide, high = self.resized(*image.size)
-        left, top = _offset(wide, self.size[1]), _offset(high, self.size[0])
+        left, top = self.corner(wide, high)
         if wide * high > LARGEST_RESIZED:
             # Of an image that is hundreds of times as long as it is wide, only what the crop shows is resized.
             x, y = image.width / wide, image.height / high

@@ -54,6 +54,11 @@ class Export:
         """A line per class and map."""
         return self._table("classes")
 
+    @cached_property
+    def similarity(self) -> pa.Table:
+        """How similar the classifier's classes are, a line per rank; empty where there is no classifier."""
+        return self._table("similarity")
+
     def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a table, batch by batch, for tables that are larger than memory."""
         return iter_tables(self.folder, self.manifest.tables.get(name, []), columns)

@@ -52,7 +52,7 @@ def publish(folder: Folder, units: list[int], plan: Manifest, before: Manifest |
     Args:
         folder: of the export.
         units: committed, and not in the tables yet.
-        plan: what the export is to be.
+        plan: what the export is to be; tables that it lists, which come of no unit, are kept.
         before: what it was, or None.
         each: calls a function with each of some items, wherever there is room.
 
@@ -84,7 +84,12 @@ def publish(folder: Folder, units: list[int], plan: Manifest, before: Manifest |
     classes = summarise(pieces, plan.classes) if pieces else CLASSES.empty_table()
     folder.write_table(tables["classes"][0], classes)
     counts = {name: sum(map(folder.count_rows, tables[name])) for name in ("images", "failures")}
-    news: dict[str, Any] = {"tables": tables, "counts": counts, "status": "complete", "revision": revision}
+    news: dict[str, Any] = {
+        "tables": {**plan.tables, **tables},
+        "counts": counts,
+        "status": "complete",
+        "revision": revision,
+    }
     return plan.model_copy(update=news)
 
 

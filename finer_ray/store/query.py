@@ -9,13 +9,13 @@ from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.tables import SCHEMAS
 
-TABLES = ("images", "metrics", "classes", "failures")
+TABLES = ("images", "metrics", "classes", "failures", "similarity")
 VIEWS = (*TABLES, "names")
 NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
 
 
 def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views images, metrics, classes, failures and names of an export.
+    """A DuckDB connection with the views images, metrics, classes, failures, similarity and names of an export.
 
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
     its columns are those of `finer_ray.store.tables`, empty where there is no file. `names` has the columns class and

@@ -34,6 +34,8 @@ METRICS = pa.schema(
         pa.field("region", pa.string()),
         pa.field("deletion_auc", pa.float32()),
         pa.field("insertion_auc", pa.float32()),
+        pa.field("deletion_curve", pa.list_(pa.float32())),
+        pa.field("insertion_curve", pa.list_(pa.float32())),
         pa.field("relative_drop_05", pa.float32()),
         pa.field("relative_drop_10", pa.float32()),
         pa.field("confidence_drop_05", pa.float32()),
@@ -79,9 +81,15 @@ CLASSES = pa.schema(
         ),
     ]
 )
+SIMILARITY = pa.schema(
+    [
+        pa.field("rank", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float32(), nullable=False) for name in ("mean", "std", "low", "high")),
+    ]
+)
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
-SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES}
+SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES, "similarity": SIMILARITY}
 # A group is what a reader skips by its statistics, and what a thread takes at a time.
 ROWS_PER_GROUP = 131_072
 

@@ -55,8 +55,9 @@ def _lines(export: Export) -> Iterator[str]:
 
 
 def _metrics(export: Export) -> Iterator[str]:
+    known = export.metrics.select(["row", "map"])
     for name in export.manifest.layout.maps:
-        lines = export.metrics.filter(pc.equal(export.metrics["map"], name))["row"].to_numpy()
+        lines = known.filter(pc.equal(known["map"], name))["row"].to_numpy()
         if not np.array_equal(np.sort(lines), np.sort(export.images["row"].to_numpy())):
             yield f"metrics of the map {name}: not one line for every image"
 

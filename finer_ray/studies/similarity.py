@@ -8,9 +8,9 @@ from torch import Tensor
 
 from finer_ray.config import load_config, nearest
 from finer_ray.errors import ConfigError
-from finer_ray.metrics.similarity import similarity_curve
 from finer_ray.models import build_classifier
 from finer_ray.models.checkpoint import read_checkpoint
+from finer_ray.store.similarity import similarity_table
 from finer_ray.studies.output import write_study
 
 # What a classifier's last layer is called: in a linear probe, and in the checkpoints of the usual libraries.
@@ -46,13 +46,6 @@ def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
             f"the last matrices of the file: {last}"
         )
     return matrices[names[0]]
-
-
-def similarity_table(weight: Tensor) -> pa.Table:
-    """A line per rank: rank (from 1), mean, std, low and high of the cosines over all classes."""
-    curve = similarity_curve(weight)
-    columns = {name: getattr(curve, name).numpy() for name in ("mean", "std", "low", "high")}
-    return pa.table({"rank": pa.array(range(1, len(weight)), pa.int32()), **columns})
 
 
 def similarity_study(path: Path, folder: Path, tensor: str | None = None) -> list[Path]:

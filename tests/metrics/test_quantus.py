@@ -66,13 +66,12 @@ def flipped(images: Tensor, heat: Tensor, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("fill", [0.0, -1.5])
 def test_deletion(place: int, fill: float) -> None:
-    counts, order = step_counts(STEPS, PIXELS), ranks(MAPS, SIZE)
+    counts, order = [0, *step_counts(STEPS, PIXELS)], ranks(MAPS, SIZE)
     ours = replaced(probabilities, IMAGES, torch.full((1, 3, 1, 1), fill), order, counts, 2**30)[:, place, :, 0]
-    theirs = flipped(IMAGES, MAPS[:, place], perturb_baseline=fill)
+    before = probabilities(IMAGES, torch.arange(6)).detach().numpy()
+    theirs = np.concatenate([before, flipped(IMAGES, MAPS[:, place], perturb_baseline=fill)], axis=1)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    before = probabilities(IMAGES, torch.arange(6))[:, 0].detach()
-    whole = np.concatenate([before.numpy()[:, None], theirs], axis=1)
-    np.testing.assert_allclose(area(before, ours), np.trapezoid(whole, dx=1 / STEPS, axis=1), atol=1e-6)
+    np.testing.assert_allclose(area(ours), np.trapezoid(theirs, dx=1 / STEPS, axis=1), atol=1e-6)
     assert ours.std() > 0.05
     assert (MAPS.flatten(2).sort(2).values.diff(dim=2) > 0).all()
 
@@ -87,11 +86,10 @@ def test_insertion() -> None:
         np.put_along_axis(changed, indices, np.take_along_axis(photos, indices, 1), 1)
         return changed
 
-    counts, order = step_counts(STEPS, PIXELS), ranks(MAPS, SIZE)
+    counts, order = [0, *step_counts(STEPS, PIXELS)], ranks(MAPS, SIZE)
     ours = replaced(probabilities, start, IMAGES, order, counts, 2**30)[:, 0, :, 0]
-    theirs = flipped(start, MAPS[:, 0], perturb_func=reveal)
+    empty = probabilities(start, torch.arange(6)).detach().numpy()
+    theirs = np.concatenate([empty, flipped(start, MAPS[:, 0], perturb_func=reveal)], axis=1)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    empty = probabilities(start, torch.arange(6))[:, 0].detach()
-    whole = np.concatenate([empty.numpy()[:, None], theirs], axis=1)
-    np.testing.assert_allclose(area(empty, ours), np.trapezoid(whole, dx=1 / STEPS, axis=1), atol=1e-6)
+    np.testing.assert_allclose(area(ours), np.trapezoid(theirs, dx=1 / STEPS, axis=1), atol=1e-6)
     assert ours.std() > 0.05

@@ -16,7 +16,7 @@ def many(count: int, first: int = 0) -> Members:
 
 def same(a: Export, b: Export) -> None:
     """Every table and every array, value for value."""
-    for name in ("images", "metrics", "failures", "classes"):
+    for name in ("images", "metrics", "failures", "classes", "similarity"):
         assert getattr(a, name).equals(getattr(b, name)), name
     for name in a.manifest.layout.shapes():
         np.testing.assert_array_equal(a.tensors[name][:], b.tensors[name][:], err_msg=name)

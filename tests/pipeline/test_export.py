@@ -306,6 +306,7 @@ def test_concepts_by_predicted_class(tmp_path: Path, job: Job, clip: str) -> Non
         str(tar),
         model={**model, "classes": [f"c{i}" for i in range(7)], "concepts": CONCEPTS},
         saliency={"target": "concept", "concept": {"pairs": pairs, "default": ["red bill", "bird"]}},
+        metrics={"deletion": True, "steps": 2},
         compute={"batch_size": 4},
     )
     export(config)
@@ -314,6 +315,8 @@ def test_concepts_by_predicted_class(tmp_path: Path, job: Job, clip: str) -> Non
     wanted = {0: (8, 9), 1: (9, 7)}
     for line in made.images.to_pylist():
         assert (line["target"], *line["references"]) == wanted.get(line["predicted"], (7, 9))
+    # A text has no probability among the classes, so its curve would be of nulls alone.
+    assert made.metrics["deletion_auc"].null_count == made.metrics["deletion_curve"].null_count == 12
 
 
 def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
@@ -361,6 +364,13 @@ def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
             deletion = [chances(masked(count, 0.0, x))[0] for count in counts]
             insertion = [chances(masked(count, x, torch.ones_like(x)))[0] for count in counts]
             line = metrics[image["row"], name]
+            assert line["deletion_curve"] == pytest.approx(deletion, abs=2e-4)
+            assert line["insertion_curve"] == pytest.approx(insertion, abs=2e-4)
+            assert line["deletion_curve"][0] == image["probability"]
+            # 10 % is the first of the ten steps: one forward pass, and one number in both columns.
+            assert line["deletion_curve"][1] == line["probability_10"]
+            for kind in ("deletion", "insertion"):
+                assert line[f"{kind}_auc"] == pytest.approx(np.trapezoid(line[f"{kind}_curve"], dx=0.1), rel=1e-6)
             assert line["deletion_auc"] == pytest.approx(np.trapezoid(deletion, dx=0.1), abs=2e-4)
             assert line["insertion_auc"] == pytest.approx(np.trapezoid(insertion, dx=0.1), abs=2e-4)
             for ending, count in (("05", 205), ("10", 410)):
@@ -371,6 +381,16 @@ def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
                 assert line[f"relative_drop_{ending}"] == pytest.approx(drop[0] - drop[1:].mean(), abs=3e-4)
                 assert line[f"confidence_drop_{ending}"] == pytest.approx(drop[0] / before[0], abs=0.05)
     assert set(made.classes["deletion_auc_count"].to_pylist()) <= {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("wanted", [{"deletion": True}, {"insertion": True}, {"drops": True}])
+def test_curves_are_there_where_they_were_asked_for(tmp_path: Path, job: Job, wanted: dict[str, bool]) -> None:
+    config = job(str(write_tar(tmp_path / "a.tar", many(3))), metrics={**wanted, "steps": 1})
+    export(config)
+    made = open_export(config.output.url).metrics
+    for kind in ("deletion", "insertion"):
+        sizes = [None if curve is None else len(curve) for curve in made[f"{kind}_curve"].to_pylist()]
+        assert sizes == [2 if kind in wanted else None] * 6
 
 
 def test_gamma_sweep_is_the_stored_metric_at_the_jobs_gamma(tmp_path: Path, job: Job) -> None:

@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 from finer_ray.cli import app
 from finer_ray.config import Config
 from finer_ray.errors import ExportError, LeaseError
+from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.lease import hold
+from finer_ray.store.similarity import similarity_table
 from finer_ray.store.verify import verify_export
 from tests.conftest import write_tar
 from tests.pipeline.exports import by_key, many, same
@@ -126,6 +128,27 @@ def test_kept_shards_stay_as_they_were(shards: Path, job: Job) -> None:
     assert {key: found[key] for key in held} == held
     assert len(found) == len(held) + 5
     assert verify_export(config.output.url, keys=False) == []
+
+
+def test_similarity_is_the_classifier_s_and_written_once(shards: Path, job: Job) -> None:
+    config = job(str(shards / "a.tar"))
+    export(config)
+    file = Path(config.output.url) / "similarity.parquet"
+    weight = build_classifier(config.model).class_weights()
+    assert pq.read_table(file).equals(similarity_table(weight))
+    held = file.stat()
+    old = open_export(config.output.url)
+    export(job(str(shards / "*.tar"), input=REPLACE))
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (held.st_ino, held.st_mtime_ns)
+    for made in (old, open_export(config.output.url)):
+        assert made.similarity.num_rows == len(weight) - 1
+
+
+def test_without_a_classifier_there_is_no_similarity(shards: Path, job: Job) -> None:
+    config = job(str(shards / "a.tar"), model={"head": "none", "classes": [*"abcdefg"]})
+    export(config)
+    assert not (Path(config.output.url) / "similarity.parquet").exists()
+    assert open_export(config.output.url).similarity.num_rows == 0
 
 
 def test_shards_that_are_only_not_named_stay(tmp_path: Path, shards: Path, job: Job) -> None:

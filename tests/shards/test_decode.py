@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import time
 import warnings
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_too_many_pixels_are_refused_from_the_header() -> None:
         warnings.simplefilter("error")
         with pytest.raises(DecodeError, match="more pixels than the allowed"):
             decoded(bomb)
+
+
+def test_a_run_of_filling_bytes_takes_no_time() -> None:
+    """40 kB of them took half a minute when each was tried as the beginning of all that follow."""
+    start = time.monotonic()
+    with pytest.raises(DecodeError):
+        decoded(b"\xff\xd8" + b"\xff" * 2**20 + b"\0")
+    assert time.monotonic() - start < 10
 
 
 @settings(max_examples=200, deadline=None)

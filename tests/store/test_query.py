@@ -19,7 +19,7 @@ from finer_ray.store.tables import SCHEMAS
 from tests.probe.exports import write_export
 
 LABELS = [0, 1, None, 1, 0]
-COUNTS = {"images": 5, "metrics": 0, "classes": 0, "failures": 2, "names": 2}
+COUNTS = {"images": 5, "metrics": 0, "classes": 0, "failures": 2, "similarity": 0, "names": 2}
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from finer_ray.cli import app
 from finer_ray.errors import ConfigError
 from finer_ray.metrics import similarity as module
 from finer_ray.metrics.similarity import most_similar, similarity_curve
-from finer_ray.studies.similarity import classifier_weights, similarity_table
+from finer_ray.store.similarity import similarity_table
+from finer_ray.studies.similarity import classifier_weights
 
 WEIGHT = torch.randn((23, 8), generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 62, 10, 10, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 10, 44
 # Of a row of an interval chart, and of its names.
 ROW, NAMES = 26, 96
 SERIES = 6

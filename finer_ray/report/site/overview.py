@@ -1,7 +1,6 @@
 """The overview: an export's counts, accuracy, failures, metrics with intervals, and charts, from all of its rows."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -10,23 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
-from torch import Tensor
 
-from finer_ray.config import parse_config
-from finer_ray.errors import ExportError, FinerRayError
 from finer_ray.metrics.bootstrap import paired_interval
-from finer_ray.metrics.similarity import similarity_curve
-from finer_ray.models import build_classifier
-from finer_ray.models.checkpoint import fingerprint, weights_file
-from finer_ray.models.head import read_probe
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
 from finer_ray.report.table import COLUMNS, HIGHER_IS_BETTER, Cell, compare, metric_values
 from finer_ray.store.export import Export
 
 # Lines of the table of confused pairs.
 PAIRS = 10
-# A model of more bytes is not loaded for the similarity curve alone.
-LARGEST = 2 * 2**30
 WORDS = {
     "deletion_auc": "deletion AUC",
     "insertion_auc": "insertion AUC",
@@ -113,25 +103,6 @@ def difference_charts(table: list[dict[str, Any]], maps: Sequence[str], baseline
     return charts
 
 
-def removal_chart(export: Export) -> Markup | None:
-    """The target's probability with 0, 5 and 10 % of the pixels removed, by map; None where drops were not measured."""
-    images = export.images.sort_by("row")
-    whole = pc.cast(images["probability"], pa.float64()).to_numpy()
-    lines = []
-    for name in export.manifest.layout.maps:
-        mine = export.metrics.filter(pc.equal(export.metrics["map"], name)).sort_by("row")
-        if mine.num_rows != len(whole):
-            return None
-        columns = [pc.cast(mine[f"probability_{share}"], pa.float64()).to_numpy() for share in ("05", "10")]
-        stacked = np.stack([whole, *columns], axis=1)
-        known = stacked[np.isfinite(stacked).all(1)]
-        if not len(known):
-            return None
-        bounds = np.array([paired_interval(column) for column in known.T])
-        lines.append(Series(name, np.array([0.0, 5.0, 10.0]), known.mean(0), bounds[:, 0], bounds[:, 1]))
-    return line_chart(lines, "% of pixels removed, most salient first", "probability of the target", zero=True)
-
-
 def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
     """Words and histogram of each metric but the pointing hit, which is yes or no."""
     values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
@@ -143,44 +114,14 @@ def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
     return found
 
 
-def similarity_chart(export: Export) -> Markup | str:
-    """The classifier's sorted similarity curve; where its weights are not at hand, the reason as a sentence.
-
-    Nothing is fetched: weights come from a file here, or a seed, and must have the fingerprint of what was exported.
-    """
-    try:
-        weight = _class_weights(export)
-    except (FinerRayError, OSError) as error:
-        return f"{error}: `finer-ray study similarity` draws the curve from a job's config or a probe's file."
-    curve = similarity_curve(weight)
-    mean, low, high = (part.numpy() for part in (curve.mean, curve.low, curve.high))
-    ranks = np.arange(1, len(mean) + 1, dtype=np.float64)
+def similarity_chart(export: Export) -> Markup | None:
+    """The classifier's sorted similarity curve; None where the export has no classifier."""
+    rank, mean, _, low, high = (pc.cast(column, pa.float64()).to_numpy() for column in export.similarity.columns)
+    if not len(rank):
+        return None
+    line = Series("mean over the classes", rank, mean, low, high)
     title = "cosine of classifier weights"
-    line = Series("mean over the classes", ranks, mean, low, high)
-    return line_chart([line], "rank of the other class (1: most similar)", title, log=len(mean) > 50)
-
-
-def _class_weights(export: Export) -> Tensor:
-    """Weights (C, E) of the classifier that was exported. Raises ExportError or ConfigError where they are not here."""
-    manifest = export.manifest
-    config = parse_config(manifest.config).model
-    if config.head == "none":
-        raise ExportError("The export has no classifier (model.head: none)")
-    if config.head not in ("native", "text") and not manifest.concepts:
-        # A probe's file tells without its backbone.
-        head, _ = read_probe(Path(config.head).expanduser())
-        found, weight = fingerprint(head.state_dict(), str(head.normalize), *manifest.classes), head.weight
-    else:
-        path = weights_file(config.weights)
-        if path is None and config.weights != "random":
-            raise ExportError("The classifier's weights are a pretrained tag, and a report fetches nothing")
-        if path is not None and path.stat().st_size > LARGEST:
-            raise ExportError("The classifier's file is too large to be loaded for a report")
-        classifier = build_classifier(config)
-        found, weight = classifier.head_fingerprint, classifier.class_weights()
-    if found != manifest.head_fingerprint:
-        raise ExportError("The classifier's file is no longer the one that was exported")
-    return weight
+    return line_chart([line], "rank of the other class (1: most similar)", title, log=len(rank) > 50)
 
 
 def sweep_charts(gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float) -> list[Markup]:

@@ -15,6 +15,7 @@ from finer_ray.errors import ExportError
 from finer_ray.report.site import overview
 from finer_ray.report.site.classes import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
+from finer_ray.report.site.curves import KINDS, curve_charts, image_curves, mean_curves
 from finer_ray.report.site.images import GAMMAS, Shown, main_map, show_images
 from finer_ray.report.site.sample import Sample, draw_sample
 from finer_ray.report.table import COLUMNS, baselines
@@ -125,7 +126,16 @@ class _Writer:
             headings = [
                 head for head, name in COLUMNS.items() if any(entry[name] is not None for entry in image.metrics)
             ]
-            self._page(where, "image.html", "../", image=image, before=around[0], after=around[1], headings=headings)
+            self._page(
+                where,
+                "image.html",
+                "../",
+                image=image,
+                before=around[0],
+                after=around[1],
+                headings=headings,
+                curves=curve_charts({kind: image_curves(image.metrics, kind) for kind in KINDS}),
+            )
             image.data.clear()
             shown.append(image)
         return shown
@@ -160,7 +170,7 @@ class _Writer:
             pairs=overview.confused_pairs(export),
             table=table,
             differences=overview.difference_charts(table, export.manifest.layout.maps, baselines(export)),
-            removal=overview.removal_chart(export),
+            curves=curve_charts({kind: mean_curves(export, kind) for kind in KINDS}),
             distributions=overview.distribution_charts(export),
             similarity=overview.similarity_chart(export),
             sweep=overview.sweep_charts(

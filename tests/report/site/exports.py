@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from finer_ray.config import parse_config
 from finer_ray.shards import Fields, ShardRef, Transform, index_shard
@@ -16,6 +17,7 @@ from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
 from finer_ray.store.parts import commit, publish, settle
+from finer_ray.store.similarity import write_similarity
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import photo, write_tar
@@ -38,11 +40,12 @@ class Made:
     regions: bool = True
     lacking: Sequence[int] = ()
     failures: Sequence[str] = ()
+    curves: Sequence[str] = ("deletion",)
+    steps: int = 4
     maps: Sequence[Any] = ("gradcam", "finer_gradcam")
     saliency: dict[str, Any] | None = None
     concepts: int = 0
-    model: dict[str, Any] | None = None
-    head_fingerprint: str = "h"
+    classifier: bool = True
     key: Callable[[int], str] = "k{}".format
 
 
@@ -53,7 +56,7 @@ def make(path: Path, **wanted: Any) -> Export:
     folder, total = Folder(str(path / "out")), made.images + len(made.failures)
     names = tuple(item if isinstance(item, str) else item["name"] for item in made.maps)
     saliency = {"maps": list(made.maps), "references": made.references, **(made.saliency or {})}
-    model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": list(SIZE), **(made.model or {})}
+    model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": list(SIZE)}
     config = parse_config(
         {"input": {"shards": shard.url}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
     )
@@ -62,11 +65,13 @@ def make(path: Path, **wanted: Any) -> Export:
         maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis,
         rows_per_unit=PER_UNIT, rows_per_chunk=4,
     )  # fmt: skip
+    weight = torch.from_numpy(random.standard_normal((len(made.classes), 5)) * made.classifier)
     manifest = Manifest(
         status="running", config=config.model_dump(mode="json"), config_fingerprint="c", model_fingerprint="m",
-        head_fingerprint=made.head_fingerprint, classes=list(made.classes), concepts=made.concepts,
+        head_fingerprint="h", classes=list(made.classes), concepts=made.concepts,
         transform=asdict(Transform(size=SIZE, resize="squash")), layout=layout,
-        shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)], tables={}, counts={}, versions={},
+        shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)], counts={}, versions={},
+        tables={"similarity": write_similarity(folder, weight)},
     )  # fmt: skip
     create_tensors(folder, layout, manifest.rows())
     for unit in range(-(-total // PER_UNIT)):
@@ -146,6 +151,8 @@ def _write(
         for name in layout.maps:
             known = {"localisation": float(random.random()), "relative_drop_05": float(random.standard_normal())}
             known |= {"probability_05": 0.4, "probability_10": 0.3, "region": "box"}
+            if not made.concepts:
+                known |= {f"{kind}_curve": random.random(made.steps + 1).tolist() for kind in made.curves}
             kind = targets[place] if lines[-1]["label"] is None else lines[-1]["label"]
             metrics.append({"row": row, "map": name, "class": kind, **(known if made.metrics else {})})
     bad = [

@@ -7,19 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import parse_config
 from finer_ray.errors import ExportError
-from finer_ray.models import build_classifier
-from finer_ray.models.checkpoint import fingerprint
-from finer_ray.models.head import LinearHead
 from finer_ray.report.site import write_report
 from finer_ray.report.site.charts import Series, line_chart
+from finer_ray.report.site.curves import image_curves, mean_curves
 from finer_ray.report.site.overview import accuracy, failures, similarity_chart
 from finer_ray.report.site.sample import PICKS, draw_sample
 from finer_ray.store.export import Export
@@ -201,19 +196,52 @@ def test_command_writes_into_the_export(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "report" / "classes").iterdir())) == 1
 
 
-def test_similarity_is_of_the_exported_classifier_alone(tmp_path: Path) -> None:
+def test_curves_are_the_tables_mean_with_its_interval(tmp_path: Path) -> None:
+    export = make(tmp_path, images=20, curves=["deletion", "insertion"], steps=4)
+    for kind in ("deletion", "insertion"):
+        found = mean_curves(export, kind)
+        assert [series.name for series in found] == ["gradcam", "finer_gradcam"]
+        for series in found:
+            lines = [line for line in export.metrics.to_pylist() if line["map"] == series.name]
+            stacked = np.array([line[f"{kind}_curve"] for line in lines])
+            margin = 1.96 * stacked.std(0, ddof=1) / 20**0.5
+            np.testing.assert_allclose(series.x, [0, 25, 50, 75, 100])
+            np.testing.assert_allclose(series.y, stacked.mean(0))
+            assert series.low is not None
+            assert series.high is not None
+            np.testing.assert_allclose(series.low, stacked.mean(0) - margin)
+            np.testing.assert_allclose(series.high, stacked.mean(0) + margin)
+    found = report(tmp_path, export)
+    for page in ("index.html", "images/7.html"):
+        assert "Deletion curve" in found[page].text
+        assert "Insertion curve" in found[page].text
+    mine = [line for line in export.metrics.to_pylist() if line["row"] == 7]
+    assert [series.y.tolist() for series in image_curves(mine, "deletion")] == [line["deletion_curve"] for line in mine]
+
+
+def test_curves_that_were_not_computed_are_not_drawn(tmp_path: Path) -> None:
+    found = report(tmp_path, make(tmp_path / "one", images=1))
+    assert "Deletion curve" in found["images/0.html"].text
+    assert "Insertion" not in found["index.html"].text + found["images/0.html"].text
+    found = report(tmp_path, make(tmp_path / "none", curves=()))
+    assert "Not measured (metrics.deletion)" in found["index.html"].text
+    assert "Deletion" not in found["images/0.html"].text
+
+
+def test_similarity_needs_no_weights(tmp_path: Path) -> None:
     export = make(tmp_path / "a")
-    assert "no longer the one that was exported" in similarity_chart(export)
-    true = build_classifier(parse_config(export.manifest.config).model).head_fingerprint
-    assert "<svg" in similarity_chart(make(tmp_path / "b", head_fingerprint=true))
-    # A probe's file tells alone, whatever its backbone is; a pretrained tag is not fetched.
-    weight = torch.randn(4, 8)
-    save_file({"weight": weight}, tmp_path / "probe.safetensors")
-    probe, names = LinearHead(weight, None), make(tmp_path / "c").manifest.classes
-    model = {"weights": "some_tag", "head": str(tmp_path / "probe.safetensors")}
-    found = make(tmp_path / "d", model=model, head_fingerprint=fingerprint(probe.state_dict(), "False", *names))
-    assert "<svg" in similarity_chart(found)
-    assert "a report fetches nothing" in similarity_chart(make(tmp_path / "e", model={"weights": "some_tag"}))
+    chart = similarity_chart(export)
+    assert chart is not None
+    points = re.search(r'polyline points="([^"]*)"', chart)
+    assert points is not None
+    # Three other classes, ever less similar: further down on the page.
+    levels = [float(point.split(",")[1]) for point in points.group(1).split()]
+    assert len(levels) == export.similarity.num_rows == 3
+    assert levels == sorted(levels)
+    none = make(tmp_path / "b", classifier=False)
+    assert none.similarity.num_rows == 0
+    assert similarity_chart(none) is None
+    assert "no classifier (model.head: none)" in report(tmp_path, none)["index.html"].text
 
 
 def test_accuracy_has_an_interval(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Photos of a loaded unit as pixels: those that the loader left encoded are decoded on the model's device."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from finer_ray.config import InputConfig
+from finer_ray.pipeline.columns import unpack_some
+from finer_ray.pipeline.feeding import Feeder
+from finer_ray.shards import DecodeError, Sample, Transform, decode
+from finer_ray.shards.device_jpeg import decode_batch
+
+
+class Photos:
+    """A unit's photos.
+
+    Args:
+        table: what `Loader` gives.
+        transform: the backbone's.
+        config: of the input.
+        feed: to the device, which decodes what is encoded.
+    """
+
+    def __init__(self, table: pa.Table, transform: Transform, config: InputConfig, feed: Feeder) -> None:
+        self._transform, self._config, self._feed = transform, config, feed
+        self._pixels, self._places = unpack_some(table["pixels"], np.uint8, (*transform.size, 3))
+        self._encoded = table["encoded"]
+        self._sizes = list(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True))
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, dict[int, DecodeError]]:
+        """The pixels of some rows whose `stage` is null.
+
+        Returns:
+            (m, h, w, 3) uint8 on the device, of those that can be decoded, in order; and by position among `rows`, what
+            is wrong with the others.
+        """
+        encoded = {
+            place: data for place, row in enumerate(rows) if (data := self._encoded[int(row)].as_py()) is not None
+        }
+        if not encoded:
+            return self._feed(self._pixels, self._places[rows]), {}
+        device = self._feed.device
+        loaded = [place for place in range(len(rows)) if place not in encoded]
+        batch = torch.empty((len(rows), *self._transform.size, 3), dtype=torch.uint8, device=device)
+        if loaded:
+            batch[loaded] = self._feed(self._pixels, self._places[rows[loaded]])
+        sizes = [self._sizes[rows[place]] for place in encoded]
+        pixels, failed = decode_batch([*encoded.values()], sizes, self._transform, device)
+        batch[[*encoded]] = pixels.permute(0, 2, 3, 1)
+        errors: dict[int, DecodeError] = {}
+        for place in np.array([*encoded])[failed].tolist():
+            try:
+                batch[place] = self._on_cpu(encoded[place]).to(device)
+            except DecodeError as error:
+                errors[place] = error
+        good = [place for place in range(len(rows)) if place not in errors]
+        return batch[good] if errors else batch, errors
+
+    def fault(self, row: int) -> DecodeError | None:
+        """What is wrong with a photo that nobody has decoded yet, found on the CPU."""
+        if (data := self._encoded[row].as_py()) is not None:
+            try:
+                self._on_cpu(data)
+            except DecodeError as error:
+                return error
+        return None
+
+    def _on_cpu(self, data: bytes) -> Tensor:
+        """A JPEG that the device refused, as the loader would have decoded it. Raises DecodeError."""
+        sample = Sample("", data)
+        config = self._config
+        decoded = decode(sample, self._transform, config.max_image_pixels, config.fast_jpeg, region=False)
+        return torch.from_numpy(decoded.image.copy())

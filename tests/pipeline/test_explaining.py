@@ -1,0 +1,219 @@
+"""The explaining actor: memory that does not do, processes that die, units side by side, and what never waits."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from finer_ray.config import Config
+from finer_ray.errors import WorkerError
+from finer_ray.models import build_classifier
+from finer_ray.models.split import Split
+from finer_ray.pipeline import explaining
+from finer_ray.pipeline import export as job_of
+from finer_ray.pipeline.export import export
+from finer_ray.pipeline.question import question_of
+from finer_ray.pipeline.results import answers
+from finer_ray.pipeline.scoring import Scorer
+from finer_ray.saliency import explain
+from finer_ray.store.export import Export, open_export
+from finer_ray.store.verify import verify_export
+from tests.conftest import write_tar
+from tests.pipeline.exports import many, same
+
+Job = Callable[..., Config]
+METRICS = {"deletion": True, "insertion": True, "drops": True, "steps": 2}
+
+
+def alike(a: Export, b: Export, tolerance: float) -> None:
+    """Maps, bases and metrics up to what another order of sums makes of them."""
+    assert a.images["key"].equals(b.images["key"])
+    assert a.images["target"].equals(b.images["target"])
+    rows = a.images["row"].to_pylist()
+    for name in a.manifest.layout.maps:
+        np.testing.assert_allclose(a.maps(rows, name), b.maps(rows, name), atol=tolerance)
+    for name in ("localisation", "deletion_auc", "insertion_auc", "relative_drop_10"):
+        mine, theirs = (of.metrics[name].to_numpy().astype(float) for of in (a, b))
+        np.testing.assert_allclose(mine, theirs, atol=tolerance)
+
+
+def too_large(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Make batches of more images than these fail as torch does; the sizes that were tried."""
+    tried: list[int] = []
+
+    def limited(model: Any, images: torch.Tensor, *rest: Any) -> Any:
+        tried.append(len(images))
+        if len(images) > most:
+            torch.empty(2**60, dtype=torch.uint8)
+        return explain(model, images, *rest)
+
+    monkeypatch.setattr(explaining, "explain", limited)
+    return tried
+
+
+def test_out_of_memory_halves_the_batch(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "a.tar", [*many(9), ("bad.jpg", b"no photo"), *many(3, 20)])
+    config = job(str(tar), metrics=METRICS, output={"url": str(tmp_path / "plain")}, compute={"batch_size": 8})
+    export(config)
+    tried = too_large(monkeypatch, 2)
+    halved = job(str(tar), metrics=METRICS, compute={"batch_size": 8})
+    export(halved)
+    # 8 fails, each 4 fails, and batches of 2 are made from then on.
+    assert tried[:7] == [8, 4, 2, 2, 4, 2, 2]
+    assert max(tried[7:]) == 2
+    assert verify_export(halved.output.url) == []
+    made = open_export(halved.output.url)
+    assert made.failures["key"].to_pylist() == ["bad"]
+    alike(made, open_export(config.output.url), 1e-5)
+
+
+def test_an_image_that_does_not_fit_alone_is_a_failure(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = write_tar(tmp_path / "a.tar", many(3))
+    too_large(monkeypatch, 0)
+    config = job(str(tar), input={"max_failures": 1.0})
+    export(config)
+    made = open_export(config.output.url)
+    assert made.images.num_rows == 0
+    assert {(line["stage"], line["error"]) for line in made.failures.to_pylist()} == {
+        ("model", "one image alone takes more memory than the device has")
+    }
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("a fault of the model")
+
+    monkeypatch.setattr(explaining, "explain", broken)
+    with pytest.raises(RuntimeError, match="a fault of the model"):
+        export(job(str(write_tar(tmp_path / "a.tar", many(3)))))
+
+
+@pytest.mark.slow
+def test_compiled_batches_have_one_size(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "a.tar", [*many(5), ("bad.jpg", b"no photo"), *many(4, 20)])
+    plain = job(str(tar), output={"url": str(tmp_path / "plain")})
+    export(plain)
+    tried = too_large(monkeypatch, 100)
+    config = job(str(tar), compute={"compile": "reduce-overhead", "batch_size": 4})
+    export(config)
+    assert set(tried) == {4}
+    alike(open_export(config.output.url), open_export(plain.output.url), 1e-4)
+
+
+class Waits(TorchDispatchMode):
+    """Collects operations whose result Python needs to go on: on a GPU they wait for all that it was given to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.name in (
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::equal",
+            "aten::masked_select",
+        ):
+            self.found.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+MAPS: list[Any] = [
+    "gradcam",
+    "finer_gradcam",
+    {"name": "max", "cam": "gradcam", "aggregation": "max_before_relu"},
+    {"name": "after", "cam": "layercam", "aggregation": "mean_after_relu", "weighting": "probability"},
+    {"name": "back", "cam": "gradcam", "reverse": True},
+    "finer_scorecam",
+]
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_vit", "timm:test_resnet", "clip"])
+def test_nothing_in_a_batch_waits_for_the_device(backbone: str, job: Job, clip: str) -> None:
+    model: dict[str, Any] = {"backbone": backbone}
+    if backbone == "clip":
+        model = {"backbone": clip, "head": "text", "classes": list("abcdefg")}
+    config = job("a.tar", model=model, metrics=METRICS, saliency={"maps": MAPS, "selection": [1, 2]})
+    classifier = build_classifier(config.model)
+    question, scorer = question_of(config, classifier), Scorer(config.metrics, classifier, torch.device("cpu"), 2**28)
+    images = torch.randn((2, 3, *classifier.transform.size))
+    region = torch.ones((2, *classifier.transform.size), dtype=torch.bool)
+    with Waits() as waits:
+        explanation = explain(classifier, images, question)
+        answers(explanation, classifier.class_count)
+        scorer(images, explanation, region)
+    assert waits.found == []
+    with waits:
+        bool(explanation.maps.sum() > 0)
+    assert waits.found == ["aten::_local_scalar_dense"]
+
+
+class Dying(Split):
+    """A split whose process loses its GPU, as often as a folder has no more than so many marks."""
+
+    def __init__(self, split: Split, marks: str, times: int) -> None:
+        super().__init__(split.encoder)
+        self.inner, self.marks, self.times = split, marks, times
+
+    def trunk(self, images: torch.Tensor) -> Any:
+        found = len(list(Path(self.marks).iterdir()))
+        if found < self.times:
+            (Path(self.marks) / str(found)).touch()
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return self.inner.trunk(images)
+
+    def tail(self, *given: Any) -> Any:
+        return self.inner.tail(*given)
+
+    def grid(self, activation: torch.Tensor) -> torch.Tensor:
+        return self.inner.grid(activation)
+
+
+def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int) -> None:
+    marks.mkdir()
+
+    def build(config: Any) -> Any:
+        classifier = build_classifier(config)
+        classifier.split = Dying(classifier.split, str(marks), times)
+        return classifier
+
+    monkeypatch.setattr(job_of, "build_classifier", build)
+
+
+@pytest.mark.slow
+def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that loses its GPU ends, and another repeats its units; two units at a time change nothing. Where
+    that does not help the job stops."""
+    tar = str(write_tar(tmp_path / "a.tar", many(40)))
+    plain = job(tar, output={"url": str(tmp_path / "plain")})
+    export(plain)
+    compute = {"runner": "ray", "units_per_actor": 2}
+    dying(monkeypatch, tmp_path / "once", 1)
+    config = job(tar, compute=compute)
+    assert export(config).images == 40
+    assert len(list((tmp_path / "once").iterdir())) == 1
+    assert verify_export(config.output.url) == []
+    same(open_export(config.output.url), open_export(plain.output.url))
+
+    # Ray repeats a call as often as this, and no oftener.
+    monkeypatch.setattr(job_of, "RETRIES", 0)
+    dying(monkeypatch, tmp_path / "always", 10**6)
+    with pytest.raises(WorkerError, match="died"):
+        export(job(tar, output={"url": str(tmp_path / "lost")}, compute=compute))
+
+
+def test_a_lost_gpu_in_this_process_is_an_error(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying(monkeypatch, tmp_path / "marks", 1)
+    tar = str(write_tar(tmp_path / "a.tar", many(4)))
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        export(job(tar))
+    export(job(tar))
+    assert open_export(job(tar).output.url).images.num_rows == 4
