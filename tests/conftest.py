@@ -43,15 +43,14 @@ def write_tar(path: Path, members: Members) -> Path:
     return path
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Config]:
-    """A config for a tiny random CNN, run in this process; sections are overridden key by key."""
+def jobs_in(folder: Path) -> Callable[..., Config]:
+    """Makes configs for a tiny random CNN, run in this process; sections are overridden key by key."""
 
     def make(shards: Any, **sections: dict[str, Any]) -> Config:
         tree: dict[str, Any] = {
             "input": {"shards": shards},
             "model": {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64},
-            "output": {"url": str(tmp_path / "out"), "rows_per_unit": 8, "rows_per_chunk": 4},
+            "output": {"url": str(folder / "out"), "rows_per_unit": 8, "rows_per_chunk": 4},
             "compute": {"runner": "inline"},
         }
         for name, values in sections.items():
@@ -59,6 +58,12 @@ def job(tmp_path: Path) -> Callable[..., Config]:
         return parse_config(tree)
 
     return make
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Config]:
+    """Makes configs whose exports go to the test's own folder."""
+    return jobs_in(tmp_path)
 
 
 CLIP = {

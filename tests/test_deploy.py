@@ -1,18 +1,13 @@
 """deploy/: the files hold together, and what they start exists and does what they say."""
 
 import ast
-import io
 import re
-import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import yaml
@@ -23,6 +18,7 @@ from finer_ray.store.export import open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.lease import hold
 from tests.conftest import write_tar
+from tests.jobs import run
 from tests.pipeline.exports import many
 
 ROOT = Path(__file__).parents[1]
@@ -94,30 +90,10 @@ def nightly(tmp_path: Path, job: Callable[..., Config]) -> Path:
     return file
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str) -> Done:
-    """The job, in this process: starting Python with torch nine times would take a minute."""
-    said, complained = io.StringIO(), io.StringIO()
-    code: object = 0
-    with redirect_stdout(said), redirect_stderr(complained), mock.patch.object(sys, "argv", [str(JOB), *arguments]):
-        try:
-            runpy.run_path(str(JOB), run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-    assert isinstance(code, int)
-    return Done(code, said.getvalue(), complained.getvalue())
-
-
 @pytest.mark.slow
 def test_two_nights_and_what_a_scheduler_is_told(nightly: Path, tmp_path: Path) -> None:
     for date, new in (("2026-11-23", 10), ("2026-11-24", 6), ("2026-11-24", 0)):
-        done = run("--config", str(nightly), "--date", date)
+        done = run(JOB, "--config", str(nightly), "--date", date)
         assert done.returncode == 0, done.stderr
         assert f"{new} new" in done.stdout
     # And once as a scheduler does it.
@@ -126,13 +102,13 @@ def test_two_nights_and_what_a_scheduler_is_told(nightly: Path, tmp_path: Path) 
     made = open_export(str(tmp_path / "out"))
     assert made.images.num_rows == 16
     codes = {
-        ConfigError: run("--config", str(nightly), "--set", "saliency.gamma=much"),
-        InputError: run("--config", str(nightly), "--date", "2026-11-25"),
-        ExportError: run("--config", str(nightly), "--date", "2026-11-24", "--set", "saliency.gamma=2.0"),
+        ConfigError: run(JOB, "--config", str(nightly), "--set", "saliency.gamma=much"),
+        InputError: run(JOB, "--config", str(nightly), "--date", "2026-11-25"),
+        ExportError: run(JOB, "--config", str(nightly), "--date", "2026-11-24", "--set", "saliency.gamma=2.0"),
     }
     with hold(Folder(str(tmp_path / "out")), 60):
-        codes[LeaseError] = run("--config", str(nightly), "--date", "2026-11-23")
-    codes[StoreError] = run("--config", str(nightly), "--date", "2026-11-23", "--set", "output.url=/proc/none")
+        codes[LeaseError] = run(JOB, "--config", str(nightly), "--date", "2026-11-23")
+    codes[StoreError] = run(JOB, "--config", str(nightly), "--date", "2026-11-23", "--set", "output.url=/proc/none")
     for kind, done in codes.items():
         assert done.returncode == kind.exit_code, (kind, done.stderr)
         assert "error: " in done.stderr, done.stderr
@@ -143,6 +119,6 @@ def test_two_nights_and_what_a_scheduler_is_told(nightly: Path, tmp_path: Path) 
 
 
 def test_the_date_is_a_date(nightly: Path) -> None:
-    done = run("--config", str(nightly), "--date", "../../etc")
+    done = run(JOB, "--config", str(nightly), "--date", "../../etc")
     assert done.returncode == 2
     assert "--date" in done.stderr

@@ -1,10 +1,14 @@
-"""What two exports must agree in."""
+"""What two exports must agree in; and exports that take their time."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from finer_ray.pipeline import export as exporting
+from finer_ray.pipeline.explaining import Explainer
 from finer_ray.store.export import Export
 from tests.conftest import Members, sample
 
@@ -39,3 +43,25 @@ def by_key(export: Export) -> dict[str, Any]:
 def rows_of(table: pa.Table) -> set[int]:
     """Rows that a table has lines of."""
     return set(table["row"].to_pylist())
+
+
+def slow_down(gate: str = "") -> type[Explainer]:
+    """From now on the export's actors sleep for each unit: units wait for them, and there is a middle to be killed in.
+
+    Args:
+        gate: a file that all of them wait for.
+
+    Returns:
+        the class of the actors, which a test puts back.
+    """
+    fast = exporting.Explainer
+
+    class Slow(Explainer):
+        def __call__(self, table: pa.Table) -> pa.Table:
+            time.sleep(0.4)
+            while gate and not Path(gate).exists():
+                time.sleep(0.1)
+            return super().__call__(table)
+
+    exporting.Explainer = Slow  # type: ignore[misc]
+    return fast

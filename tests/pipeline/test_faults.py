@@ -12,8 +12,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,13 +23,13 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from finer_ray.config import Config
-from finer_ray.pipeline.cluster import connected
+from finer_ray.pipeline import export as exporting
 from finer_ray.pipeline.export import export
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.verify import verify_export
-from tests.conftest import write_tar
-from tests.pipeline.exports import many, same
+from tests.conftest import jobs_in, write_tar
+from tests.pipeline.exports import many, same, slow_down
 from tests.s3 import served
 
 pytestmark = pytest.mark.slow
@@ -36,41 +37,93 @@ Job = Callable[..., Config]
 # A driver takes half a minute to start and be killed; set the variable for more of them.
 KILLS = int(os.environ.get("FINER_RAY_KILLS", "1"))
 STAGES = {"actor": "ray::MapWorker", "reader": "ray::ReadUnits", "writer": "ray::MapBatches(write)"}
+EXPORT = """
+from finer_ray.cli import main
+from tests.pipeline.exports import slow_down
+slow_down()
+main()
+"""
+# An actor takes more than half of a node of three CPUs, so that two are on two nodes; a CPU of each is left to read.
+SHARES = {"runner": "ray", "cpus_per_actor": 2.0}
 
 
-@pytest.fixture(scope="module", params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where exports go."""
-    if request.param == "local":
-        yield str(tmp_path_factory.mktemp("faults"))
-        return
+@pytest.fixture(scope="module")
+def s3() -> Iterator[None]:
     with served():
-        yield "s3://bucket/faults"
+        yield
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, s3: None) -> str:
+    """Where exports go."""
+    return str(tmp_path) if request.param == "local" else "s3://bucket/faults"
+
+
+class Nodes:
+    """A cluster of two nodes, of which one can be lost."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+        ray.init(address=self._cluster.address, log_to_driver=False)
+        self._second: Any = None
+
+    def complete(self) -> None:
+        """Start the second node where it is missing; Ray does so in the main thread alone."""
+        self._second = self._second or self._cluster.add_node(num_cpus=3)
+
+    def lose(self) -> None:
+        """Kill the second node and all that runs there."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+        self._second = None
+
+    def close(self) -> None:
+        """End all of it."""
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: None) -> Iterator[Nodes]:
+    """Begins after the server, so that its workers know the server's address."""
+    with closing(Nodes()) as nodes:
+        yield nodes
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> str:
-    write_tar(tmp_path / "a.tar", many(150))
-    write_tar(tmp_path / "b.tar", [*many(89, 200), ("bad.jpg", b"no photo")])
-    return str(tmp_path / "*.tar")
+def nodes(cluster: Nodes) -> Nodes:
+    """The cluster, with both of its nodes."""
+    cluster.complete()
+    return cluster
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path, shards: str, job: Job) -> Export:
-    config = job(shards, output={"url": str(tmp_path / "undisturbed")}, metrics=METRICS)
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("faults")
+    write_tar(folder / "a.tar", many(96))
+    write_tar(folder / "b.tar", [*many(63, 200), ("bad.jpg", b"no photo")])
+    return str(folder / "*.tar")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: str) -> Export:
+    config = jobs_in(tmp_path_factory.mktemp("undisturbed"))(shards)
     export(config)
     return open_export(config.output.url)
 
 
-# So that a unit takes long enough to be killed in.
-METRICS = {"deletion": True, "steps": 10}
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """Actors that this process starts are slow, and do nothing before there is this file."""
+    fast = slow_down(str(tmp_path / "gate"))
+    yield tmp_path / "gate"
+    exporting.Explainer = fast  # type: ignore[misc]
 
 
 def check(config: Config, undisturbed: Export) -> None:
     assert verify_export(config.output.url) == []
     made = open_export(config.output.url)
     same(made, undisturbed)
-    assert made.images.num_rows == 239
+    assert made.images.num_rows == 159
     assert made.failures["key"].to_pylist() == ["bad"]
 
 
@@ -82,10 +135,10 @@ def test_a_driver_killed_at_random_moments(
     tmp_path: Path, place: str, shards: str, job: Job, undisturbed: Export
 ) -> None:
     """The same command again and again, until it ends; its whole process group dies each time."""
-    config = job(shards, output={"url": f"{place}/driver"}, metrics=METRICS, compute={"runner": "ray"})
+    config = job(shards, output={"url": f"{place}/driver"}, compute={"runner": "ray"})
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-c", "from finer_ray.cli import main; main()", "export", str(file)]
+    command = [sys.executable, "-c", EXPORT, "export", str(file)]
     dice = random.Random(place)
     for killed in range(KILLS):
         before = commits(config)
@@ -95,15 +148,15 @@ def test_a_driver_killed_at_random_moments(
             while driver.poll() is None and time.monotonic() < deadline:
                 if commits(config) > before + (2 if killed == 0 else 0):
                     break
-                time.sleep(0.05)
+                time.sleep(0.2)
             time.sleep(dice.uniform(0, 0.5))
             end(driver.pid)
         assert Folder(config.output.url).read("export.json") is None, "the driver was to be killed half-way"
     done = commits(config)
-    assert 2 < done < 31
+    assert 2 < done < 20
     # Whoever goes on need not be Ray.
     inline = config.model_copy(update={"compute": config.compute.model_copy(update={"runner": "inline"})})
-    assert export(inline).new <= 240 - 2 * done
+    assert export(inline).new <= 160 - 2 * done
     check(config, undisturbed)
 
 
@@ -153,47 +206,65 @@ def killing(names: dict[str, str], seconds: tuple[float, float], most: int) -> I
         thread.join()
 
 
-def test_workers_and_actors_killed_at_random_moments(place: str, shards: str, job: Job, undisturbed: Export) -> None:
-    config = job(shards, output={"url": f"{place}/workers"}, metrics=METRICS, compute={"runner": "ray"})
-    with connected(), killing(STAGES, (0.05, 0.4), 2) as killed:
+@contextmanager
+def watching(look: Callable[[list[int]], None]) -> Iterator[list[int]]:
+    """Call something with the parents (raylets) of the living actors, again and again as long as the context lasts.
+
+    Yields:
+        how many actors there were each time.
+    """
+    counts: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            parents = [process.ppid() for process in of_ours(STAGES["actor"])]
+            counts.append(len(parents))
+            look(parents)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("nodes")
+def test_workers_and_actors_killed_at_random_moments(
+    place: str, shards: str, job: Job, gate: Path, undisturbed: Export
+) -> None:
+    """And, whatever room there is for more, no second actor beside the one of `actors_max`."""
+    config = job(shards, output={"url": f"{place}/workers"}, compute={**SHARES, "actors_max": 1})
+    gate.touch()
+    with watching(lambda _: None) as actors, killing(STAGES, (0.05, 0.4), 2) as killed:
         summary = export(config)
     assert killed["actor"] >= 1
     assert sum(killed.values()) >= 3
-    assert summary.new == 240
+    assert summary.new == 160
+    assert max(actors) == 1
     check(config, undisturbed)
 
 
-def test_two_nodes_share_the_work_and_one_is_lost(tmp_path: Path, shards: str, job: Job, undisturbed: Export) -> None:
-    config = job(
-        shards,
-        metrics=METRICS,
-        compute={"runner": "ray", "actors_min": 2, "actors_max": 2, "cpus_per_actor": 2.0, "decode_cpus": 0.5},
-    )
-    # An actor takes more than half of a node, so that each gets one.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=3)
-    ray.init(address=cluster.address, log_to_driver=False)
-    seen: list[set[int]] = []
-    lost = threading.Event()
+def test_the_pool_grows_over_two_nodes_and_one_is_lost(
+    place: str, shards: str, job: Job, nodes: Nodes, gate: Path, undisturbed: Export
+) -> None:
+    """One actor at first; as units wait for it, a second on the other node; then that node is killed."""
+    config = job(shards, output={"url": f"{place}/nodes"}, compute={**SHARES, "actors_min": 1, "actors_max": 2})
+    begun, lost = time.monotonic(), []
 
-    def lose() -> None:
-        while not lost.is_set():
-            seen.append({process.ppid() for process in of_ours(STAGES["actor"])})
-            if commits(config) >= 4 and len(seen[-1]) > 1:
-                cluster.remove_node(second, allow_graceful=False)
-                lost.set()
-                cluster.add_node(num_cpus=3)
-            time.sleep(0.1)
+    def lose(parents: list[int]) -> None:
+        if len(set(parents)) > 1 or time.monotonic() > begun + 240:
+            gate.touch()
+        if not lost and len(set(parents)) > 1 and commits(config) >= 4:
+            nodes.lose()
+            lost.append(commits(config))
 
-    thread = threading.Thread(target=lose)
-    thread.start()
-    try:
+    with watching(lose) as actors:
         export(config)
-        assert lost.is_set(), "the node was to be lost half-way"
-    finally:
-        lost.set()
-        thread.join()
-        ray.shutdown()
-        cluster.shutdown()
-    assert max(map(len, seen)) == 2
+    assert next(filter(None, actors)) == 1
+    assert max(actors) == 2
+    assert lost, "the node was to be lost half-way"
+    assert lost[0] < 20
     check(config, undisturbed)

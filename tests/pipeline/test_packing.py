@@ -27,10 +27,12 @@ from finer_ray.shards import Fields, Sample, find_shards, index_shard, read_unit
 from finer_ray.store.export import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo
+from tests.jobs import run
 from tests.shards.datasets import trees
 from tests.shards.datasets.trees import put
 
 pytestmark = pytest.mark.slow
+JOB = Path(__file__).parents[2] / "jobs" / "pack_shards.py"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,11 +120,11 @@ def test_goes_on_after_a_lost_and_a_damaged_shard(packing: Packing) -> None:
 
 
 def test_killed_at_any_time_and_run_again(packing: Packing, tmp_path: Path) -> None:
-    for image in range(7, 400):
+    for image in range(7, 200):
         put(tmp_path / f"in/CUB_200_2011/images/{trees.CUB_CLASSES[0]}/{image}.jpg", photo(image % 5, (300, 200)))
     base = tmp_path / "in/CUB_200_2011"
     with (base / "images.txt").open("a") as images, (base / "image_class_labels.txt").open("a") as labels:
-        for image in range(7, 400):
+        for image in range(7, 200):
             images.write(f"{image} {trees.CUB_CLASSES[0]}/{image}.jpg\n")
             labels.write(f"{image} 1\n")
     code = f"from finer_ray.pipeline.packing import *; pack({packing!r})"
@@ -231,12 +233,14 @@ def test_the_command_and_the_job(packing: Packing, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["pack", *options, "--to", packing.to, "--split", "test"])
     assert result.exit_code == 0, result.output
     assert "test: 3 images in 2 shards" in result.output
-    job = [sys.executable, "jobs/pack_shards.py", *options, "--to", str(tmp_path / "job"), "--split", "test"]
-    done = subprocess.run(job, capture_output=True, text=True, check=False, env=alone())
+    arguments = [*options, "--to", str(tmp_path / "job"), "--split", "test"]
+    done = run(JOB, *arguments)
     assert done.returncode == 0, done.stderr
     assert "test: 3 images in 2 shards" in done.stdout
     assert contents(packing.to) == contents(str(tmp_path / "job"))
-    failed = subprocess.run([*job, "--label", "families"], capture_output=True, text=True, check=False)
+    # And once as a process of its own.
+    command = [sys.executable, str(JOB), *arguments, "--label", "families"]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert "error: --label: 'families' is none of species" in failed.stderr
 

@@ -34,6 +34,13 @@ def s3() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def cluster(s3: Server) -> Iterator[None]:
+    """Ray, begun after the server, so that its workers know the server's address."""
+    with connected():
+        yield
+
+
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
@@ -80,6 +87,7 @@ def test_every_store_gives_the_same_export(
     assert Folder(config.output.url).names("lease", ".json") == []
 
 
+@pytest.mark.usefixtures("cluster")
 def test_ray_from_and_to_s3_while_the_server_fails(
     tmp_path: Path, shards: Path, job: Job, s3: Server, local: Any
 ) -> None:
@@ -87,7 +95,7 @@ def test_ray_from_and_to_s3_while_the_server_fails(
     url = place("s3", tmp_path)
     put(shards, f"{url}/in")
     config = job(f"{url}/in/*.tar", output={"url": f"{url}/out"}, compute={"runner": "ray"})
-    with connected(), s3.failing(0.1, "InternalError", "SlowDown", "hang"):
+    with s3.failing(0.1, "InternalError", "SlowDown", "hang"):
         before = s3.failed
         summary = export(config)
     assert s3.failed > before + 10
@@ -150,6 +158,7 @@ def test_a_second_run_on_s3_is_refused(tmp_path: Path, shards: Path, job: Job, s
     assert verify_export(config.output.url) == []
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards: Path, job: Job, local: Any) -> None:
     """A real one: a file system of its own, of two megabytes."""
     disk = tmp_path / "disk"
@@ -163,12 +172,11 @@ def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards:
         config = job(str(shards / "*.tar"), output={"url": str(disk / "out")}, compute={"runner": "ray"})
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(2**21 - 200 * 2**10))
-        with connected(), pytest.raises(StoreError, match=r"cannot write .*No space left.*make room"):
+        with pytest.raises(StoreError, match=r"cannot write .*No space left.*make room"):
             export(config)
         ballast.unlink()
         commits = len(list((disk / "out" / "parts" / "images").glob("*.parquet")))
-        with connected():
-            summary = export(config)
+        summary = export(config)
         assert commits
         assert summary.new < 30
         assert verify_export(config.output.url) == []

@@ -290,6 +290,9 @@ def test_half_precision_gives_float32_results_close_to_it(name: str, precision: 
 @pytest.mark.parametrize("name", ["vit", "vit-avg", "resnet"])
 def test_compiled_models(name: str) -> None:
     model = copy.deepcopy(build(name)).float()
+    if hasattr(model.split.encoder, "blocks"):
+        # All blocks are alike, and the compiler takes its time for each.
+        model.split.encoder.blocks = model.split.encoder.blocks[-3:]
     x = images(model, 2).float()
     plain = explain(model, x, Question(GRADS))
     model.split.trunk = torch.compile(model.split.trunk)  # type: ignore[method-assign]
