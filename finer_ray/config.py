@@ -373,7 +373,9 @@ class ComputeConfig(Section):
         0.8, description="share of a GPU's memory that all its actors together may take, for batch_size: auto"
     )
     units_per_actor: Positive | None = Field(
-        None, description="units that an actor explains at a time, so that a GPU never waits; null: 2 on GPUs, else 1"
+        None,
+        description="units that an actor explains at a time, so that a GPU never waits; null: 2 on GPUs, 1 on CPUs and "
+        "with CUDA graphs",
     )
     patience: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
         120.0, description="seconds for which a store that fails in passing (timeouts, 500, 503) is tried again"

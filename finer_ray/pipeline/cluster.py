@@ -180,7 +180,8 @@ def _shares(compute: ComputeConfig, total: dict[str, float]) -> Resources:
     if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):
         most = compute.actors_max or max(compute.actors_min, int(gpus / compute.gpus_per_actor), 1)
         share, threads = ("cuda", compute.gpus_per_actor, compute.cpus_per_actor), None
-        units = compute.units_per_actor or UNITS_PER_GPU_ACTOR
+        # CUDA graphs are captured and run by one thread.
+        units = compute.units_per_actor or (1 if isinstance(compute.compile, str) else UNITS_PER_GPU_ACTOR)
         return Resources(*share, threads, units, compute.actors_min, most, decoders, WRITERS_PER_GPU * most)
     most = compute.actors_max or max(compute.actors_min, cpus // 2)
     threads = compute.threads_per_actor or max(1, cpus // most)

@@ -103,7 +103,7 @@ class Explainer:
         _take_over(before, results, unit.labels)
         return results.table()
 
-    def _begin(self, unit: "Unit", rows: Rows, results: Results) -> list["Begun"]:
+    def _begin(self, unit: "LoadedUnit", rows: Rows, results: Results) -> list["Begun"]:
         """Give a batch to the device; where it does not fit its memory, halves of it."""
         try:
             return self._batch(unit, rows, results)
@@ -114,7 +114,7 @@ class Explainer:
         if len(rows) == 1:
             results.fail(int(rows[0]), "model", "one image alone takes more memory than the device has")
             return []
-        self._make_do_with(len(rows) // 2)
+        self._make_do_with(-(-len(rows) // 2))
         return [one for half in np.array_split(rows, 2) for one in self._begin(unit, half, results)]
 
     def _make_do_with(self, size: int) -> None:
@@ -125,7 +125,7 @@ class Explainer:
         self._scorer.memory = max(1, self._scorer.memory // 2)
         self._question = replace(self._question, memory=self._scorer.memory)
 
-    def _batch(self, unit: "Unit", rows: Rows, results: Results) -> list["Begun"]:
+    def _batch(self, unit: "LoadedUnit", rows: Rows, results: Results) -> list["Begun"]:
         """A batch, or none where no photo of it can be decoded."""
         pixels, errors = unit.photos.take(rows)
         for position, error in errors.items():
@@ -136,7 +136,7 @@ class Explainer:
         filled = rows
         if self._config.compute.compile:
             # Batches of one size, filled up with an image more than once: each size is compiled for by itself.
-            filled = np.concatenate([rows, np.repeat(rows[-1:], self._size - len(rows))])
+            filled = np.concatenate([rows, np.repeat(rows[-1:], max(0, self._size - len(rows)))])
             pixels = torch.cat([pixels, pixels[-1:].expand(len(filled) - len(rows), -1, -1, -1)])
         images = self._images(pixels)
         region = None if unit.regions is None else self._regions(unit.regions[filled])
@@ -166,14 +166,14 @@ class Explainer:
         with autocast(self._device, self._config.compute.precision):
             self._scorer(images, explain(self._model, images, self._question), region)
 
-    def _unit(self, results: Results) -> "Unit":
+    def _unit(self, results: Results) -> "LoadedUnit":
         """A unit's arrays and annotations; rows in which annotations fail are marked."""
         source = results.source
         height, width = self._model.transform.size
         photos = Photos(source, self._model.transform, self._config.input, self._feed)
         bits = -(-height * width // 8)
         regions = unpack(source["region"], np.uint8, (bits,)) if "region" in source.column_names else None
-        unit = Unit(photos, regions, [], [], [])
+        unit = LoadedUnit(photos, regions, [], [], [])
         columns = (source[name].to_pylist() for name in ("label", "concept", "base"))
         for row, (text, concept, base) in enumerate(zip(*columns, strict=True)):
             label = target = reference = None
@@ -207,7 +207,7 @@ class Explainer:
 
 
 @dataclass(frozen=True)
-class Unit:
+class LoadedUnit:
     """A unit's images and annotations, by row.
 
     Attributes:

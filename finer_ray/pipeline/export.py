@@ -174,10 +174,15 @@ def _pipeline(
             batch_size=None,
             batch_format="pyarrow",
             fn_constructor_args=(model, config, layout, share),
-            compute=ActorPoolStrategy(min_size=share.actors_min, max_size=share.actors_max),
+            compute=ActorPoolStrategy(
+                min_size=share.actors_min,
+                max_size=share.actors_max,
+                max_concurrent_calls_per_actor=share.units,
+                # Else Ray has the calls wait for each other.
+                enable_true_multi_threading=share.units > 1,
+            ),
             num_cpus=share.cpus,
             num_gpus=share.gpus,
-            max_concurrency=share.units,
             max_task_retries=RETRIES,
         )
         .map_batches(

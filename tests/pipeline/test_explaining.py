@@ -1,6 +1,8 @@
 """The explaining actor: memory that does not do, processes that die, units side by side, and what never waits."""
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +64,27 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, job: Job, monkeypatch: p
     tried = too_large(monkeypatch, 2)
     halved = job(str(tar), metrics=METRICS, compute={"batch_size": 8})
     export(halved)
-    # 8 fails, each 4 fails, and batches of 2 are made from then on.
+    # 8 fails, both 4 fail, and batches of 2 are made from then on.
     assert tried[:7] == [8, 4, 2, 2, 4, 2, 2]
     assert max(tried[7:]) == 2
     assert verify_export(halved.output.url) == []
     made = open_export(halved.output.url)
     assert made.failures["key"].to_pylist() == ["bad"]
     alike(made, open_export(config.output.url), 1e-5)
+
+
+@pytest.mark.parametrize("batch", [5, 7])
+def test_halves_of_odd_batches_are_filled_up_too(
+    batch: int, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where batches have one size because they are compiled for."""
+    tar = write_tar(tmp_path / "a.tar", many(8))
+    tried = too_large(monkeypatch, 2)
+    monkeypatch.setattr(explaining, "compiled", lambda trunk, mode: trunk)
+    config = job(str(tar), compute={"batch_size": batch, "compile": True})
+    export(config)
+    assert set(tried) == {batch, -(-batch // 2), 2}
+    assert verify_export(config.output.url) == []
 
 
 def test_an_image_that_does_not_fit_alone_is_a_failure(
@@ -156,18 +172,34 @@ def test_nothing_in_a_batch_waits_for_the_device(backbone: str, job: Job, clip: 
     assert waits.found == ["aten::_local_scalar_dense"]
 
 
-class Dying(Split):
-    """A split whose process loses its GPU, as often as a folder has no more than so many marks."""
+# Of an actor's process: where the first calls of its two threads wait for each other.
+MEETING, MET = threading.Barrier(2), threading.local()
 
-    def __init__(self, split: Split, marks: str, times: int) -> None:
+
+class Dying(Split):
+    """A split whose process loses its GPU, as often as a folder has no more than so many marks.
+
+    Args:
+        split: that does the work.
+        marks: the folder.
+        times: how many.
+        met: a file that is made when two threads are in here at a time; the first call of each waits for the other.
+    """
+
+    def __init__(self, split: Split, marks: str, times: int, met: str | None) -> None:
         super().__init__(split.encoder)
-        self.inner, self.marks, self.times = split, marks, times
+        self.inner, self.marks, self.times, self.met = split, marks, times, met
 
     def trunk(self, images: torch.Tensor) -> Any:
         found = len(list(Path(self.marks).iterdir()))
         if found < self.times:
             (Path(self.marks) / str(found)).touch()
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if self.met and not hasattr(MET, "before"):
+            MET.before = True
+            with suppress(threading.BrokenBarrierError):
+                MEETING.wait(60)
+                Path(self.met).touch()
         return self.inner.trunk(images)
 
     def tail(self, *given: Any) -> Any:
@@ -177,12 +209,12 @@ class Dying(Split):
         return self.inner.grid(activation)
 
 
-def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int) -> None:
+def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int, met: Path | None = None) -> None:
     marks.mkdir()
 
     def build(config: Any) -> Any:
         classifier = build_classifier(config)
-        classifier.split = Dying(classifier.split, str(marks), times)
+        classifier.split = Dying(classifier.split, str(marks), times, met and str(met))
         return classifier
 
     monkeypatch.setattr(job_of, "build_classifier", build)
@@ -196,10 +228,11 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
     plain = job(tar, output={"url": str(tmp_path / "plain")})
     export(plain)
     compute = {"runner": "ray", "units_per_actor": 2}
-    dying(monkeypatch, tmp_path / "once", 1)
+    dying(monkeypatch, tmp_path / "once", 1, tmp_path / "met")
     config = job(tar, compute=compute)
     assert export(config).images == 40
     assert len(list((tmp_path / "once").iterdir())) == 1
+    assert (tmp_path / "met").exists()
     assert verify_export(config.output.url) == []
     same(open_export(config.output.url), open_export(plain.output.url))
 
