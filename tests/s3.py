@@ -30,7 +30,7 @@ class Server:
 
     Attributes:
         share: of requests that fail, 0 to 1.
-        kinds: how they fail: InternalError (500), SlowDown (503), AccessDenied (403), hang (a second without answer).
+        kinds: how they fail: InternalError (500), SlowDown (503), AccessDenied (403), hang (a while without answer).
         applies: to which requests, by method and path.
         requests, failed: how many there were.
     """
@@ -68,7 +68,7 @@ class Server:
             kind = self._random.choice(self.kinds)
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             if kind == "hang":
-                time.sleep(1.0)
+                time.sleep(0.3)
                 kind = "InternalError"
             body = ERROR.format(code=kind).encode()
             start(STATUS[kind], [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])

@@ -91,8 +91,10 @@ def cluster(s3: None) -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(cluster: Nodes) -> Nodes:
-    """The cluster, with both of its nodes."""
+    """The cluster, with both of its nodes, and no actor of the test before."""
     cluster.complete()
+    while of_ours(STAGES["actor"]):
+        time.sleep(0.1)
     return cluster
 
 

@@ -91,7 +91,7 @@ def test_every_store_gives_the_same_export(
 def test_ray_from_and_to_s3_while_the_server_fails(
     tmp_path: Path, shards: Path, job: Job, s3: Server, local: Any
 ) -> None:
-    """A tenth of all requests fail: errors of 500 and 503, and answers that take a second."""
+    """A tenth of all requests fail: errors of 500 and 503, some only after a while."""
     url = place("s3", tmp_path)
     put(shards, f"{url}/in")
     config = job(f"{url}/in/*.tar", output={"url": f"{url}/out"}, compute={"runner": "ray"})
