@@ -47,7 +47,7 @@ class StoreError(FinerRayError):
 
 
 class WorkerError(FinerRayError):
-    """Processes of the cluster die, again and again at the same work. What is committed is kept."""
+    """Processes of the cluster die, and to repeat their work does not help. What is committed is kept."""
 
     exit_code = 7
 

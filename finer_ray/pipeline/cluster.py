@@ -100,7 +100,7 @@ def plain_errors() -> Iterator[None]:
     """Raise the FinerRayError that a task raised as itself, whatever Ray has wrapped around it.
 
     Raises:
-        WorkerError: processes died, more often than Ray repeats their work.
+        WorkerError: processes died, and Ray does not repeat their work.
     """
     try:
         yield
@@ -108,7 +108,7 @@ def plain_errors() -> Iterator[None]:
         known = _known_cause(error)
         if known is None and isinstance(error, DIED):
             known = WorkerError(
-                "a process of the cluster died again and again at the same work; what is done is kept. Its last words "
+                "a process of the cluster died, and Ray cannot repeat its work; what is done is kept. Its last words "
                 "are in Ray's logs (on its node: /tmp/ray/session_latest/logs, files worker-*.out and *.err); a lost "
                 "GPU, memory that ran out and a crash in a library end a process so. "
                 f"Ray says: {str(error).strip().partition(chr(10))[0]}"

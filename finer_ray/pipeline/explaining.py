@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finer_ray.config import Config
+from finer_ray.errors import WorkerError
 from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
 from finer_ray.pipeline.cluster import Resources
@@ -33,11 +34,12 @@ from finer_ray.pipeline.question import TargetError, Targets, question_of
 from finer_ray.pipeline.results import Results, answers
 from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import explain
+from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 
 Rows = NDArray[np.intp]
-# Exit code of a process that has lost its GPU.
-LOST = 75
+# Exit code of a process that has lost its GPU; and how many a unit may end.
+LOST, LOSSES = 75, 3
 
 
 class Explainer:
@@ -86,9 +88,29 @@ class Explainer:
         except Exception as error:
             if not (self._on_ray and is_lost(error)):
                 raise
-            print(f"the GPU is lost to this process, which ends; the unit is repeated by another: {error}", flush=True)
-            # Ray starts an actor whose process has died anew, and repeats its calls; it does not after an exception.
-            os._exit(LOST)
+            self._end(table["unit"][0].as_py(), error)
+            raise
+
+    def _end(self, unit: int, error: Exception) -> None:
+        """End this process, which has lost its GPU: Ray starts an actor that has died anew, and repeats its units,
+        however often. So what happens again and again at a unit is counted here.
+
+        Raises:
+            WorkerError: the unit has ended more than LOSSES processes.
+        """
+        folder = Folder(self._config.output.url, self._config.compute.patience)
+        mark = f"parts/lost/{unit:08d}"
+        losses = int(folder.read(mark) or 0) + 1
+        if losses > LOSSES:
+            # A later run begins to count anew.
+            folder.remove(mark)
+            raise WorkerError(
+                f"{losses} processes in a row have lost their GPU at unit {unit}; what is done is kept. Look at the "
+                f"GPU's driver and memory, or leave the shard out. torch says: {str(error).partition(chr(10))[0]}"
+            ) from error
+        folder.write(mark, str(losses).encode())
+        print(f"this process has lost its GPU and ends; unit {unit} is repeated by another: {error}", flush=True)
+        os._exit(LOST)
 
     def _explained(self, table: pa.Table) -> pa.Table:
         results = Results(table, self._layout, self._model.class_count)

@@ -33,8 +33,6 @@ from finer_ray.store.tensors import create_tensors, erase_units
 WAVE = 16_384
 # After so many units a loading process is replaced, whatever its image libraries have leaked.
 UNITS_PER_PROCESS = 512
-# How often a unit is repeated whose actor has died; then the fault is not in passing.
-RETRIES = 4
 # Units in the object store for each that may be worked on: enough that no stage waits for another, however many follow.
 UNITS_EACH = 2
 
@@ -183,7 +181,6 @@ def _pipeline(
             ),
             num_cpus=share.cpus,
             num_gpus=share.gpus,
-            max_task_retries=RETRIES,
         )
         .map_batches(
             write,

@@ -1,5 +1,6 @@
 """Fitting batches into memory: how many images at a time, and which errors mean that there were too many."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -40,7 +41,7 @@ def largest_batch(peak: Callable[[int], int], budget: float, most: int) -> int:
             raise
         return 1
     each = max(1.0, (high - low) / (more - few))
-    fitting = min(most, int((budget - low) / each) + few)
+    fitting = min(most, math.floor((budget - low) / each) + few)
     return 1 if fitting < 1 else 2 ** (fitting.bit_length() - 1)
 
 
