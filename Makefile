@@ -21,8 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two minutes)
 	$(BIN)/finer-ray demo demo_export
 
+# Two at a time, file by file: half of a test on Ray is waiting for processes to start.
 test: $(INSTALLED) ## Run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -11,11 +11,22 @@ from contextlib import contextmanager
 class FinerRayError(Exception):
     """Base of every error that the command line prints as one plain message.
 
+    Args:
+        message: what was wrong, where, and what to do.
+
     Attributes:
         exit_code: of a process that ends with it.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        # Ray Data adds advice about its own settings to the arguments of errors that pass through it.
+        self._message = message
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class ConfigError(FinerRayError):

@@ -38,8 +38,10 @@ from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 
 Rows = NDArray[np.intp]
-# Exit code of a process that has lost its GPU; and how many a unit may end.
-LOST, LOSSES = 75, 3
+# Marks of units that have ended processes by losing them their GPU; each run begins anew.
+LOST = "parts/lost"
+# How many a unit may end, and with which exit code.
+LOSSES, LOST_CODE = 3, 75
 
 
 class Explainer:
@@ -99,18 +101,16 @@ class Explainer:
             WorkerError: the unit has ended more than LOSSES processes.
         """
         folder = Folder(self._config.output.url, self._config.compute.patience)
-        mark = f"parts/lost/{unit:08d}"
+        mark = f"{LOST}/{unit:08d}"
         losses = int(folder.read(mark) or 0) + 1
         if losses > LOSSES:
-            # A later run begins to count anew.
-            folder.remove(mark)
             raise WorkerError(
                 f"{losses} processes in a row have lost their GPU at unit {unit}; what is done is kept. Look at the "
                 f"GPU's driver and memory, or leave the shard out. torch says: {str(error).partition(chr(10))[0]}"
             ) from error
         folder.write(mark, str(losses).encode())
         print(f"this process has lost its GPU and ends; unit {unit} is repeated by another: {error}", flush=True)
-        os._exit(LOST)
+        os._exit(LOST_CODE)
 
     def _explained(self, table: pa.Table) -> pa.Table:
         results = Results(table, self._layout, self._model.class_count)

@@ -14,7 +14,7 @@ from finer_ray.config import Config
 from finer_ray.errors import InputError
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import Crew, Resources, own_resources, plain_errors, resources
-from finer_ray.pipeline.explaining import Explainer
+from finer_ray.pipeline.explaining import LOST, Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import draft, make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
@@ -114,6 +114,7 @@ def _run(
     done = plan.images() - sum(unit.count for unit in left)
     failed = plan.counts["failures"] + failure_count(folder, waiting)
     work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
+    folder.remove(LOST)
     with Meter(plan.images(), done, failed) as meter:
         for line in work(config, classifier, plan.layout, left, folder.url):
             meter.advance(line["images"] + line["failures"], line["failures"])
@@ -130,7 +131,11 @@ def _on_ray(
     with plain_errors():
         for first in range(0, len(left), WAVE):
             units = left[first : first + WAVE]
-            yield from _pipeline(config, classifier, model, layout, units, url).iter_rows()
+            # Not `iter_rows`, which tells of each unit when the next one is done, and after a failure leaves a thread
+            # behind that holds blocks, for whose sake Ray may keep the actor and its CPUs.
+            for bundle in _pipeline(config, classifier, model, layout, units, url).iter_internal_ref_bundles():
+                for block in bundle.block_refs:
+                    yield from ray.get(block).to_pylist()
 
 
 def _here(

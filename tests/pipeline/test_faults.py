@@ -93,7 +93,9 @@ def cluster(s3: None) -> Iterator[Nodes]:
 def nodes(cluster: Nodes) -> Nodes:
     """The cluster, with both of its nodes, and no actor of the test before."""
     cluster.complete()
+    deadline = time.monotonic() + 60
     while of_ours(STAGES["actor"]):
+        assert time.monotonic() < deadline, "an actor of the test before lives on"
         time.sleep(0.1)
     return cluster
 
