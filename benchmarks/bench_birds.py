@@ -271,7 +271,7 @@ def main() -> None:
         print(json.dumps(report["probe"], indent=1), flush=True)
 
         maps = [f"{finer}{cam}" for cam in CAMS[:2] for finer in ("", "finer_")]
-        wanted = {"saliency": {"maps": maps}, "metrics": {"drops": True}}
+        wanted: dict[str, Any] = {"saliency": {"maps": maps}, "metrics": {"drops": True}}
         made = run(job(folder, "many", "test/*.tar", head, **wanted))
         truth = differing(made, part_maps(folder / "test"))
         report["differing_parts"] = score(made, *truth)

@@ -148,7 +148,8 @@ def views(root: Path, layout: str) -> duckdb.DuckDBPyConnection:
     """What `finer-ray query` asks."""
     folder = Folder(str(root))
     tables = {name: [f"{place}/{file}" for file in folder.names(place)] for name, place in places(layout).items()}
-    return connect(Export(folder, Manifest.model_construct(tables=tables, classes=[])), THREADS)
+    manifest = Manifest.model_construct(tables=tables, classes=[])  # type: ignore[call-arg]
+    return connect(Export(folder, manifest), THREADS)
 
 
 def parquet(root: Path, layout: str) -> duckdb.DuckDBPyConnection:

@@ -42,10 +42,11 @@ def _number(value: Any, form: str = ",.0f") -> str:
 
 
 def _floor(record: Record) -> Table:
-    models = record.get("floor", {})
+    models: Record = record.get("floor", {})
     table = _table("Floor: what an image cannot do without (a multiply-add is two operations)", ("", *models))
+    first: Record = next(iter(models.values()), {})
     for kind, scale, unit in (("operations", 1e9, "G"), ("bytes", 1e3, "kB")):
-        for name in next(iter(models.values()), {}).get(kind, {}):
+        for name in first.get(kind, {}):
             table.add_row(f"{kind}: {name}", *(f"{part[kind][name] / scale:,.2f} {unit}" for part in models.values()))
     for way, direction in (("pinned", "to the device (uint8 pixels)"), ("back, pinned", "from the device")):
         speed = (record.get("ceilings", {}).get("host to device, bytes/s") or {}).get(way)
