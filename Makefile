@@ -21,9 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two minutes)
 	$(BIN)/finer-ray demo demo_export
 
-# Two at a time, file by file: half of a test on Ray is waiting for processes to start.
+# Two at a time, file by file, because half of a test on Ray is waiting for processes to start. With one thread each: of
+# more than there are cores, each waits for the others in a loop.
 test: $(INSTALLED) ## Run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## Check format, lint and types
 	$(BIN)/ruff format --check .
