@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -59,11 +60,19 @@ class Folder:
         self._writing(name, put)
 
     def create(self, name: str, content: bytes) -> None:
-        """Write a file that must not exist yet; of several that try, one succeeds. Raises FileExistsError."""
+        """Write a file that must not exist yet; of several that try, one succeeds. Raises FileExistsError.
+
+        Locally, others may see it before its content is there.
+        """
 
         def put() -> None:
             self.fs.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
-            self.fs.pipe_file(self.path(name), content, mode="create")
+            if not self.local:
+                self.fs.pipe_file(self.path(name), content, mode="create")
+                return
+            # fsspec's "create" asks whether the file exists, then opens it: two processes could both succeed.
+            with open(self.path(name), "xb") as file:
+                file.write(content)
 
         self._writing(name, put)
 
@@ -99,9 +108,10 @@ class Folder:
             self._writing(to, move)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a sub-folder, if it is there."""
+        """Remove a file or a sub-folder, if it is there; another run may do so at the same time."""
         if self.exists(name):
-            self._writing(name, lambda: self.fs.rm(self.path(name), recursive=True))
+            with suppress(FileNotFoundError):
+                self._writing(name, lambda: self.fs.rm(self.path(name), recursive=True))
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file as a whole, laid out as `write_options` says."""

@@ -16,6 +16,8 @@ from finer_ray.errors import LeaseError
 from finer_ray.store.files import Folder
 
 FOLDER = "lease"
+# A lease file that cannot be read is one that is just being written, or removed; after so many seconds, a damaged one.
+HALF_WRITTEN = 2.0
 
 
 class Holder(BaseModel):
@@ -149,27 +151,35 @@ def _acquire(folder: Folder, seconds: float) -> Lease:
         # It is ours where the store's first answer was lost, and it was created twice.
         if other is None or other.owner != ours.owner:
             raise LeaseError(_refusal(folder, other)) from None
+    others = [other for other in _numbers(folder) if other != number]
     # Between looking and creating, a faster run may have taken over, given up, and been followed by another.
-    highest, other = _latest(folder)
-    if highest > number and other is not None and other.alive:
-        folder.remove(_name(number))
-        raise LeaseError(_refusal(folder, other))
-    for old in _numbers(folder):
+    for holder in (_holder(folder, other) for other in others):
+        if holder is not None and holder.alive:
+            folder.remove(_name(number))
+            raise LeaseError(_refusal(folder, holder))
+    for old in others:
         if old < number:
             folder.remove(_name(old))
     return Lease(folder, number, ours, seconds)
 
 
 def _latest(folder: Folder) -> tuple[int, Holder | None]:
-    """The highest number and its holder; 0 and None where there is none."""
-    numbers = _numbers(folder)
-    if not numbers:
-        return 0, None
-    content = folder.read(_name(numbers[-1]))
+    """The highest number and its holder, None where its file is damaged; 0 and None where there is none."""
+    deadline = time.monotonic() + HALF_WRITTEN
+    while numbers := _numbers(folder):
+        holder = _holder(folder, numbers[-1])
+        if holder is not None or time.monotonic() > deadline:
+            return numbers[-1], holder
+        time.sleep(0.02)
+    return 0, None
+
+
+def _holder(folder: Folder, number: int) -> Holder | None:
+    content = folder.read(_name(number))
     try:
-        return numbers[-1], None if content is None else Holder.model_validate_json(content)
+        return None if content is None else Holder.model_validate_json(content)
     except ValidationError:
-        return numbers[-1], None
+        return None
 
 
 def _numbers(folder: Folder) -> list[int]:

@@ -134,10 +134,9 @@ def test_killed_at_any_time_and_run_again(packing: Packing, tmp_path: Path) -> N
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in Path(packing.to).glob("*.tar")}
     assert json.loads((Path(packing.to) / "pack.json").read_text())["status"] == "running"
     packed = pack(packing)
-    assert 0 < len(packed.shards) - packed.new <= len(before)
+    assert 0 < packed.new < len(packed.shards)
     pack(replace(packing, to=str(tmp_path / "straight")))
     assert contents(packing.to) == contents(str(tmp_path / "straight"))
 

@@ -114,12 +114,12 @@ def test_a_killed_process_is_followed_at_once(tmp_path: Path) -> None:
             pass
 
 
-def _try(url: str, start: Any, results: Any) -> None:
+def _try(url: str, start: Any, results: Any, all_have_tried: Any) -> None:
     start.wait()
     try:
         with hold(Folder(url), 60):
             results.put("held")
-            time.sleep(1.0)
+            all_have_tried.wait(60)
     except LeaseError:
         results.put("refused")
 
@@ -129,12 +129,13 @@ def test_of_many_that_take_over_together_one_succeeds(tmp_path: Path) -> None:
     with hold(folder, 3600):
         edit(folder, expires=time.time() - 1)
         context = multiprocessing.get_context("fork")
-        start, results = context.Event(), context.Queue()
-        others = [context.Process(target=_try, args=(str(tmp_path), start, results)) for _ in range(8)]
+        start, results, all_have_tried = context.Event(), context.Queue(), context.Event()
+        others = [context.Process(target=_try, args=(str(tmp_path), start, results, all_have_tried)) for _ in range(8)]
         for process in others:
             process.start()
         start.set()
         said = sorted(results.get(timeout=30) for _ in others)
+        all_have_tried.set()
         for process in others:
             process.join()
     assert said == ["held"] + ["refused"] * 7
