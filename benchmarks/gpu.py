@@ -12,12 +12,12 @@ script's loop, and a profile. A section that fails or runs out of its time is re
 import argparse
 import gc
 import json
-import os
 import platform
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,8 +38,14 @@ from benchmarks.card.precision import precision
 from benchmarks.card.script import script
 from benchmarks.card.setting import Modes, Record, Setting, quick, whole
 from benchmarks.card.tables import show
+from finer_ray.pipeline.cluster import cpus
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "ray", "numpy", "pillow", "pyarrow", "zarr", "grad-cam")
+
+
+# Seconds after which a section that has used up its own is stopped once more.
+AGAIN = 10.0
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 class OutOfTime(BaseException):
@@ -54,7 +60,11 @@ def machine(setting: Setting, record: Record, found: Record) -> None:
         found |= {"device": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
         found["capability"] = f"{properties.major}.{properties.minor}"
         found["driver"] = _driver()
-    found["cores"], found["python"] = os.cpu_count(), platform.python_version()
+    found["cores"], found["python"] = cpus(), platform.python_version()
+    # What torch.compile needs, and where Ray keeps its objects.
+    found["compiler"] = shutil.which("gcc") or shutil.which("cc")
+    found["Python.h"] = (Path(sysconfig.get_path("include")) / "Python.h").exists()
+    found["free in shared memory"] = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else None
     found["missing or too old"] = carry.unmet()
     found["tf32 as it came"] = {
         "matmul": torch.backends.cuda.matmul.allow_tf32,
@@ -75,11 +85,11 @@ def _driver() -> str | None:
 
 # Each with its seconds; together they are less than 8 minutes.
 SECTIONS: dict[str, tuple[Callable[[Setting, Record, Record], None], float]] = {
-    "machine": (machine, 15),
-    "floor": (floor, 20),
-    "ceilings": (ceilings, 60),
+    "machine": (machine, 10),
+    "floor": (floor, 15),
+    "ceilings": (ceilings, 55),
     "rates": (rates_of_models, 90),
-    "job": (job, 125),
+    "job": (job, 155),
     "precision": (precision, 30),
     "script": (script, 20),
     "profile": (profiled, 20),
@@ -95,7 +105,8 @@ def at_most(seconds: float) -> Iterator[None]:
         raise OutOfTime(f"after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again, because there are places that swallow whatever is raised.
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:

@@ -400,6 +400,15 @@ class ComputeConfig(Section):
             raise ValueError(f"actors_max {self.actors_max} is below actors_min {self.actors_min}")
         return self
 
+    @model_validator(mode="after")
+    def _graphs_are_of_one_thread(self) -> Self:
+        if isinstance(self.compile, str) and (self.units_per_actor or 1) > 1:
+            raise ValueError(
+                f"compile: {self.compile} captures CUDA graphs, which one thread alone may do: units_per_actor must be "
+                "1 or null; gpus_per_actor: 0.5 puts two actors on a GPU"
+            )
+        return self
+
 
 class Config(Section):
     """A whole job."""

@@ -54,6 +54,8 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("input.max_failures=2", r"input\.max_failures"),
         ("output.rows_per_chunk=33", "must divide"),
         ("compute.actors_min=3", None),
+        ("compute={compile: max-autotune, units_per_actor: 2}", "CUDA graphs"),
+        ("compute={compile: true, units_per_actor: 2}", None),
         ("model.head=text", r"model: head: text needs model\.classes"),
         ("model.backbone=resnet18", r"model\.backbone"),
         ("saliency.rise.maks=10", r"saliency\.rise\.maks: unknown key \(nearest: masks"),

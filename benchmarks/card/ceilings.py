@@ -1,6 +1,5 @@
 """Ceilings, measured: arithmetic, memory, the bus, decoding and writing."""
 
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from benchmarks.card.job import job_config
 from benchmarks.card.photos import encoded_photos, write_shards
 from benchmarks.card.setting import VIT, Record, Setting
 from finer_ray.models import build_classifier
-from finer_ray.pipeline.cluster import own_resources
+from finer_ray.pipeline.cluster import cpus, own_resources
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import layout_of
@@ -83,7 +82,7 @@ def _loading(setting: Setting) -> Record:
     """The job's loading stage (tar, decode, resize) on one process, and on one per core."""
     shard = write_shards(setting)[0]
     transform = setting.load(setting.models[VIT]).transform
-    cores = os.cpu_count() or 1
+    cores = cpus()
     images = min(setting.unit, setting.shard_images)
     found: Record = {}
     for name, processes in (("one core", 1), ("all cores", cores)):

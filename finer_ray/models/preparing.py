@@ -1,6 +1,7 @@
 """Preparing a classifier for a device: number formats and memory layouts. What it computes stays the same."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -46,21 +47,29 @@ Trunk = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 def compiled(trunk: Trunk, mode: Literal[True] | str) -> Trunk:
-    """A split's trunk, compiled for each shape that it meets.
+    """A split's trunk, compiled for each shape that it meets; where a graph is wanted, as it was.
+
+    Threads take turns. CUDA graphs must be captured and run by one thread alone.
 
     Args:
         trunk: images (B, 3, H, W) to activation and residual.
         mode: True, or a mode of `torch.compile` that uses CUDA graphs.
     """
-    if not isinstance(mode, str):
-        return torch.compile(trunk, dynamic=False)
-    graph = torch.compile(trunk, dynamic=False, mode=mode)
+    graphs = isinstance(mode, str)
+    fast = torch.compile(trunk, dynamic=False, mode=mode if isinstance(mode, str) else None)
+    turn = Lock()
 
     def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        # A graph's next run writes over its results, which masked images would do while they are still needed.
-        torch.compiler.cudagraph_mark_step_begin()
-        activation, residual = graph(images)
-        return activation.clone(), None if residual is None else residual.clone()
+        if torch.is_grad_enabled():
+            return trunk(images)
+        # Always in the same mode: for inference mode and for none of it, all would be compiled twice.
+        with turn, torch.inference_mode(False), torch.no_grad():
+            if not graphs:
+                return fast(images)
+            # A graph's next run writes over its results, which masked images would do while they are still needed.
+            torch.compiler.cudagraph_mark_step_begin()
+            activation, residual = fast(images)
+            return activation.clone(), None if residual is None else residual.clone()
 
     return run
 

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+import torch
 from ray._private import ray_constants
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from finer_ray.config import ComputeConfig
-from finer_ray.errors import FinerRayError, WorkerError
+from finer_ray.errors import ConfigError, FinerRayError, WorkerError
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,9 @@ def connected() -> Iterator[None]:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
         _stay_on_loopback()
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
+        own: Any = {"address": "local", "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
+        ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
     try:
         yield
     finally:
@@ -166,11 +169,31 @@ def resources(compute: ComputeConfig) -> Resources:
     return _shares(compute, ray.cluster_resources())
 
 
+def check_device(compute: ComputeConfig) -> None:
+    """Whether the GPUs that are asked for are here, where the work will be; a cluster may yet start nodes with some.
+
+    Raises:
+        ConfigError: they are not; Ray would wait for them forever.
+    """
+    inline = compute.runner == "inline"
+    if compute.device != "cuda" or (not inline and (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))):
+        return
+    needed, found = 1.0 if inline else compute.gpus_per_actor * compute.actors_min, torch.cuda.device_count()
+    if found < needed:
+        raise ConfigError(
+            f"compute.device: cuda needs {needed:g} GPU (gpus_per_actor times actors_min), and PyTorch finds {found} "
+            "on this machine; take device: auto or cpu, or a machine or cluster that has them"
+        )
+
+
+def cpus() -> int:
+    """CPUs that this process may use, which in containers are not all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def own_resources(compute: ComputeConfig) -> Resources:
     """One actor, with all of this machine, in this process."""
-    import torch
-
-    total = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    total = {"CPU": float(cpus()), "GPU": float(torch.cuda.device_count())}
     return _shares(compute.model_copy(update={"actors_min": 1, "actors_max": 1}), total)
 
 

@@ -1,8 +1,10 @@
 """Explaining stage: an actor that holds the model and explains units, on a GPU where there is one."""
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,8 @@ from finer_ray.pipeline.photos import Photos
 from finer_ray.pipeline.question import TargetError, Targets, question_of
 from finer_ray.pipeline.results import Results, answers
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.saliency import explain
+from finer_ray.saliency import Map, explain
+from finer_ray.saliency.cams import MASKED
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 
@@ -42,6 +45,8 @@ Rows = NDArray[np.intp]
 LOST = "parts/lost"
 # How many a unit may end, and with which exit code.
 LOSSES, LOST_CODE = 3, 75
+# All calls of a process lose its GPU together, and that is one loss.
+ENDING = threading.Lock()
 
 
 class Explainer:
@@ -64,8 +69,6 @@ class Explainer:
             torch.set_num_threads(share.threads)
         self._config, self._layout, self._device = config, layout, torch.device(share.device)
         self._model = prepare(classifier, self._device, config.compute.precision)
-        if mode := config.compute.compile:
-            self._model.split.trunk = compiled(self._model.split.trunk, mode)  # type: ignore[method-assign,assignment]
         memory = masked_memory(config.compute.masked_memory, self._device, share.gpus, share.units)
         self._question = replace(question_of(config, classifier), memory=memory)
         self._targets = Targets(config, classifier)
@@ -74,6 +77,9 @@ class Explainer:
         self._mean = torch.tensor(classifier.transform.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(classifier.transform.std, device=self._device).view(1, 3, 1, 1)
         self._size = self._batch_size(share)
+        # Only now: trials have sizes of their own, and Ray may call from another thread than this.
+        if mode := config.compute.compile:
+            self._model.split.trunk = compiled(self._model.split.trunk, mode)  # type: ignore[method-assign,assignment]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Explain a unit.
@@ -90,7 +96,8 @@ class Explainer:
         except Exception as error:
             if not (self._on_ray and is_lost(error)):
                 raise
-            self._end(table["unit"][0].as_py(), error)
+            with ENDING:
+                self._end(table["unit"][0].as_py(), error)
             raise
 
     def _end(self, unit: int, error: Exception) -> None:
@@ -177,16 +184,26 @@ class Explainer:
         if self._device.type != "cuda":
             return CPU_BATCH
         budget = gpu_budget(self._device, self._config.compute.memory_fraction, share.gpus, share.units)
+        if any(wanted.cam in MASKED for wanted in self._question.maps):
+            budget -= self._question.memory
         most = min(LARGEST_BATCH, self._layout.rows_per_unit)
-        return largest_batch(gpu_peak(self._device, self._trial), budget, most)
+        # Each by itself: in small batches scoring may take more, and yet grow less from one to the next.
+        trials = (partial(self._trial, scored=scored) for scored in (False, True))
+        return min(largest_batch(gpu_peak(self._device, trial), budget, most) for trial in trials)
 
-    def _trial(self, count: int) -> None:
-        """A batch of black images, as far as memory is concerned."""
+    def _trial(self, count: int, scored: bool) -> None:
+        """A batch of black images, as far as memory is concerned; without what `masked_memory` bounds by itself, which
+        can take minutes."""
         height, width = self._model.transform.size
-        images = torch.zeros((count, 3, height, width), device=self._device)
+        images = self._images(torch.zeros((count, height, width, 3), dtype=torch.uint8, device=self._device))
         region = torch.zeros((count, height, width), dtype=torch.bool, device=self._device)
+        maps = tuple(wanted for wanted in self._question.maps if wanted.cam not in MASKED)
+        question = replace(self._question, maps=maps or (Map("gradcam"),))
         with autocast(self._device, self._config.compute.precision):
-            self._scorer(images, explain(self._model, images, self._question), region)
+            explanation = explain(self._model, images, question)
+            if scored:
+                each = explanation.maps[:, :1].expand(-1, len(self._question.maps), -1, -1)
+                self._scorer(images, replace(explanation, maps=each), region)
 
     def _unit(self, results: Results) -> "LoadedUnit":
         """A unit's arrays and annotations; rows in which annotations fail are marked."""

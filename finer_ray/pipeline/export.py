@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 from finer_ray.config import Config
 from finer_ray.errors import InputError
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.pipeline.cluster import Crew, Resources, own_resources, plain_errors, resources
+from finer_ray.pipeline.cluster import Crew, Resources, check_device, own_resources, plain_errors, resources
 from finer_ray.pipeline.explaining import LOST, Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import draft, make_plan, units_left
@@ -48,6 +48,7 @@ def export(config: Config) -> Summary:
         StoreError: a store refuses, or does not answer for longer than `compute.patience` (commits are kept).
     """
     start = time.monotonic()
+    check_device(config.compute)
     classifier = build_classifier(config.model)
     check_question(config, classifier)
     folder = Folder(config.output.url, config.compute.patience)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from finer_ray.config import Config
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.pipeline.cluster import Crew, own_resources
+from finer_ray.pipeline.cluster import Crew, check_device, own_resources
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import draft, make_plan, units_left
@@ -67,6 +67,7 @@ def forecast(config: Config) -> Forecast:
     Raises:
         What `export` raises before it begins.
     """
+    check_device(config.compute.model_copy(update={"runner": "inline"}))
     classifier = build_classifier(config.model)
     check_question(config, classifier)
     folder = Folder(config.output.url, config.compute.patience)

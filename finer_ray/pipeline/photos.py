@@ -42,12 +42,15 @@ class Photos:
             return self._feed(self._pixels, self._places[rows]), {}
         device = self._feed.device
         loaded = [place for place in range(len(rows)) if place not in encoded]
+        sizes = [self._sizes[rows[place]] for place in encoded]
+        pixels, failed = decode_batch([*encoded.values()], sizes, self._transform, device)
+        pixels = pixels.permute(0, 2, 3, 1)
+        if not loaded and not failed:
+            return pixels.contiguous(), {}
         batch = torch.empty((len(rows), *self._transform.size, 3), dtype=torch.uint8, device=device)
         if loaded:
             batch[loaded] = self._feed(self._pixels, self._places[rows[loaded]])
-        sizes = [self._sizes[rows[place]] for place in encoded]
-        pixels, failed = decode_batch([*encoded.values()], sizes, self._transform, device)
-        batch[[*encoded]] = pixels.permute(0, 2, 3, 1)
+        batch[[*encoded]] = pixels
         errors: dict[int, DecodeError] = {}
         for place in np.array([*encoded])[failed].tolist():
             try:

@@ -15,7 +15,7 @@ from finer_ray.errors import ConfigError, ExportError, FinerRayError, InputError
 from finer_ray.models import build_classifier
 from finer_ray.models.classes import read_classes
 from finer_ray.models.head import probe_bytes
-from finer_ray.pipeline.cluster import connected, resources
+from finer_ray.pipeline.cluster import check_device, connected, resources
 from finer_ray.pipeline.export import export
 from finer_ray.probe.config import BackboneConfig, DatasetConfig, ExportConfig, ProbesConfig, TrainingConfig
 from finer_ray.probe.embeddings import Embeddings, held_out
@@ -113,6 +113,7 @@ def _check(config: ProbesConfig) -> None:
     Raises:
         ConfigError, InputError, ExportError: with the place in the config.
     """
+    check_device(config.compute)
     built: set[int] = set()
     for number, dataset in enumerate(config.datasets):
         for part, source in (("train", dataset.train), ("test", dataset.test)):

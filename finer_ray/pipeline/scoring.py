@@ -74,7 +74,9 @@ class Scorer:
             for name, masked in drops.items():
                 columns |= _drop_columns(name, before[:, None], after[:, :, counts.index(masked)], classes[:, None, 1:])
             if self._wanted.deletion:
-                curve = after[:, :, [counts.index(step) for step in steps[:-1]], 0]
+                # A list as an index would make the GPU be waited for.
+                places = torch.tensor([counts.index(step) for step in steps[:-1]], dtype=torch.long)
+                curve = after[..., 0].index_select(2, places.to(after.device, non_blocking=True))
                 columns |= _curve_columns("deletion", before[:, 0], curve, blank(self._wanted.fill)[:, 0])
         if self._wanted.insertion:
             start = self._fill(images, self._wanted.insert_into).expand_as(images)

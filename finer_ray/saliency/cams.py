@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from finer_ray.saliency.aggregation import combine, linear
@@ -118,7 +119,11 @@ def _mask(evidence: Evidence) -> Cam:
     settings, memory = evidence.question.mask, evidence.question.memory
     shared = (evidence.images, evidence.classes, evidence.model.class_count)
     starts = circle_probabilities(evidence.model, *shared, settings, memory)
-    raw = partial(perturbation, evidence.model.differentiable, *shared, starts, evidence.grid, settings, memory)
+    # A descent runs the model where maps are drawn, which is in full precision: but the model in the caller's.
+    kind = evidence.images.device.type
+    precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+    logits = precision(evidence.model.differentiable)
+    raw = partial(perturbation, logits, *shared, starts, evidence.grid, settings, memory)
     return Cam(raw, evidence.weights("probability_detached"))
 
 
@@ -136,3 +141,5 @@ CAMS: dict[CamName, Callable[[Evidence], Cam]] = {
     "mask": _mask,
     "gem": _gem,
 }
+# Those whose many forward passes of masked images take as much memory as they are allowed, whatever the batch.
+MASKED: frozenset[CamName] = frozenset(("scorecam", "rise", "mask"))

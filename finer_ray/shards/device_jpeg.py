@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
+from threading import Lock
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from finer_ray.shards.deferred import MOST_PIXELS
 from finer_ray.shards.transform import Transform
 
 OUT_OF_MEMORY = "out of memory"
+# Threads take turns: see _decode.
+TURN = Lock()
 
 
 def decode_batch(
@@ -40,7 +43,7 @@ def decode_batch(
         return _decode_batch(encoded, sizes, transform, device)
     # In a stream of its own, and so in memory of its own: see _decode.
     stream, current = _stream(device), torch.cuda.current_stream(device)
-    with torch.cuda.stream(stream):
+    with TURN, torch.cuda.stream(stream):
         batch, failed = _decode_batch(encoded, sizes, transform, device)
     current.wait_stream(stream)
     batch.record_stream(current)
@@ -102,11 +105,11 @@ def _decode_each(encoded: Sequence[bytes], device: torch.device) -> list[Tensor 
 
 
 def _decode(encoded: Sequence[bytes], device: torch.device) -> list[Tensor]:
+    tensors = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data in encoded]
     if device.type == "cuda":
         # nvJPEG's hardware engine writes without waiting for the kernels that may still read the same memory
         # (pytorch/vision#9606, meta-pytorch/torchcodec#1634); in a stream of our own there are few to wait for.
         torch.cuda.current_stream(device).synchronize()
-    tensors = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data in encoded]
     try:
         photos: list[Tensor] = decode_jpeg(tensors, mode=ImageReadMode.RGB, device=device)
     except RuntimeError as error:

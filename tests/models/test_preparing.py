@@ -1,6 +1,10 @@
 """Preparing a classifier for a device changes how it computes, and nothing that it computes."""
 
 import copy
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +13,15 @@ from torch import nn
 
 from finer_ray.config import ModelConfig
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.models.preparing import autocast, prepare
+from finer_ray.models.preparing import autocast, compiled, prepare
 from finer_ray.pipeline.feeding import Feeder, fetch
-from finer_ray.saliency import Map, Question, explain
+from finer_ray.saliency import Map, Mask, Question, Rise, explain
 
 CPU = torch.device("cpu")
-QUESTION = Question((Map("gradcam"), Map("finer_gradcam", gamma=0.6), Map("layercam", "layercam", 0.6)))
+MAPS = (Map("gradcam"), Map("finer_gradcam", gamma=0.6), Map("layercam", "layercam", 0.6))
+QUESTION = Question(MAPS)
+# Passes of their own through the model, and one of them a descent.
+MORE = Question((*MAPS, Map("mask", "mask"), Map("rise", "rise")), mask=Mask(steps=3), rise=Rise(masks=8))
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -39,7 +46,7 @@ def test_halved_weights_are_those_that_autocast_makes(classifier: Classifier, pr
     dtypes = {layer.weight.dtype for layer in halved.split.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     assert torch.float32 not in dtypes or halved.split.block() is not None
     with autocast(CPU, precision):
-        expected, found = (explain(model, images, QUESTION) for model in (classifier, halved))
+        expected, found = (explain(model, images, MORE) for model in (classifier, halved))
     assert found.maps.dtype == torch.float32
     for name in ("logits", "embedding", "basis", "maps"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
@@ -59,6 +66,47 @@ def test_channels_last_gives_the_same(classifier: Classifier) -> None:
     last = copy.deepcopy(classifier).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = explain(last, images.contiguous(memory_format=torch.channels_last), QUESTION)
     torch.testing.assert_close(found.maps, expected.maps, rtol=1e-3, atol=1e-5 * float(expected.maps.max()))
+
+
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_a_compiled_trunk_is_entered_by_one_thread_in_one_mode(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[tuple[bool, bool]] = []
+    inside: list[int] = []
+
+    def compile_(trunk: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def fast(images: torch.Tensor) -> Any:
+            modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            inside.append(1)
+            assert len(inside) == 1
+            time.sleep(0.02)
+            inside.pop()
+            return trunk(images)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    weight = torch.ones(4, requires_grad=True)
+    run = compiled(lambda images: (images * weight, None), mode)
+
+    def inference() -> None:
+        with torch.inference_mode():
+            results.append(run(torch.ones(4)))
+
+    def without() -> None:
+        with torch.no_grad():
+            results.append(run(torch.ones(4)))
+
+    results: list[Any] = []
+    threads = [threading.Thread(target=each) for each in (inference, without) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert set(modes) == {(False, False)}
+    # A graph is the business of the trunk as it was.
+    assert run(torch.ones(4))[0].requires_grad
+    assert len(modes) == 8
 
 
 def test_feeding_and_fetching_on_a_cpu() -> None:

@@ -1,12 +1,14 @@
 """The explaining actor: memory that does not do, processes that die, units side by side, and what never waits."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +19,9 @@ from finer_ray.models import build_classifier
 from finer_ray.models.split import Split
 from finer_ray.pipeline import explaining
 from finer_ray.pipeline import export as job_of
+from finer_ray.pipeline.cluster import own_resources
 from finer_ray.pipeline.export import export
+from finer_ray.pipeline.planning import layout_of
 from finer_ray.pipeline.question import question_of
 from finer_ray.pipeline.results import answers
 from finer_ray.pipeline.scoring import Scorer
@@ -126,13 +130,22 @@ def test_compiled_batches_have_one_size(tmp_path: Path, job: Job, monkeypatch: p
 
 
 class Waits(TorchDispatchMode):
-    """Collects operations whose result Python needs to go on: on a GPU they wait for all that it was given to do."""
+    """Collects operations whose result Python needs to go on: on a GPU they wait for all that it was given to do.
+    So do lists as an index, of which torch makes tensors, and copies them to the GPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.lifted: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.name == "aten::lift_fresh":
+            self.lifted.append(function(*args))
+            return self.lifted[-1]
+        if function._schema.name in ("aten::index", "aten::index_put_"):
+            given = [index for index in args[1] if index is not None]
+            if any(index is lifted for index in given for lifted in self.lifted):
+                self.found.append("a list as an index")
         if function._schema.name in (
             "aten::_local_scalar_dense",
             "aten::nonzero",
@@ -170,7 +183,8 @@ def test_nothing_in_a_batch_waits_for_the_device(backbone: str, job: Job, clip: 
     assert waits.found == []
     with waits:
         bool(explanation.maps.sum() > 0)
-    assert waits.found == ["aten::_local_scalar_dense"]
+        explanation.maps[:, [0, 1]]
+    assert waits.found == ["aten::_local_scalar_dense", "a list as an index"]
 
 
 # Of an actor's process: where the first calls of its two threads wait for each other.
@@ -255,6 +269,61 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
         WorkerError, match=r"4 processes in a row have lost their GPU at unit \d; .*illegal memory access"
     ):
         export(job(tar, output={"url": str(tmp_path / "lost")}, compute=compute))
+
+
+def test_calls_that_lose_their_gpu_together_are_one_loss(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first ends the process, while the others wait for it."""
+    config = job("a.tar", output={"url": str(tmp_path / "out")})
+    classifier = build_classifier(config.model)
+    explainer = explaining.Explainer(classifier, config, layout_of(config, classifier), own_resources(config.compute))
+    explainer._on_ray = True
+    ended, over = [], threading.Event()
+
+    def end(code: int) -> None:
+        ended.append(code)
+        over.wait(20)
+        raise SystemExit
+
+    def lost(*given: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def call(unit: int) -> None:
+        with suppress(SystemExit, torch.AcceleratorError):
+            explainer(pa.table({"unit": [unit]}))
+
+    monkeypatch.setattr(explaining.os, "_exit", end)
+    monkeypatch.setattr(explainer, "_explained", lost)
+    calls = [threading.Thread(target=call, args=(unit,), daemon=True) for unit in (3, 4)]
+    for thread in calls:
+        thread.start()
+    time.sleep(1.0)
+    assert ended == [explaining.LOST_CODE]
+    (mark,) = (tmp_path / "out" / explaining.LOST).iterdir()
+    assert mark.read_text() == "1"
+    over.set()
+    for thread in calls:
+        thread.join()
+
+
+def test_trials_leave_out_what_has_a_bound_of_its_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And score as many maps as the job has, of as many images as they are told."""
+    maps: list[Any] = ["gradcam", "rise", "finer_scorecam", "mask", "finer_gradcam"]
+    config = job("a.tar", metrics=METRICS, saliency={"maps": maps})
+    classifier = build_classifier(config.model)
+    explainer = explaining.Explainer(classifier, config, layout_of(config, classifier), own_resources(config.compute))
+    tried: list[Any] = []
+
+    def seen(model: Any, images: torch.Tensor, question: Any) -> Any:
+        tried.append((len(images), [wanted.cam for wanted in question.maps]))
+        return explain(model, images, question)
+
+    monkeypatch.setattr(explaining, "explain", seen)
+    monkeypatch.setattr(explainer, "_scorer", lambda images, found, region: tried.append(found.maps.shape[:2]))
+    explainer._trial(3, scored=False)
+    explainer._trial(2, scored=True)
+    assert tried == [(3, ["gradcam", "gradcam"]), (2, ["gradcam", "gradcam"]), (2, 5)]
 
 
 def test_a_lost_gpu_in_this_process_is_an_error(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

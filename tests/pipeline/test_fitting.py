@@ -54,6 +54,8 @@ def test_errors_are_told_apart() -> None:
         torch.OutOfMemoryError("CUDA out of memory."),
         raised_by_torch(),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"),
     ]
     lost = [
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
@@ -61,7 +63,7 @@ def test_errors_are_told_apart() -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
     ]
     neither = [ValueError("CUDA error"), RuntimeError("shape mismatch"), KeyError("x")]
-    assert [(is_out_of_memory(e), is_lost(e)) for e in no_memory] == [(True, False)] * 3
+    assert [(is_out_of_memory(e), is_lost(e)) for e in no_memory] == [(True, False)] * 5
     assert [(is_out_of_memory(e), is_lost(e)) for e in lost] == [(False, True)] * 3
     assert [(is_out_of_memory(e), is_lost(e)) for e in neither] == [(False, False)] * 3
 
