@@ -34,7 +34,8 @@ WAVE = 16_384
 # After so many units a loading process is replaced, whatever its image libraries have leaked.
 UNITS_PER_PROCESS = 512
 # Units in the object store for each that may be worked on: enough that no stage waits for another, however many follow.
-UNITS_EACH = 2
+# With 2, loading processes stood still long enough for Ray to end them, and their start took as long as the work.
+UNITS_EACH = 8
 
 
 def export(config: Config) -> Summary:
