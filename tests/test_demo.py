@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -128,8 +129,7 @@ def test_submitted_to_a_cluster_it_writes_the_same(demo: tuple[Path, str], tmp_p
         try:
             wait_for(dashboard)
             with ThreadPoolExecutor() as pool:
-                run = partial(subprocess.run, env=env, capture_output=True, text=True, timeout=500)
-                right, wrong = pool.map(run, ([*submit, "job.yaml"], [*submit, "none.yaml"]))
+                right, wrong = pool.map(partial(submitted, env=env), ([*submit, "job.yaml"], [*submit, "none.yaml"]))
             assert right.returncode == 0, right.stdout + right.stderr
             assert wrong.returncode != 0
             assert "cannot read the config" in wrong.stdout + wrong.stderr
@@ -145,9 +145,18 @@ def test_submitted_to_a_cluster_it_writes_the_same(demo: tuple[Path, str], tmp_p
     np.testing.assert_allclose(ours.contrast(rows), theirs.contrast(rows), rtol=0.01, atol=1e-4)
 
 
+def submitted(command: list[str], env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """The end of a job. Ray's job server answers before there is an agent that takes jobs, and says so."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
+
+
 def wait_for(port: int) -> None:
     """Until the dashboard's job server answers."""
-    import time
     import urllib.error
     import urllib.request
 
