@@ -41,6 +41,8 @@ UNITS_PER_GPU_ACTOR = 2
 FEW = 16
 # Calls that are under way at a time, so that the driver's memory does not grow with their number.
 UNDER_WAY = 256
+# Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
+STARTS = 3
 # A process that is gone, told from an error that it raised.
 DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 # Ray wraps an error a few times; beyond this there is a loop.
@@ -136,6 +138,9 @@ def connected() -> Iterator[None]:
     """A connection to Ray for a while: the cluster of RAY_ADDRESS (a submitted job has it), else one of our own.
 
     Our own listens on the loopback interface alone, has no dashboard, and ends with the run.
+
+    Raises:
+        WorkerError: it cannot be started.
     """
     if ray.is_initialized():
         yield
@@ -144,14 +149,28 @@ def connected() -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
-        _stay_on_loopback()
-        # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
-        own: Any = {"address": "local", "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
-        ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
+        _start_our_own()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_our_own() -> None:
+    _stay_on_loopback()
+    # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
+    own: Any = {"address": "local", "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt == STARTS:
+                raise WorkerError(
+                    f"Ray could not be started on this machine, in {STARTS} attempts; compute.runner: inline does "
+                    f"without it. Its logs are in /tmp/ray/session_latest/logs. Ray says: {error}"
+                ) from error
 
 
 def _stay_on_loopback() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 from finer_ray.config import Config
-from finer_ray.errors import ConfigError
+from finer_ray.errors import ConfigError, WorkerError
 from finer_ray.pipeline import cluster
-from finer_ray.pipeline.cluster import check_device, cpus, own_resources
+from finer_ray.pipeline.cluster import check_device, connected, cpus, own_resources
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.forecast import forecast
 
@@ -61,6 +62,23 @@ def test_nothing_is_begun_without_them(run: Any, tmp_path: Path, job: Job, monke
     with pytest.raises(ConfigError, match="PyTorch finds 0 on this machine"):
         run(config)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("failing", "message"), [(0, None), (2, None), (3, "3 attempts; .*inline.*timed out")])
+def test_ray_is_started_again(failing: int, message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        tried.append(options)
+        if len(tried) <= failing:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    with nullcontext() if message is None else pytest.raises(WorkerError, match=message), connected():
+        pass
+    assert len(tried) == min(failing + 1, 3)
+    assert all(options["address"] == "local" for options in tried)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")

@@ -195,10 +195,11 @@ def killing(names: dict[str, str], seconds: tuple[float, float], most: int) -> I
 
     def kill() -> None:
         while not over.wait(dice.uniform(*seconds)):
-            kind = min(names, key=lambda name: (killed[name], name))
-            found = of_ours(names[kind])
-            if found and killed[kind] < most:
-                dice.choice(found).send_signal(signal.SIGKILL)
+            alive = {kind: of_ours(name) for kind, name in names.items() if killed[kind] < most}
+            kinds = [kind for kind, found in alive.items() if found]
+            if kinds:
+                kind = min(kinds, key=lambda kind: (killed[kind], kind))
+                dice.choice(alive[kind]).send_signal(signal.SIGKILL)
                 killed[kind] += 1
 
     thread = threading.Thread(target=kill)
@@ -241,9 +242,15 @@ def test_workers_and_actors_killed_at_random_moments(
 ) -> None:
     """And, whatever room there is for more, no second actor beside the one of `actors_max`."""
     config = job(shards, output={"url": f"{place}/workers"}, compute={**SHARES, "actors_max": 1})
-    gate.touch()
-    with watching(lambda _: None) as actors, killing(STAGES, (0.05, 0.4), 2) as killed:
-        summary = export(config)
+    begun = time.monotonic()
+    with killing(STAGES, (0.05, 0.4), 3) as killed:
+
+        def go_on(_: list[int]) -> None:
+            if sum(killed.values()) >= 3 or time.monotonic() > begun + 240:
+                gate.touch()
+
+        with watching(go_on) as actors:
+            summary = export(config)
     assert killed["actor"] >= 1
     assert sum(killed.values()) >= 3
     assert summary.new == 160
