@@ -36,7 +36,7 @@ class Feeder:
         # By numpy straight into pinned memory; another mode than `clip` would take a buffer between.
         np.take(values, rows, axis=0, out=gathered.numpy(), mode="clip")
         if self._stream is None:
-            return gathered
+            return gathered.to(self.device)
         with torch.cuda.stream(self._stream):
             sent = gathered.to(self.device, non_blocking=True)
         here = torch.cuda.current_stream(self.device)

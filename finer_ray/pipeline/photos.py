@@ -40,25 +40,23 @@ class Photos:
         }
         if not encoded:
             return self._feed(self._pixels, self._places[rows]), {}
-        device = self._feed.device
-        loaded = [place for place in range(len(rows)) if place not in encoded]
-        sizes = [self._sizes[rows[place]] for place in encoded]
-        pixels, failed = decode_batch([*encoded.values()], sizes, self._transform, device)
-        pixels = pixels.permute(0, 2, 3, 1)
-        if not loaded and not failed:
-            return pixels.contiguous(), {}
-        batch = torch.empty((len(rows), *self._transform.size, 3), dtype=torch.uint8, device=device)
-        if loaded:
-            batch[loaded] = self._feed(self._pixels, self._places[rows[loaded]])
-        batch[[*encoded]] = pixels
+        arrived = [*encoded]
+        sizes = [self._sizes[rows[place]] for place in arrived]
+        decoded, failed = decode_batch([*encoded.values()], sizes, self._transform, self._feed.device)
         errors: dict[int, DecodeError] = {}
-        for place in np.array([*encoded])[failed].tolist():
+        for position in failed:
             try:
-                batch[place] = self._on_cpu(encoded[place]).to(device)
+                decoded[position] = self._on_cpu(encoded[arrived[position]]).permute(2, 0, 1).to(decoded.device)
             except DecodeError as error:
-                errors[place] = error
-        good = [place for place in range(len(rows)) if place not in errors]
-        return batch[good] if errors else batch, errors
+                errors[arrived[position]] = error
+        pixels = decoded.permute(0, 2, 3, 1)
+        if loaded := [place for place in range(len(rows)) if place not in encoded]:
+            arrived += loaded
+            pixels = torch.cat([pixels, self._feed(self._pixels, self._places[rows[loaded]])])
+        order = [position for position in np.argsort(arrived).tolist() if arrived[position] not in errors]
+        # A list as an index would make the GPU be waited for.
+        index = torch.tensor(order, dtype=torch.long).to(pixels.device, non_blocking=True)
+        return pixels.index_select(0, index), errors
 
     def fault(self, row: int) -> DecodeError | None:
         """What is wrong with a photo that nobody has decoded yet, found on the CPU."""

@@ -58,8 +58,10 @@ def smooth_masks(cells: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor
     larger = functional.interpolate(
         cells[:, None], size=((count + 1) * height, (count + 1) * width), mode="bilinear", align_corners=False
     )[:, 0]
-    places = (shifts * shifts.new_tensor([height, width])).long()
-    rows, columns = (places[:, axis, None] + torch.arange(side, device=cells.device) for axis, side in enumerate(size))
+    steps = zip(shifts.unbind(1), (height, width), size, strict=True)
+    rows, columns = (
+        (shift * step).long()[:, None] + torch.arange(side, device=cells.device) for shift, step, side in steps
+    )
     masks: Tensor = larger[
         torch.arange(len(cells), device=cells.device)[:, None, None], rows[:, :, None], columns[:, None]
     ]

@@ -86,7 +86,8 @@ def test_geometry_and_filter_are_the_transforms(
     width: int, height: int, size: tuple[int, int], resize: str, crop_pct: float, interpolation: str, mode: str
 ) -> None:
     """Off by a level at each of two roundings at most. Often so only where halves are to be rounded: at 2 to 3, where
-    weights are sixths, every sixth value is one, which is up in one arithmetic and down in the other."""
+    weights are sixths, every sixth value is one, which is up in one arithmetic and down in the other; and a photo one
+    pixel high has few values, each as often as its copy has rows."""
     transform = Transform(size, resize, crop_pct, interpolation)  # type: ignore[arg-type]
     assume(max(transform.resized(width, height)) < 5000)
     data = encode(noise(width, height, mode), "JPEG", quality=95)
@@ -99,7 +100,7 @@ def test_geometry_and_filter_are_the_transforms(
     assert failed == []
     assert (found.width, found.height) == (width, height)
     assert off.max() <= 2
-    assert off.mean() <= 0.2
+    assert off.mean() <= 0.3
 
 
 @pytest.mark.parametrize("size", [(40, 40), (63, 64), (64, 64), (30, 200), (200, 30)])
