@@ -80,7 +80,7 @@ def circle_probabilities(
     Returns:
         (B, R, J).
     """
-    masks = circles((images.shape[2], images.shape[3]), settings).to(images)[:, None]
+    masks = circles((images.shape[2], images.shape[3]), settings).to(images, non_blocking=True)[:, None]
     step, found = in_flight(images, memory), []
     for image, behind, wanted in zip(images, blur(images, settings.blur), classes, strict=True):
         mixed = (behind.lerp(image, part) for part in masks.split(step))
@@ -147,7 +147,7 @@ def descend(objective: Callable[[Tensor], Tensor], images: Tensor, low: Tensor, 
     sharp = functional.interpolate(images, size=room, mode="bilinear", align_corners=False)
     blurred = blur(sharp, settings.blur)
     cells = (low.shape[1], low.shape[2])
-    rows, columns = (matrix.to(images) for matrix in enlarging(cells, size, settings.smooth))
+    rows, columns = (matrix.to(images, non_blocking=True) for matrix in enlarging(cells, size, settings.smooth))
     with torch.enable_grad():
         low = low.clone().requires_grad_()
         optimiser = torch.optim.Adam([low], lr=settings.rate)
@@ -176,7 +176,7 @@ def first_masks(starts: Tensor, coefficients: Tensor, images: Tensor, settings: 
     scores = coefficients @ starts.transpose(1, 2)
     whole, gone = scores[..., :1], scores[..., -1:]
     enough = scores <= gone + (1 - EFFECT) * (whole - gone).abs()
-    masks = circles((images.shape[2], images.shape[3]), settings).to(images)
+    masks = circles((images.shape[2], images.shape[3]), settings).to(images, non_blocking=True)
     cells = [ceil(side / settings.scale) for side in images.shape[2:]]
     return functional.interpolate(masks[:, None], size=cells, mode="area")[:, 0][enough.byte().argmax(-1)]
 
@@ -210,7 +210,9 @@ def smoothing(size: tuple[int, int], deviation: float) -> tuple[Tensor, Tensor]:
 
 def blur(images: Tensor, deviation: float) -> Tensor:
     """(..., H, W) blurred."""
-    rows, columns = (matrix.to(images) for matrix in smoothing((images.shape[-2], images.shape[-1]), deviation))
+    rows, columns = (
+        matrix.to(images, non_blocking=True) for matrix in smoothing((images.shape[-2], images.shape[-1]), deviation)
+    )
     with torch.autocast(images.device.type, enabled=False):
         blurred: Tensor = rows @ images @ columns.T
     return blurred

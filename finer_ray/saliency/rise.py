@@ -92,7 +92,7 @@ def rise_basis(
     Returns:
         (B, J, h, w) float32 (float64 for float64 images), non-negative.
     """
-    cells, shifts = (drawn.to(images.device) for drawn in settings.draw())
+    cells, shifts = (drawn.to(images.device, non_blocking=True) for drawn in settings.draw())
     size, step = (images.shape[2], images.shape[3]), in_flight(images, memory)
     total = torch.zeros(
         (*classes.shape, *grid), dtype=torch.promote_types(images.dtype, torch.float32), device=images.device

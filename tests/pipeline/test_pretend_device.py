@@ -125,6 +125,7 @@ def notice_what_is_wrong() -> None:
         bool(far.sum() > 0)
         far[torch.tensor([0, 1])]
         far.cpu()
+        torch.ones(3).to(DEVICE)
         far.nonzero()
         torch.tensor([1.0], device=DEVICE)
         far.new_tensor([1.0])
@@ -135,6 +136,7 @@ def notice_what_is_wrong() -> None:
         kinds = [
             "aten::_local_scalar_dense",
             "an index copied there",
+            "aten::_to_copy, blocking",
             "aten::_to_copy, blocking",
             "aten::nonzero",
             "numbers copied there",

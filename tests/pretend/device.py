@@ -110,8 +110,8 @@ def _run(function: Any, args: Any, kwargs: Any, waits: list[str]) -> Any:
         name = function._schema.name
         if any_there:
             _check(name, given, waits)
-            if name in COPYING and _blocks(name, args, kwargs):
-                waits.append(f"{name}, blocking")
+        if name in COPYING and _blocks(name, args, kwargs):
+            waits.append(f"{name}, blocking")
         here = [_here(value) for value in given]
         arguments, options = pytree.tree_unflatten(here, spec)
         options.pop("pin_memory", None)
