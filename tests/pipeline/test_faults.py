@@ -44,7 +44,9 @@ slow_down()
 main()
 """
 # An actor takes more than half of a node of three CPUs, so that two are on two nodes; a CPU of each is left to read.
-SHARES = {"runner": "ray", "cpus_per_actor": 2.0}
+# As many threads wherever it runs: sums of small batches depend on them in the last bit.
+THREADS = {"threads_per_actor": 1}
+SHARES = {"runner": "ray", "cpus_per_actor": 2.0, **THREADS}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: str) -> Export:
-    config = jobs_in(tmp_path_factory.mktemp("undisturbed"))(shards)
+    config = jobs_in(tmp_path_factory.mktemp("undisturbed"))(shards, compute=THREADS)
     export(config)
     return open_export(config.output.url)
 
@@ -139,7 +141,7 @@ def test_a_driver_killed_at_random_moments(
     tmp_path: Path, place: str, shards: str, job: Job, undisturbed: Export
 ) -> None:
     """The same command again and again, until it ends; its whole process group dies each time."""
-    config = job(shards, output={"url": f"{place}/driver"}, compute={"runner": "ray"})
+    config = job(shards, output={"url": f"{place}/driver"}, compute={"runner": "ray", **THREADS})
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-c", EXPORT, "export", str(file)]
