@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from finer_ray.config import Config
 from finer_ray.errors import WorkerError
@@ -22,9 +21,6 @@ from finer_ray.pipeline import export as job_of
 from finer_ray.pipeline.cluster import own_resources
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import layout_of
-from finer_ray.pipeline.question import question_of
-from finer_ray.pipeline.results import answers
-from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import explain
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
@@ -127,64 +123,6 @@ def test_compiled_batches_have_one_size(tmp_path: Path, job: Job, monkeypatch: p
     export(config)
     assert set(tried) == {4}
     alike(open_export(config.output.url), open_export(plain.output.url), 1e-4)
-
-
-class Waits(TorchDispatchMode):
-    """Collects operations whose result Python needs to go on: on a GPU they wait for all that it was given to do.
-    So do lists as an index, of which torch makes tensors, and copies them to the GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.lifted: list[torch.Tensor] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function._schema.name == "aten::lift_fresh":
-            self.lifted.append(function(*args))
-            return self.lifted[-1]
-        if function._schema.name in ("aten::index", "aten::index_put_"):
-            given = [index for index in args[1] if index is not None]
-            if any(index is lifted for index in given for lifted in self.lifted):
-                self.found.append("a list as an index")
-        if function._schema.name in (
-            "aten::_local_scalar_dense",
-            "aten::nonzero",
-            "aten::equal",
-            "aten::masked_select",
-        ):
-            self.found.append(function._schema.name)
-        return function(*args, **(kwargs or {}))
-
-
-MAPS: list[Any] = [
-    "gradcam",
-    "finer_gradcam",
-    {"name": "max", "cam": "gradcam", "aggregation": "max_before_relu"},
-    {"name": "after", "cam": "layercam", "aggregation": "mean_after_relu", "weighting": "probability"},
-    {"name": "back", "cam": "gradcam", "reverse": True},
-    "finer_scorecam",
-]
-
-
-@pytest.mark.parametrize("backbone", ["timm:test_vit", "timm:test_resnet", "clip"])
-def test_nothing_in_a_batch_waits_for_the_device(backbone: str, job: Job, clip: str) -> None:
-    model: dict[str, Any] = {"backbone": backbone}
-    if backbone == "clip":
-        model = {"backbone": clip, "head": "text", "classes": list("abcdefg")}
-    config = job("a.tar", model=model, metrics=METRICS, saliency={"maps": MAPS, "selection": [1, 2]})
-    classifier = build_classifier(config.model)
-    question, scorer = question_of(config, classifier), Scorer(config.metrics, classifier, torch.device("cpu"), 2**28)
-    images = torch.randn((2, 3, *classifier.transform.size))
-    region = torch.ones((2, *classifier.transform.size), dtype=torch.bool)
-    with Waits() as waits:
-        explanation = explain(classifier, images, question)
-        answers(explanation, classifier.class_count)
-        scorer(images, explanation, region)
-    assert waits.found == []
-    with waits:
-        bool(explanation.maps.sum() > 0)
-        explanation.maps[:, [0, 1]]
-    assert waits.found == ["aten::_local_scalar_dense", "a list as an index"]
 
 
 # Of an actor's process: where the first calls of its two threads wait for each other.

@@ -39,6 +39,7 @@ pytestmark = [
     ),
 ]
 CAMS = ("gradcam", "layercam", "scorecam", "rise", "mask")
+SELECTIONS: dict[str, Any] = {"clip-tok": "weight", "resnet": (1, 2)}
 METRICS = MetricsConfig(deletion=True, insertion=True, drops=True, steps=2, insert_into="blur")
 
 
@@ -52,8 +53,10 @@ def apart() -> Iterator[ProcessPoolExecutor]:
 def every_map(name: str) -> Question:
     cams = (*CAMS, "gem") if name.startswith("clip-tok") else CAMS
     weightings = ("equal", "probability")
-    maps = tuple(Map(f"{cam}_{by}", cam, 0.6, weighting=by) for cam in cams for by in weightings)
-    question = Question(maps=maps, references=2)
+    maps = [Map(f"{cam}_{by}", cam, 0.6, weighting=by) for cam in cams for by in weightings]
+    maps += [Map(by, gamma=0.6, aggregation=by) for by in ("max_before_relu", "mean_after_relu")]
+    maps += [Map("reverse", gamma=0.6, reverse=True)]
+    question = Question(maps=tuple(maps), references=2, selection=SELECTIONS.get(name, "logit"))
     return replace(question, rise=replace(question.rise, masks=4), mask=replace(question.mask, steps=2))
 
 
@@ -78,8 +81,9 @@ def agree_on_a_batch(name: str, precision: str) -> None:
         sent, area, same = images.to(DEVICE), region.to(DEVICE), moved(here, DEVICE)
         waits.clear()
         with autocast(DEVICE, precision):
-            # Of the same classes, and metrics of the same maps: what is nearly equal may swap places.
-            there = explain(model, sent, question, same.target, same.references)
+            # In half precision of the same classes, and metrics of the same maps: what is nearly equal may swap places.
+            given = () if precision == "fp32" else (same.target, same.references)
+            there = explain(model, sent, question, *given)
             scores = scorer(sent, same, area)
         results = fetch(answers(there, model.class_count)), fetch(scores)
         assert waits == [], waits
