@@ -1,5 +1,5 @@
 """CUDA's rules of autocast, on the pretended device: which operations run in half precision, and which in float32. They
-are read from torch's own header, and are not those of the CPU.
+are read from torch's own header, and are not those of the CPU. Left out is `norm`, which no model here calls.
 """
 
 import re
