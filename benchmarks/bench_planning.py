@@ -27,7 +27,7 @@ from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import draft, make_plan, units_left
 from finer_ray.shards import ShardIndex, ShardRef
 from finer_ray.store.files import Folder
-from finer_ray.store.manifest import PLAN, Manifest, ShardEntry, read_manifest, write_manifest
+from finer_ray.store.manifest import PLAN, Manifest, ManifestFile, ShardEntry, read_manifest
 from tests.conftest import sample, write_tar
 from tests.s3 import served
 
@@ -62,12 +62,12 @@ def real_shards(folder: Path) -> dict[str, Any]:
     for number in range(SHARDS):
         (folder / "in" / f"{number:06d}.tar").write_bytes(body)
     config = config_of(str(folder / "in" / f"{{000000..{SHARDS - 1:06d}}}.tar"), str(folder / "out"))
-    empty = draft(config, build_classifier(config.model))
+    empty, target = draft(config, build_classifier(config.model)), Folder(config.output.url)
     with Crew(inline=False) as crew:
-        (plan, _), first = timed(lambda: make_plan(config, empty, None, crew.each))
+        (plan, _), first = timed(lambda: make_plan(config, empty, None, None, target, crew.each))
     assert plan.images() == 2 * SHARDS
     with Crew(inline=True) as crew:
-        (again, _), second = timed(lambda: make_plan(config, empty, plan, crew.each))
+        (again, _), second = timed(lambda: make_plan(config, empty, plan, None, target, crew.each))
     assert again.shards == plan.shards
     return {"shards": SHARDS, "first": first, "nothing new": second}
 
@@ -90,7 +90,7 @@ def large_plan(folder: Path) -> dict[str, Any]:
     target = Folder(str(folder / "big"))
     entries, found["entries"] = timed(lambda: [entry(number) for number in range(SHARDS)])
     plan = empty.model_copy(update={"layout": layout, "shards": entries})
-    _, found["plan.json written"] = timed(lambda: write_manifest(target, PLAN, plan))
+    _, found["plan.json written"] = timed(lambda: ManifestFile(target, PLAN).write(plan))
     found["plan.json bytes"] = (folder / "big" / PLAN).stat().st_size
     back, found["plan.json read"] = timed(lambda: read_manifest(target, PLAN))
     assert isinstance(back, Manifest)

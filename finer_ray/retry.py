@@ -24,6 +24,8 @@ NETWORK = {
     *("HTTPClientError", "ConnectionError", "ClientConnectionError", "ClientPayloadError", "Timeout", "HTTPError"),
     *("ServerError", "RetryError", "ServiceRequestError", "ServiceResponseError"),
 }
+# What the operating system says of a file itself.
+OF_FILE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 # How descriptions of actions that write begin: to them a missing folder or bucket is a fault.
 WRITING = "write "
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
@@ -39,6 +41,18 @@ def transient(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in PASSING
     return _of_library(error) and any(kind.__name__ in NETWORK for kind in type(error).__mro__)
+
+
+def of_store(error: BaseException) -> bool:
+    """Whether an error of reading is the store's, not that of what it reads: out of reach, a damaged disk, a file that
+    is gone since it was listed.
+
+    A missing permission is the file's own, and what libraries raise without a number of the operating system's (Arrow's
+    OSError for a damaged page) is its contents'.
+    """
+    if transient(error) or isinstance(error, FileNotFoundError):
+        return True
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in OF_FILE
 
 
 def _of_library(error: BaseException) -> bool:

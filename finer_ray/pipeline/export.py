@@ -11,12 +11,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
 from finer_ray.config import Config
-from finer_ray.errors import InputError
+from finer_ray.errors import InputError, StoreError
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import Crew, Resources, check_device, own_resources, plain_errors, resources
 from finer_ray.pipeline.explaining import LOST, Explainer
 from finer_ray.pipeline.loading import Loader
-from finer_ray.pipeline.planning import draft, make_plan, units_left
+from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
@@ -24,9 +24,9 @@ from finer_ray.pipeline.writing import write
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.lease import Lease, hold
-from finer_ray.store.manifest import EXPORT, PLAN, Manifest, Unit, read_manifest, write_manifest
-from finer_ray.store.parts import clear, failure_count, publish, settle
-from finer_ray.store.similarity import write_similarity
+from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, Unit, check_vacant, pending
+from finer_ray.store.parts import clear, committed, failure_count, publish
+from finer_ray.store.similarity import similarity_files, write_similarity
 from finer_ray.store.tensors import create_tensors, erase_units
 
 # Units that one Ray Data pipeline is given: it holds a task for each from the beginning.
@@ -44,53 +44,62 @@ def export(config: Config) -> Summary:
     Raises:
         ConfigError: the config asks for something that cannot be done; before any work.
         InputError: no images, or more failures than `input.max_failures` allows (commits are kept).
-        ExportError: `output.url` holds an export of another config, model or head, or of shards that have changed.
+        ExportError: `output.url` holds an export of another config, model or head, or of shards that have changed; or
+            what is no export.
         LeaseError: another run writes to it.
         StoreError: a store refuses, or does not answer for longer than `compute.patience` (commits are kept).
     """
     start = time.monotonic()
     check_device(config.compute)
+    folder = Folder(config.output.url, config.compute.patience)
+    check_places(config.input.shards, folder)
+    check_vacant(folder)
     classifier = build_classifier(config.model)
     check_question(config, classifier)
-    folder = Folder(config.output.url, config.compute.patience)
     with hold(folder, config.output.lease_seconds) as lease, Crew(config.compute.runner == "inline") as crew:
         summary = _export(config, classifier, folder, lease, crew)
     return replace(summary, seconds=time.monotonic() - start)
 
 
 def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease, crew: Crew) -> Summary:
-    published = read_manifest(folder, EXPORT)
-    planned = read_manifest(folder, PLAN)
-    plan, notes = make_plan(config, draft(config, classifier), planned or published, crew.each)
+    plan_file, export_file = ManifestFile(folder, PLAN), ManifestFile(folder, EXPORT)
+    published = export_file.manifest
+    planned = pending(plan_file.manifest, published)
+    if published is not None and planned is None and plan_file.manifest is not None:
+        clear(folder, plan_file, export_file)
+    plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, crew.each)
     left, waiting = units_left(plan, published, folder)
     if published is not None and not left and not waiting and not _has_news(plan, published):
-        if planned is not None:
-            clear(folder, published)
+        # Also the late commits of a run that stood still while another published.
+        if plan_file.manifest is not None or committed(folder):
+            clear(folder, plan_file, export_file)
         return Summary(**published.counts, new=0, notes=notes)
-    plan = _erased(plan, published, folder)
     lease.confirm()
-    plan = plan.model_copy(update={"tables": {"similarity": _similarity(classifier, published, folder)}})
-    write_manifest(folder, PLAN, plan)
+    similarity = similarity_files(classifier.class_weights()) if published is None else published.tables["similarity"]
+    plan = _erased(plan, published, folder).model_copy(update={"tables": {"similarity": similarity}})
+    plan_file.write(plan)
+    if published is None:
+        write_similarity(folder, classifier.class_weights())
     create_tensors(folder, plan.layout, plan.rows())
     if left:
         _run(config, classifier, plan, left, folder, waiting, lease, crew)
-    _, waiting = units_left(plan, published, folder)
-    made = publish(folder, waiting, plan, published, crew.each)
+    missing, waiting = units_left(plan, published, folder)
     lease.confirm()
-    settle(folder, made)
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of {len(left)} units that this run has committed to {folder.url}/parts are not there any "
+            "more; nothing is published. Run the same command again"
+        )
+    _check_failures(config, plan.counts["failures"] + failure_count(folder, waiting), plan.images())
+    # Again, in case a run that stood still has come between.
+    create_tensors(folder, plan.layout, plan.rows())
+    made = publish(folder, waiting, plan_file, export_file, crew.each, lease.confirm)
     return Summary(**made.counts, new=sum(unit.count for unit in left), notes=notes)
 
 
 def _has_news(plan: Manifest, published: Manifest) -> bool:
     """Whether the plan has shards, if only damaged ones, that the published manifest lacks, or lacks some of its."""
     return len(published.shards) != len(plan.shards) or len(published.retired) != len(plan.retired)
-
-
-def _similarity(classifier: Classifier, published: Manifest | None, folder: Folder) -> list[str]:
-    """Files of the table of similarity: written by the first run, for a later one has the same head."""
-    if published is not None:
-        return published.tables.get("similarity", [])
-    return write_similarity(folder, classifier.class_weights())
 
 
 def _erased(plan: Manifest, published: Manifest | None, folder: Folder) -> Manifest:
@@ -116,13 +125,14 @@ def _run(
     done = plan.images() - sum(unit.count for unit in left)
     failed = plan.counts["failures"] + failure_count(folder, waiting)
     work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
+    _check_failures(config, failed, plan.images())
     folder.remove(LOST)
     with Meter(plan.images(), done, failed) as meter:
         for line in work(config, classifier, plan.layout, left, folder.url):
             meter.advance(line["images"] + line["failures"], line["failures"])
             lease.tell(done=meter.done, total=meter.total, failures=meter.failures, rate=meter.rate)
             lease.check()
-            _check_failures(config, meter, plan.images())
+            _check_failures(config, meter.failures, plan.images())
 
 
 def _on_ray(
@@ -211,11 +221,11 @@ def _loader(config: Config, classifier: Classifier) -> Loader:
     return Loader(config.input, classifier.transform, config.metrics.localisation, config.compute.patience)
 
 
-def _check_failures(config: Config, meter: Meter, total: int) -> None:
+def _check_failures(config: Config, failures: int, total: int) -> None:
     allowed = config.input.max_failures
-    if meter.failures > allowed * total:
+    if failures > allowed * total:
         raise InputError(
-            f"{meter.failures} of {total} images failed, more than input.max_failures {allowed:g} allows; "
+            f"{failures} of {total} images failed, more than input.max_failures {allowed:g} allows; "
             "what is done is kept. Look at parts/failures in the export, mend the input or raise the limit, "
             "and run the same command again"
         )

@@ -10,12 +10,12 @@ from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import Crew, check_device, own_resources
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
-from finer_ray.pipeline.planning import draft, make_plan, units_left
+from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.writing import write
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import EXPORT, PLAN, Unit, read_manifest
+from finer_ray.store.manifest import EXPORT, PLAN, Unit, check_vacant, pending, read_manifest
 from finer_ray.store.tensors import create_tensors
 
 WARM, TRIED, SHOWN = 2, 24, 5
@@ -68,12 +68,15 @@ def forecast(config: Config) -> Forecast:
         What `export` raises before it begins.
     """
     check_device(config.compute.model_copy(update={"runner": "inline"}))
+    folder = Folder(config.output.url, config.compute.patience)
+    check_places(config.input.shards, folder)
+    check_vacant(folder)
     classifier = build_classifier(config.model)
     check_question(config, classifier)
-    folder = Folder(config.output.url, config.compute.patience)
-    published, planned = read_manifest(folder, EXPORT), read_manifest(folder, PLAN)
+    published = read_manifest(folder, EXPORT)
+    planned = pending(read_manifest(folder, PLAN), published)
     with Crew(config.compute.runner == "inline") as crew:
-        plan, notes = make_plan(config, draft(config, classifier), planned or published, crew.each)
+        plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, crew.each)
     left, _ = units_left(plan, published, folder)
     found = Forecast(
         shards=len(plan.shards),

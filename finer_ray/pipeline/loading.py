@@ -32,6 +32,7 @@ TYPES = {
     "region_kind": pa.string(),
     "width": pa.int32(),
     "height": pa.int32(),
+    "digest": pa.string(),
     "stage": pa.string(),
     "error": pa.string(),
 }
@@ -66,7 +67,8 @@ class Loader:
         Returns:
             unit, index, shard, key, label (JSON), concept, base; of a good image either `pixels` (packed (h, w, 3)
             uint8) or `encoded` (a JPEG that is left to the model's device), null in the other; where wanted, `region`
-            (packed bits of (h, w)); `region_kind`, `width`, `height`; `stage` and `error`, null for good images.
+            (packed bits of (h, w)); `region_kind`, `width`, `height`; `digest` of what was read; `stage` and `error`,
+            null for good images.
 
         Raises:
             StoreError: the shard's store does not answer.
@@ -119,4 +121,10 @@ class Loader:
 
 def _note(sample: Sample) -> dict[str, Any]:
     label = None if sample.label is None else json.dumps(sample.label)
-    return {"key": sample.key, "label": label, "concept": sample.concept, "base": sample.base}
+    return {
+        "key": sample.key,
+        "label": label,
+        "concept": sample.concept,
+        "base": sample.base,
+        "digest": sample.digest(),
+    }

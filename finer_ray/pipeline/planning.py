@@ -1,26 +1,39 @@
 """Planning: which shards and units there are, and which of them are left to do."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
+
+from braceexpand import braceexpand
+from fsspec.utils import glob_translate
 
 from finer_ray.config import Config
-from finer_ray.errors import ExportError, InputError
+from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
 from finer_ray.pipeline.question import question_of
 from finer_ray.retry import patiently
-from finer_ray.shards import Fields, ShardIndex, ShardRef, find_shards, index_shard, stamps
+from finer_ray.shards import Fields, ShardIndex, ShardRef, find_shards, index_shard, stamps, unit_digest
+from finer_ray.shards.files import is_tag, locate
+from finer_ray.shards.message import clipped
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit
-from finer_ray.store.parts import Each, committed
+from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
+from finer_ray.store.parts import Each, committed, committed_digests
 from finer_ray.version import __version__
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "pillow", "ray", "zarr")
 # Shards that one task counts.
 BATCH = 32
 NAMED = 5
+WILDCARD = re.compile(r"[*?\[{]")
+# Tables of an export that a pattern could take for shards; and names of a pattern's ranges that are looked at.
+OWN_TABLES = ("classes.parquet", "images/unit.parquet", "parts/images/0.parquet", "retired/images/unit.parquet")
+EXPANSIONS = 1000
+DigestsOf = Callable[[ShardEntry], list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Survey:
 
     def notes(self, policy: str) -> list[str]:
         """What the user is told of changed and vanished shards."""
-        done = {"changed": "made anew", "vanished": "taken out"} if policy == "replace" else {}
+        done = {} if policy == "keep" else {"changed": "made anew", "vanished": "taken out"}
         return [
             f"{len(found)} shards {what} since their export; their rows are {done.get(what, 'kept')}: {_few(found)}"
             for what, found in (("changed", self.changed), ("vanished", self.vanished))
@@ -81,7 +94,61 @@ def draft(config: Config, classifier: Classifier) -> Manifest:
     )
 
 
-def make_plan(config: Config, empty: Manifest, before: Manifest | None, each: Each) -> tuple[Manifest, list[str]]:
+def check_places(patterns: Sequence[str], folder: Folder) -> None:
+    """Refuse an output that holds the input, or lies in it: one of them would be taken for the other.
+
+    Args:
+        patterns: `input.shards`.
+        folder: the output's.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    for pattern in patterns:
+        if _overlap(pattern, folder):
+            raise ConfigError(
+                f"output.url: {folder.url} holds input.shards {clipped(pattern)!r}, or lies in it, so that one would "
+                "be taken for the other: choose a folder of its own"
+            )
+
+
+def _overlap(pattern: str, folder: Folder) -> bool:
+    """Whether a pattern names the folder, something in it, or a folder around it, as far as its text tells."""
+    try:
+        fs, path = locate(pattern)
+    except Exception:
+        # Whoever looks for the shards says what is wrong with it.
+        return False
+    if type(fs) is not type(folder.fs):
+        return False
+    place = folder.root.rstrip("/")
+    # What stands before the first part with a wildcard or a range.
+    parts = path.split("/")
+    count = next((number for number, part in enumerate(parts) if WILDCARD.search(part)), len(parts))
+    fixed = "/".join(parts[:count]).rstrip("/")
+    if folder.local:
+        fixed, place = os.path.realpath(fixed or "/"), os.path.realpath(place)
+    if _within(fixed, place):
+        return True
+    if count == len(parts):
+        return _within(place, fixed)
+    wildcards = "/".join([fixed.rstrip("/"), *parts[count:]])
+    texts = islice(braceexpand(wildcards), EXPANSIONS) if "{" in wildcards else [wildcards]
+    return any(re.match(glob_translate(text), f"{place}/{table}") for text in texts for table in OWN_TABLES)
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def make_plan(
+    config: Config,
+    empty: Manifest,
+    planned: Manifest | None,
+    published: Manifest | None,
+    folder: Folder,
+    each: Each,
+) -> tuple[Manifest, list[str]]:
     """The manifest of the export as it will be: the shards it has already, in their places, then new ones.
 
     Shards are counted once; one whose stamp has not changed is not opened again.
@@ -89,7 +156,9 @@ def make_plan(config: Config, empty: Manifest, before: Manifest | None, each: Ea
     Args:
         config: of the job.
         empty: the job's `draft`.
-        before: what the export has, or had planned; None for a new one.
+        planned: what a run that did not end had planned; None where there is no such plan.
+        published: what the export has; None for a new one.
+        folder: of the export.
         each: calls a function with each of some items, wherever there is room.
 
     Returns:
@@ -100,18 +169,19 @@ def make_plan(config: Config, empty: Manifest, before: Manifest | None, each: Ea
         ExportError: the export was made with another config, model or head, or of a shard that is not as it was.
         StoreError: a store does not answer.
     """
+    before = planned or published
     if before is not None:
         before.check_same(empty)
     # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
     known = [] if before is None else [entry for entry in before.shards if entry.index["starts"]]
     retired = [] if before is None else list(before.retired)
-    survey = _survey(config, known, each)
+    survey = _survey(config, known, _digests(known, published, folder), each)
     policy = config.input.on_changed
-    notes: list[str] = []
-    if survey.changed or survey.vanished:
-        if policy == "refuse":
-            raise ExportError(_refusal(survey))
-        notes = survey.notes(policy)
+    # What nobody has seen yet is done anew without being asked for: its shard was perhaps mended.
+    seen = set() if published is None else {entry.first_unit for entry in published.shards}
+    if policy == "refuse" and any(entry.first_unit in seen for entry in (*survey.changed, *survey.vanished)):
+        raise ExportError(_refusal(survey))
+    notes = survey.notes(policy)
     if policy == "keep":
         entries = [*survey.entries, *survey.changed, *survey.vanished]
     else:
@@ -122,7 +192,9 @@ def make_plan(config: Config, empty: Manifest, before: Manifest | None, each: Ea
         update={
             "shards": _numbered(entries, known, retired),
             "retired": retired,
-            "counts": empty.counts if before is None else before.counts,
+            "counts": empty.counts if published is None else published.counts,
+            "base": -1 if published is None else published.revision,
+            "obsolete": [] if planned is None else planned.obsolete,
         }
     )
     if not plan.images():
@@ -139,7 +211,21 @@ def units_left(plan: Manifest, published: Manifest | None, folder: Folder) -> tu
     return [unit for unit in units if unit.number not in done and unit.number not in waiting], sorted(waiting)
 
 
-def _survey(config: Config, known: Sequence[ShardEntry], each: Each) -> Survey:
+def _digests(known: Sequence[ShardEntry], published: Manifest | None, folder: Folder) -> DigestsOf:
+    """For an entry, the digests of what was read for its units, None for those that nobody has committed."""
+    done = set() if published is None else {entry.first_unit for entry in published.shards}
+
+    def digests(entry: ShardEntry) -> list[str | None]:
+        units = range(entry.first_unit, entry.first_unit + len(entry.index["starts"]))
+        if entry.first_unit in done:
+            return [*entry.digests] or [""] * len(units)
+        found = committed_digests(folder, sorted(committed(folder) & set(units)))
+        return [found.get(unit) for unit in units]
+
+    return digests
+
+
+def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, each: Each) -> Survey:
     patience = config.compute.patience
 
     def look() -> tuple[list[ShardRef], dict[str, str | None]]:
@@ -156,21 +242,60 @@ def _survey(config: Config, known: Sequence[ShardEntry], each: Each) -> Survey:
     count = partial(_count, config.input.fields.model_dump(), config.output.rows_per_unit, patience)
     indexes = [index for found in each(count, batches) for index in found]
     entries = [entry for url, entry in by_url.items() if url in same or (url in marks and url not in wanted)]
-    changed, renewed, new = [], [], []
+    changed, renewed, new, doubtful = [], [], [], []
     for index in indexes:
         entry, mark = by_url.get(index.ref.url), marks[index.ref.url]
         fresh = ShardEntry(index=index.to_json(), stamp=mark, first_unit=-1)
         if entry is None:
             new.append(fresh)
-        elif (index.fingerprint, index.count) == (entry.shard.fingerprint, entry.shard.count):
-            entries.append(entry.model_copy(update={"stamp": mark}))
         elif not index.fingerprint:
             raise ExportError(f"{index.ref.url} is in the export, and cannot be read now: {index.problem}")
+        elif (index.fingerprint, index.count) == (entry.shard.fingerprint, entry.shard.count) and not (
+            is_tag(mark) and is_tag(entry.stamp)
+        ):
+            doubtful.append((entry, fresh))
+        else:
+            changed.append(entry)
+            renewed.append(fresh)
+    # Headers are the same; whether bodies are, only reading them tells.
+    compare = partial(_is_same, config, [digests(entry) for entry, _ in doubtful])
+    for (entry, fresh), kept in zip(doubtful, each(compare, [*enumerate(doubtful)]), strict=True):
+        if kept:
+            entries.append(entry.model_copy(update={"stamp": fresh.stamp}))
         else:
             changed.append(entry)
             renewed.append(fresh)
     vanished = [entry for url, entry in by_url.items() if url not in marks]
     return Survey([*entries, *new], changed, vanished, renewed)
+
+
+def _is_same(
+    config: Config, known: list[list[str | None]], numbered: tuple[int, tuple[ShardEntry, ShardEntry]]
+) -> bool:
+    """Whether what was read of a shard is what it holds now; headers are known to be the same.
+
+    Args:
+        config: of the job.
+        known: for each shard, the digests of its units; None for those of which nothing was read yet, '' for those
+            that an earlier version has read.
+        numbered: the shard's number, and its entry as it was and as it is.
+    """
+    number, (entry, fresh) = numbered
+    digests = known[number]
+    if all(digest is None for digest in digests):
+        return True
+    if "" in digests:
+        # As far as can be told: of an image folder nothing says that it has changed.
+        return entry.stamp is None
+    shard = fresh.shard
+    fields = Fields.with_defaults(shard.ref.format, config.input.fields.model_dump())
+    for unit, digest in zip(entry_units(fresh, config.output.rows_per_unit), digests, strict=True):
+        if digest is None:
+            continue
+        read = partial(unit_digest, shard.ref, fields, unit.start, unit.count, config.input.max_member_bytes)
+        if patiently(read, f"read {unit.url}", config.compute.patience) != digest:
+            return False
+    return True
 
 
 def _count(

@@ -16,7 +16,7 @@ from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tensors import to_half
 
-NOTES = ("unit", "index", "shard", "key", "stage", "error", "width", "height", "region_kind")
+NOTES = ("unit", "index", "shard", "key", "digest", "stage", "error", "width", "height", "region_kind")
 # Columns of images that come from the model.
 LINE = (
     "target",

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from finer_ray.pipeline.columns import unpack
+from finer_ray.shards.formats import joined_digest
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.parts import commit
@@ -32,7 +33,7 @@ def write(table: pa.Table, url: str, layout: Layout, patience: float) -> pa.Tabl
     tables = unit_tables(table, layout)
     folder = Folder(url, patience)
     write_unit(folder, layout, unit, tensors)
-    commit(folder, unit, tables)
+    commit(folder, unit, tables, joined_digest(table["digest"].to_pylist()))
     return pa.table({"unit": [unit], "images": [tables["images"].num_rows], "failures": [tables["failures"].num_rows]})
 
 

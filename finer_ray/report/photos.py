@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from finer_ray.config import parse_config
-from finer_ray.errors import ExportError
-from finer_ray.shards import Decoded, DecodeError, Fields, ShardRef, Transform, decode, read_unit
+from finer_ray.config import InputConfig, parse_config
+from finer_ray.errors import ExportError, StoreError
+from finer_ray.shards import Decoded, DecodeError, Fields, Sample, ShardRef, Transform, decode, read_unit
+from finer_ray.shards.message import brief
 from finer_ray.store.export import Export
 
 
@@ -54,13 +55,23 @@ def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tupl
         # What comes after the last wanted photo of a unit need not be read.
         count = 1 + end - number * size
         samples = read_unit(ShardRef(unit.url, unit.format), fields, unit.start, count, config.max_member_bytes)
-        for row, sample in enumerate(samples, start=number * size):
-            if row not in wanted:
-                continue
-            if sample.error is None and sample.key != keys[row]:
-                yield row, f"{unit.url}: it changed: another image, {sample.key!r}, stands where {keys[row]!r} stood"
-                continue
-            try:
-                yield row, decode(sample, transform, config.max_image_pixels, config.fast_jpeg, region)
-            except (DecodeError, OSError) as error:
-                yield row, f"{unit.url}: its photos cannot be read again: {error}"
+        row = number * size - 1
+        try:
+            for row, sample in enumerate(samples, start=number * size):
+                if row in wanted:
+                    yield row, _again(unit.url, sample, keys[row], transform, config, region)
+        except (StoreError, OSError) as error:
+            lost = f"{unit.url}: its photos cannot be read again: {brief(error)}"
+            yield from ((other, lost) for other in range(row + 1, end + 1) if other in wanted)
+
+
+def _again(
+    url: str, sample: Sample, key: str, transform: Transform, config: InputConfig, region: bool
+) -> Decoded | str:
+    """A sample's photo, if it is the one that was exported, or what is wrong with it."""
+    if sample.error is None and sample.key != key:
+        return f"{url}: it changed: another image, {sample.key!r}, stands where {key!r} stood"
+    try:
+        return decode(sample, transform, config.max_image_pixels, config.fast_jpeg, region)
+    except (DecodeError, OSError) as error:
+        return f"{url}: its photos cannot be read again: {error}"

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from finer_ray.retry import transient
+from finer_ray.retry import of_store
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import is_local, locate
 from finer_ray.shards.message import brief, printable
@@ -70,7 +70,7 @@ def _sample(fs: Any, file: File, fields: Fields, limit: int) -> Sample:
         with fs.open(file.path, "rb") as opened:
             image = opened.read(limit + 1)
     except Exception as error:
-        if transient(error) and not is_local(fs):
+        if of_store(error):
             raise
         return Sample(file.key, error=f"the file cannot be read: {brief(error)}")
     if len(image) > limit:

@@ -1,16 +1,19 @@
 """Formats: one way to count, list and read shards of any of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import islice
 from types import ModuleType
 
+import pyarrow as pa
+
+from finer_ray.errors import StoreError
 from finer_ray.retry import transient
 from finer_ray.shards import folder, parquet, webdataset
 from finer_ray.shards.fields import Fields
-from finer_ray.shards.files import is_local, locate
 from finer_ray.shards.message import brief, clipped, printable
-from finer_ray.shards.sample import Sample
+from finer_ray.shards.sample import DIGEST_BYTES, Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 READERS: dict[str, ModuleType] = {"webdataset": webdataset, "parquet": parquet, "folder": folder}
@@ -20,12 +23,12 @@ def index_shard(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex
     """Count a shard's samples. A shard that cannot be read at all has none, and a problem.
 
     Raises:
-        Exception: a remote store fails in a way that may pass (`finer_ray.retry.transient`); nothing else.
+        Exception: a store fails in a way that may pass (`finer_ray.retry.transient`); nothing else.
     """
     try:
         index: ShardIndex = READERS[ref.format].index(ref, fields, rows_per_unit)
     except Exception as error:
-        if _may_pass(ref, error):
+        if transient(error):
             raise
         return ShardIndex(ref, 0, "", (), brief(error))
     return index if index.problem is None else replace(index, problem=printable(clipped(index.problem)))
@@ -39,23 +42,41 @@ def list_keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
 def read_unit(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
     """Exactly `count` samples from one of the index's `starts` on.
 
-    Samples that the shard no longer gives are errors themselves.
-
     Raises:
-        Exception: a remote store fails in a way that may pass (`finer_ray.retry.transient`); nothing else.
+        StoreError: the shard cannot be opened or read, or gives fewer samples than were counted: it is out of reach for
+            a moment, or it has changed since. That is no fault of its images.
+        Exception: a store fails in a way that may pass (`finer_ray.retry.transient`); nothing else.
     """
-    done, reason = 0, "the shard ends before this sample: it changed since it was counted"
+    done, reason = 0, f"it gives fewer samples than the {count} that were counted from there on"
     try:
         for sample in islice(READERS[ref.format].read(ref, fields, start, count, max_member_bytes), count):
             yield sample if sample.error is None else replace(sample, error=printable(clipped(sample.error)))
             done += 1
-    except Exception as error:
-        if _may_pass(ref, error):
+    except (OSError, pa.ArrowException) as error:
+        if transient(error):
             raise
-        reason = f"the shard cannot be read: {brief(error)}"
-    yield from (Sample("", error=reason) for _ in range(done, count))
+        reason = brief(error)
+    except Exception as error:
+        if transient(error):
+            raise
+        # Of a kind that no reader is meant to let through: what it could not read does not stop the rest.
+        yield from (Sample("", error=f"the shard cannot be read: {brief(error)}") for _ in range(done, count))
+        return
+    if done < count:
+        raise StoreError(
+            f"cannot read {ref.url}, {done} of {count} samples from {start} on, though they were counted: {reason}. "
+            "Nothing of this unit is kept. Run the same command again; should the shard have changed, that run says so"
+        )
 
 
-def _may_pass(ref: ShardRef, error: Exception) -> bool:
-    """Local disks do not heal by waiting: what they cannot read is bad input."""
-    return transient(error) and not is_local(locate(ref.url)[0])
+def unit_digest(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> str:
+    """Digest of all that `read_unit` reads, as 16 hex digits. Raises as it does."""
+    return joined_digest(sample.digest() for sample in read_unit(ref, fields, start, count, max_member_bytes))
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """The digest of a unit, of those of its samples in order."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for each in digests:
+        digest.update(each.encode())
+    return digest.hexdigest()

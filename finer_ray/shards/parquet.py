@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finer_ray.retry import of_store
 from finer_ray.shards.annotation import (
     MOST_JSON,
     FieldError,
@@ -207,6 +208,8 @@ def _group_rows(
             if done >= end:
                 return
     except Exception as error:
+        if of_store(error):
+            raise
         reason = brief(error)
     yield from (Broken(f"row group {group} cannot be read: {reason}") for _ in range(done, end))
 

@@ -1,6 +1,9 @@
 """A sample: one image of the input with its annotations, as read and not yet decoded."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
+
+DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +28,13 @@ class Sample:
     concept: str | None = None
     base: str | None = None
     error: str | None = None
+
+    def digest(self) -> str:
+        """16 hex digits of all that was read of the sample, by which a change of its shard is told."""
+        digest = blake2b(digest_size=DIGEST_BYTES)
+        for part in (self.image, self.mask):
+            digest.update(b"none" if part is None else str(len(part)).encode())
+            digest.update(part or b"")
+        rest = (self.key, self.label, self.box, self.concept, self.base, self.error)
+        digest.update(repr(rest).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()

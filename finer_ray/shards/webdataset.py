@@ -1,5 +1,6 @@
 """WebDataset shards: tar archives whose consecutive members with one base name are one sample."""
 
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -221,7 +222,7 @@ class _Parts:
         self._file.seek(member.body)
         body = self._file.read(member.size)
         if len(body) < member.size:
-            raise FieldError(f"{ext}: the shard was cut off while it was read")
+            raise OSError(errno.EIO, f"{ext}: the shard was cut off while it was read")
         return body
 
 

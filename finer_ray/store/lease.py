@@ -6,13 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finer_ray.errors import LeaseError
+from finer_ray.errors import FinerRayError, LeaseError
 from finer_ray.store.files import Folder
 
 FOLDER = "lease"
@@ -29,6 +30,7 @@ class Holder(BaseModel):
         system: names the machine's boot and process namespace, inside which pids can be asked about.
         started, renewed, expires: seconds since 1970.
         progress: what the run last said of itself.
+        released: whether the run has given the lease back. Its file stays, so that no number is used twice.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,23 +43,26 @@ class Holder(BaseModel):
     renewed: float
     expires: float
     progress: dict[str, float] = {}
+    released: bool = False
 
     @property
     def alive(self) -> bool:
         """Whether the run may still be writing."""
+        if self.released:
+            return False
         if self.system and self.system == _system() and not _running(self.pid):
             return False
         return time.time() < self.expires
 
 
 class Lease:
-    """A lease that this process holds; `check` raises once another run has taken it over."""
+    """A lease that this process holds; `check` raises once it is lost."""
 
     def __init__(self, folder: Folder, number: int, holder: Holder, seconds: float) -> None:
         self._folder, self._number, self._holder, self._seconds = folder, number, holder, seconds
         self._progress: dict[str, float] = {}
         self._over = threading.Event()
-        self._lost: Holder | None = None
+        self._lost: str | None = None
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._thread.start()
 
@@ -66,9 +71,15 @@ class Lease:
         self._progress = progress
 
     def check(self) -> None:
-        """Make sure that the lease is still ours, by what the last renewal saw. Raises LeaseError."""
+        """Make sure that the lease is still ours: by what the last renewal saw, or by looking where none has come
+        through for so long that others may have taken over. Raises LeaseError."""
+        if self._lost is None and time.time() >= self._holder.expires:
+            self._look()
         if self._lost is not None:
-            raise LeaseError(f"this run was held up, and {_who(self._lost)} has taken over {self._folder.url}")
+            raise LeaseError(
+                f"this run was held up, and {self._lost}: {self._folder.url}. It has published nothing since; run the "
+                "same command again when the other run has ended"
+            )
 
     def confirm(self) -> None:
         """Make sure of it by looking, before something is published. Raises LeaseError."""
@@ -76,11 +87,13 @@ class Lease:
         self.check()
 
     def release(self) -> None:
-        """Give it back."""
+        """Give it back. Where the store does not answer, it ends by itself."""
         self._over.set()
         self._thread.join()
-        if self._lost is None:
-            self._folder.remove(_name(self._number))
+        with suppress(FinerRayError):
+            self._look()
+            if self._lost is None:
+                self._write(released=True, expires=time.time())
 
     def _renew(self) -> None:
         while not self._over.wait(self._seconds / 4):
@@ -89,17 +102,24 @@ class Lease:
                 if self._lost is not None:
                     return
                 now = time.time()
-                self._holder = self._holder.model_copy(
-                    update={"renewed": now, "expires": now + self._seconds, "progress": self._progress}
-                )
-                self._folder.write(_name(self._number), self._holder.model_dump_json().encode())
+                self._write(renewed=now, expires=now + self._seconds, progress=self._progress)
             except Exception:  # noqa: S112 - a store that does not answer for a moment is tried again at the next turn
                 continue
 
+    def _write(self, **news: Any) -> None:
+        holder = self._holder.model_copy(update=news)
+        self._folder.write(_name(self._number), holder.model_dump_json().encode())
+        # Only now: what could not be written down, others do not know.
+        self._holder = holder
+
     def _look(self) -> None:
         number, holder = _latest(self._folder)
-        if number > self._number and holder is not None:
-            self._lost = holder
+        if number > self._number:
+            self._lost = f"{'another run' if holder is None else _who(holder)} has taken over"
+        elif number < self._number:
+            self._lost = "its lease is gone"
+        elif holder is not None and holder.owner != self._holder.owner:
+            self._lost = f"{_who(holder)} has its lease"
 
 
 @contextmanager
@@ -107,8 +127,9 @@ def hold(folder: Folder, seconds: float) -> Iterator[Lease]:
     """Hold an export's lease for a while; it is renewed in the background, and ends by itself when this process does.
 
     Leases are numbered files, each created by one run alone (exclusively, which local file systems, S3, GCS and Azure
-    all can), and the highest number holds. A lease that has expired, or whose process on this machine is gone, is
-    taken over by creating the next number, so that of several that try only one succeeds.
+    all can), and the highest number holds. A lease that was given back, has expired, or whose process on this machine
+    is gone, is followed by creating the next number, so that of several that try only one succeeds. The file with the
+    highest number always stays: a run that goes on after it stood still finds a higher one, whatever came between.
 
     Args:
         folder: the export's.
@@ -126,7 +147,8 @@ def hold(folder: Folder, seconds: float) -> Iterator[Lease]:
 
 def current(folder: Folder) -> Holder | None:
     """Who holds an export, or held it last and was not able to give it back."""
-    return _latest(folder)[1]
+    holder = _latest(folder)[1]
+    return None if holder is None or holder.released else holder
 
 
 def _acquire(folder: Folder, seconds: float) -> Lease:
@@ -151,15 +173,13 @@ def _acquire(folder: Folder, seconds: float) -> Lease:
         # It is ours where the store's first answer was lost, and it was created twice.
         if other is None or other.owner != ours.owner:
             raise LeaseError(_refusal(folder, other)) from None
-    others = [other for other in _numbers(folder) if other != number]
-    # Between looking and creating, a faster run may have taken over, given up, and been followed by another.
-    for holder in (_holder(folder, other) for other in others):
-        if holder is not None and holder.alive:
-            folder.remove(_name(number))
-            raise LeaseError(_refusal(folder, holder))
-    for old in others:
-        if old < number:
-            folder.remove(_name(old))
+    # Between looking and creating, a faster run may have taken over, ended, and been followed by another.
+    numbers = _numbers(folder)
+    if numbers[-1:] != [number]:
+        folder.remove(_name(number))
+        raise LeaseError(_refusal(folder, _latest(folder)[1]))
+    for old in numbers[:-1]:
+        folder.remove(_name(old))
     return Lease(folder, number, ours, seconds)
 
 

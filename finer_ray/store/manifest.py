@@ -1,5 +1,6 @@
 """The manifest: what an export was made of, so that a later run can go on, and a reader can trust it."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -11,16 +12,20 @@ from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 
 PLAN, EXPORT = "plan.json", "export.json"
+LEASE_FILE = re.compile(r"lock|\d{8,}\.json(\..*)?")
+NAMED = 5
 
 
 class ShardEntry(BaseModel):
-    """An input shard: its index, a cheap sign of change, and the unit that its first row begins."""
+    """An input shard: its index, a cheap sign of change, the unit that its first row begins, and a digest of what was
+    read for each of its published units ('' where an earlier version read it; see `Sample.digest`)."""
 
     model_config = ConfigDict(frozen=True)
 
     index: dict[str, Any]
     stamp: str | None
     first_unit: int
+    digests: list[str] = []
 
     @property
     def shard(self) -> ShardIndex:
@@ -72,7 +77,11 @@ class Manifest(BaseModel):
         shards: in the order of their rows.
         retired: units of shards that were replaced or removed.
         revision: how many times the export was published before.
+        base: of a plan, the revision of the state that it continues, -1 where nothing was published; a plan of another
+            state is left over. None in a published state, and in plans of earlier versions.
         tables: Parquet files by table. A file that is listed is never written again.
+        obsolete: table files that this run, or one before it, has written or was about to write, and that `tables` does
+            not list. When the state is published they go to `retired/`, and are deleted at the next publication.
         counts: images, failures.
         versions: of the packages that decide results.
     """
@@ -89,7 +98,9 @@ class Manifest(BaseModel):
     shards: list[ShardEntry]
     retired: list[Retired] = []
     revision: int = 0
+    base: int | None = None
     tables: dict[str, list[str]]
+    obsolete: list[str] = []
     counts: dict[str, int]
     versions: dict[str, str]
 
@@ -137,17 +148,66 @@ def entry_units(entry: ShardEntry, rows_per_unit: int) -> list[Unit]:
     ]
 
 
+class ManifestFile:
+    """plan.json or export.json, as a run reads and writes it: only while it is as this run has read or written it.
+
+    Attributes:
+        manifest: as read or written last; None where there is none.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        """Read it. Raises ExportError where it cannot be read."""
+        self._folder, self._name = folder, name
+        self._content = folder.read(name)
+        self.manifest = None if self._content is None else _parsed(folder, name, self._content)
+
+    def write(self, manifest: Manifest) -> None:
+        """Write it as a whole. Raises LeaseError where another run has written it."""
+        content = manifest.model_dump_json(indent=1).encode()
+        self._folder.replace(self._name, content, self._content)
+        self._content, self.manifest = content, manifest
+
+    def remove(self) -> None:
+        """Remove it. Raises LeaseError where another run has written it."""
+        self._folder.replace(self._name, None, self._content)
+        self._content = self.manifest = None
+
+
 def read_manifest(folder: Folder, name: str) -> Manifest | None:
     """plan.json or export.json; None where there is none. Raises ExportError where it cannot be read."""
     content = folder.read(name)
-    if content is None:
-        return None
+    return None if content is None else _parsed(folder, name, content)
+
+
+def pending(planned: Manifest | None, published: Manifest | None) -> Manifest | None:
+    """The plan, where there is one that is not published yet; None where what is left of it is an ended run's."""
+    if planned is None or planned.base is None:
+        return planned
+    return planned if planned.base == (-1 if published is None else published.revision) else None
+
+
+def check_vacant(folder: Folder) -> None:
+    """Refuse to write an export into a folder that holds anything else: only what an export's own manifest lists is
+    ever moved or deleted, but its files might be taken for others', or others' for its own.
+
+    Raises:
+        ExportError: with the names of what is there.
+    """
+    if any(read_manifest(folder, name) is not None for name in (EXPORT, PLAN)):
+        return
+    leases = folder.names("lease", "")
+    foreign = [name for name in folder.names("", "") if not name.startswith(".") and name != "lease"]
+    foreign += [f"lease/{name}" for name in leases if not LEASE_FILE.fullmatch(name)]
+    if foreign:
+        few = ", ".join(foreign[:NAMED]) + (", ..." if len(foreign) > NAMED else "")
+        raise ExportError(
+            f"output.url: {folder.url} holds other files ({few}) and no {EXPORT}: choose an empty or new folder. (If "
+            f"they are what is left of an export whose {EXPORT} was removed, remove them, too)"
+        )
+
+
+def _parsed(folder: Folder, name: str, content: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
         raise ExportError(f"{folder.url}/{name} is no manifest of finer_ray {error.errors()[0]['loc']}") from None
-
-
-def write_manifest(folder: Folder, name: str, manifest: Manifest) -> None:
-    """Write plan.json or export.json as a whole."""
-    folder.write(name, manifest.model_dump_json(indent=1).encode())

@@ -1,19 +1,29 @@
 """Parts: the Parquet pieces that units commit, and the table files that they become."""
 
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finer_ray.errors import LeaseError, StoreError
 from finer_ray.store.files import Folder
-from finer_ray.store.manifest import EXPORT, PLAN, Manifest, Retired, write_manifest
+from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.tables import AVERAGED, CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, summarise, sums
 
 UNITS_PER_FILE = 1024
 RETIRED = "retired"
 CLASS_FILE = "classes.parquet"
+# Sub-folder of parts: how many processes a unit has ended by losing them their GPU.
+LOST = "lost"
+# A part, a mark in LOST, or a part that a killed process was writing.
+UNIT_FILE = re.compile(r"(\d{8,})(\.parquet(\.[0-9a-f]{8}\.tmp)?)?$")
+# Key in a part's schema metadata.
+DIGEST = b"finer_ray.digest"
 
 
 class Each(Protocol):
@@ -27,15 +37,29 @@ def here(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return [function(item) for item in items]
 
 
-def commit(folder: Folder, unit: int, tables: dict[str, pa.Table]) -> None:
-    """Commit a unit whose Zarr objects are written: its part of `images` comes last and is the commit."""
+def commit(folder: Folder, unit: int, tables: dict[str, pa.Table], digest: str = "") -> None:
+    """Commit a unit whose Zarr objects are written: its part of `images` comes last and is the commit.
+
+    Args:
+        folder: of the export.
+        unit: its number.
+        tables: its lines of metrics, failures and images.
+        digest: of what was read for it, kept beside its lines.
+    """
     for name, schema in PARTS.items():
-        folder.write_table(_part(name, unit), tables[name].cast(schema))
+        table = tables[name].cast(schema).replace_schema_metadata({DIGEST: digest})
+        folder.write_table(_part(name, unit), table)
 
 
 def committed(folder: Folder) -> set[int]:
     """Units that have a commit and are not yet in the tables."""
-    return {int(name.removesuffix(".parquet")) for name in folder.names("parts/images")}
+    names = (name.removesuffix(".parquet") for name in folder.names("parts/images"))
+    return {int(name) for name in names if name.isdigit()}
+
+
+def committed_digests(folder: Folder, units: Iterable[int]) -> dict[int, str]:
+    """Digests of what was read for some committed units; '' where an earlier version committed them."""
+    return {unit: _digest(folder.read_schema(_part("images", unit))) for unit in units}
 
 
 def failure_count(folder: Folder, units: Iterable[int]) -> int:
@@ -43,78 +67,165 @@ def failure_count(folder: Folder, units: Iterable[int]) -> int:
     return sum(folder.count_rows(_part("failures", unit)) for unit in units)
 
 
-def publish(folder: Folder, units: list[int], plan: Manifest, before: Manifest | None, each: Each = here) -> Manifest:
-    """Make table files of the parts of units, and summarise the classes.
+def publish(
+    folder: Folder,
+    units: list[int],
+    plan: ManifestFile,
+    export: ManifestFile,
+    each: Each = here,
+    confirm: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Make what the plan says the export's state: table files of the parts of units, the classes' summary, export.json.
 
-    Nothing that the manifest before lists is touched, so its readers go on undisturbed; `settle` makes the new
-    state the export's.
+    Files that the state before lists are not touched, so its readers go on undisturbed. Each step leaves something that
+    a later run finishes: plan.json names every file before it is written, and export.json is written only where it
+    still is the state that the plan continues.
 
     Args:
         folder: of the export.
-        units: committed, and not in the tables yet.
-        plan: what the export is to be; tables that it lists, which come of no unit, are kept.
-        before: what it was, or None.
+        units: numbers of those that are committed, and not in the tables yet.
+        plan: plan.json; tables that it lists, which come of no unit, are kept.
+        export: export.json.
         each: calls a function with each of some items, wherever there is room.
+        confirm: raises where this run may not publish any more.
 
     Returns:
         The manifest of the new state.
+
+    Raises:
+        LeaseError: another run has written the plan or the export.
+        StoreError: a commit is not that of the plan's unit.
     """
+    before, draft = export.manifest, _planned(plan)
     revision = 0 if before is None else before.revision + 1
-    tables: dict[str, list[str]] = {name: [] for name in PARTS}
-    groups = [units[first : first + UNITS_PER_FILE] for first in range(0, len(units), UNITS_PER_FILE)]
-    made = each(partial(_compact, folder, revision), groups)
-    if before is not None:
-        ended = [span for span in plan.retired if span not in before.retired and not span.erased]
-        kept = {name: [file for file in before.tables[name] if "shards-" not in file] for name in PARTS}
-        if ended:
-            known = list(zip(*kept.values(), strict=True))
-            size = plan.layout.rows_per_unit
-            renewed = each(partial(_without, folder, revision, size, ended), known)
-            kept = {name: [files[place] for files in renewed] for place, name in enumerate(kept)}
-        tables = kept
-    for files in made:
-        for name, file in zip(PARTS, files, strict=True):
-            tables[name].append(file)
-    problems = _shard_problems(plan)
+    # No two runs write the same file, also where one of them believes wrongly that it may publish.
+    tag = f"{revision:06d}-{secrets.token_hex(4)}"
+    numbers = set(units)
+    wanted = [unit for unit in draft.units() if unit.number in numbers]
+    groups = [wanted[first : first + UNITS_PER_FILE] for first in range(0, len(wanted), UNITS_PER_FILE)]
+    kept = _kept(before)
+    ours = [*_new_files(groups, kept, tag), f"failures/shards-{tag}.parquet", f"classes/{tag}.parquet"]
+    listed = [] if before is None else [file for name in SCHEMAS for file in before.tables.get(name, [])]
+    plan.write(draft.model_copy(update={"obsolete": list(dict.fromkeys([*draft.obsolete, *listed, *ours]))}))
+    try:
+        made = _new_state(folder, _planned(plan), before, groups, kept, tag, each)
+        confirm()
+        if before is not None:
+            folder.remove_files(place for file in before.obsolete for place in (f"{RETIRED}/{file}", file))
+        export.write(made)
+    except LeaseError:
+        # Whoever has published meanwhile may have cleared up before these files were written.
+        now = read_manifest(folder, EXPORT)
+        folder.remove_files(set(ours) & set([] if now is None else now.obsolete))
+        raise
+    clear(folder, plan, export)
+    return made
+
+
+def clear(folder: Folder, plan: ManifestFile, export: ManifestFile) -> None:
+    """What is left to do after export.json was written; doing it twice does no harm.
+
+    `classes.parquet` is written, table files that are no longer listed go to `retired/`, where readers of the state
+    before still find them until the next publication, and the plan and the parts of published units are removed.
+    """
+    manifest = _planned(export)
+    _copy_classes(folder, manifest)
+    for file in manifest.obsolete:
+        folder.move(file, f"{RETIRED}/{file}")
+    for name in (*PARTS, LOST):
+        # Of published units alone: those of later ones are another run's, which may have taken over.
+        found = ((base, UNIT_FILE.match(base)) for base in folder.names(f"parts/{name}", ""))
+        ended = [base for base, unit in found if unit and int(unit[1]) < manifest.next_unit()]
+        folder.remove_files(f"parts/{name}/{base}" for base in ended)
+        folder.remove_empty(f"parts/{name}")
+    folder.remove_empty("parts")
+    # Another run may have taken over and have a plan of its own by now.
+    with suppress(LeaseError):
+        plan.remove()
+
+
+def _planned(file: ManifestFile) -> Manifest:
+    if file.manifest is None:
+        raise ValueError("there is no manifest")
+    return file.manifest
+
+
+def _kept(before: Manifest | None) -> list[tuple[str, ...]]:
+    """Table files of the state before that hold lines of units: metrics, failures, images of the same units."""
+    if before is None:
+        return []
+    return list(zip(*([file for file in before.tables[name] if "shards-" not in file] for name in PARTS), strict=True))
+
+
+def _new_files(groups: list[list[Unit]], kept: list[tuple[str, ...]], tag: str) -> Iterator[str]:
+    """Names of files that may be written for units, and in place of kept files whose lines are not all kept."""
+    for group in groups:
+        yield from (_file(name, group, tag) for name in PARTS)
+    for files in kept:
+        yield from (_renewed(file, tag) for file in files)
+
+
+def _new_state(
+    folder: Folder,
+    draft: Manifest,
+    before: Manifest | None,
+    groups: list[list[Unit]],
+    kept: list[tuple[str, ...]],
+    tag: str,
+    each: Each,
+) -> Manifest:
+    """Write the table files of the new state; its manifest."""
+    size = draft.layout.rows_per_unit
+    made = each(partial(_compact, folder, tag, size), groups)
+    known = [] if before is None else before.retired
+    ended = [span for span in draft.retired if span not in known and not span.erased]
+    if ended and kept:
+        kept = each(partial(_without, folder, tag, size, ended), kept)
+    files = [*kept, *(files for files, _ in made)]
+    tables: dict[str, list[str]] = {name: [each_[place] for each_ in files] for place, name in enumerate(PARTS)}
+    problems = _shard_problems(draft)
     if problems.num_rows:
-        tables["failures"].append(f"failures/shards-{revision:06d}.parquet")
+        tables["failures"].append(f"failures/shards-{tag}.parquet")
         folder.write_table(tables["failures"][-1], problems)
     pieces = each(partial(_sums, folder), list(zip(tables["images"], tables["metrics"], strict=True)))
-    tables["classes"] = [f"classes/{revision:06d}.parquet"]
-    classes = summarise(pieces, plan.classes) if pieces else CLASSES.empty_table()
+    tables["classes"] = [f"classes/{tag}.parquet"]
+    classes = summarise(pieces, draft.classes) if pieces else CLASSES.empty_table()
     folder.write_table(tables["classes"][0], classes)
-    counts = {name: sum(map(folder.count_rows, tables[name])) for name in ("images", "failures")}
+    tables = {**draft.tables, **tables}
+    current = {file for files in tables.values() for file in files}
+    digests = {unit: digest for _, found in made for unit, digest in found.items()}
     news: dict[str, Any] = {
-        "tables": {**plan.tables, **tables},
-        "counts": counts,
+        "tables": tables,
+        "obsolete": [file for file in draft.obsolete if file not in current],
+        "shards": [_with_digests(entry, digests) for entry in draft.shards],
+        "counts": {name: sum(map(folder.count_rows, tables[name])) for name in ("images", "failures")},
         "status": "complete",
-        "revision": revision,
+        "revision": 0 if before is None else before.revision + 1,
+        "base": None,
     }
-    return plan.model_copy(update=news)
+    return draft.model_copy(update=news)
 
 
-def settle(folder: Folder, manifest: Manifest) -> None:
-    """Make a published state the export's, in one write, and clear up after it; doing it twice does no harm.
+def _with_digests(entry: ShardEntry, digests: dict[int, str]) -> ShardEntry:
+    """An entry with the digests of those of its units that were published now."""
+    units = range(entry.first_unit, entry.first_unit + len(entry.index["starts"]))
+    if not any(unit in digests for unit in units):
+        return entry
+    before = entry.digests or [""] * len(units)
+    found = [digests.get(unit, old) for unit, old in zip(units, before, strict=True)]
+    return entry.model_copy(update={"digests": found})
 
-    Table files that the manifest no longer lists go to `retired/`, where readers of the state before still find them,
-    until the next publication.
-    """
-    folder.remove(RETIRED)
-    write_manifest(folder, EXPORT, manifest)
-    clear(folder, manifest)
 
-
-def clear(folder: Folder, manifest: Manifest) -> None:
-    """What is left to do after a manifest was written: `classes.parquet`, files no longer listed, the plan, parts."""
-    classes = folder.read(manifest.tables["classes"][0])
-    if classes is not None:
-        folder.write(CLASS_FILE, classes)
-    for name in SCHEMAS:
-        for file in (f"{name}/{base}" for base in folder.names(name)):
-            if file not in manifest.tables[name]:
-                folder.move(file, f"{RETIRED}/{file}")
-    folder.remove("parts")
-    folder.remove(PLAN)
+def _copy_classes(folder: Folder, manifest: Manifest) -> None:
+    """Write `classes.parquet` beside export.json; again where another run has published meanwhile."""
+    while True:
+        classes = folder.read(manifest.tables["classes"][0])
+        if classes is not None:
+            folder.write(CLASS_FILE, classes)
+        now = read_manifest(folder, EXPORT)
+        if now is None or now.revision == manifest.revision:
+            return
+        manifest = now
 
 
 def read_tables(folder: Folder, files: list[str], schema: pa.Schema) -> pa.Table:
@@ -136,25 +247,52 @@ def _read(folder: Folder, file: str, schema: pa.Schema) -> pa.Table:
         return folder.read_table(f"{RETIRED}/{file}", schema)
 
 
-def _compact(folder: Folder, revision: int, units: list[int]) -> list[str]:
-    """Table files of the parts of some units: metrics, failures, images."""
-    files = []
-    for name, schema in PARTS.items():
-        pieces = [folder.read_table(_part(name, unit), schema) for unit in units]
-        files.append(f"{name}/unit-{units[0]:08d}.{revision:06d}.parquet")
-        folder.write_table(files[-1], pa.concat_tables(pieces))
-    return files
+def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Table files of the parts of some units (metrics, failures, images), and the units' digests.
+
+    Raises:
+        StoreError: a unit's commit is not there any more, or is another's.
+    """
+    pieces: dict[str, list[pa.Table]] = {name: [] for name in PARTS}
+    digests = {}
+    for unit in units:
+        for name, schema in PARTS.items():
+            try:
+                pieces[name].append(folder.read_table(_part(name, unit.number), schema))
+            except FileNotFoundError:
+                raise StoreError(_lost(folder, unit, "is not there any more")) from None
+        digests[unit.number] = _digest(folder.read_schema(_part("images", unit.number)))
+        _check_commit(folder, unit, rows_per_unit, [pieces[name][-1] for name in ("images", "failures")])
+    files = tuple(_file(name, units, tag) for name in PARTS)
+    for file, tables in zip(files, pieces.values(), strict=True):
+        folder.write_table(file, pa.concat_tables(tables))
+    return files, digests
+
+
+def _check_commit(folder: Folder, unit: Unit, rows_per_unit: int, tables: list[pa.Table]) -> None:
+    """Whether a unit's images and failures are those that the plan has there. Raises StoreError."""
+    rows, shards = ([value for table in tables for value in table[name].to_pylist()] for name in ("row", "shard"))
+    first = unit.number * rows_per_unit
+    if sorted(rows) != list(range(first, first + unit.count)) or set(shards) != {unit.url}:
+        raise StoreError(_lost(folder, unit, "holds other rows"))
+
+
+def _lost(folder: Folder, unit: Unit, what: str) -> str:
+    return (
+        f"{folder.url}/{_part('images', unit.number)}, the commit of {unit.count} images of {unit.url}, {what}; "
+        "nothing is published. Remove that file, if it is there, and run the same command again: the unit is done anew"
+    )
 
 
 def _without(
-    folder: Folder, revision: int, rows_per_unit: int, ended: list[Retired], files: tuple[str, ...]
-) -> list[str]:
+    folder: Folder, tag: str, rows_per_unit: int, ended: list[Retired], files: tuple[str, ...]
+) -> tuple[str, ...]:
     """The same files where no row of theirs belongs to the ended units, else new ones without those rows."""
     tables = [folder.read_table(file, schema) for file, schema in zip(files, PARTS.values(), strict=True)]
     gone = [_rows_in(table["row"], ended, rows_per_unit) for table in tables]
     if not any(pc.any(rows).as_py() for rows in gone):
-        return list(files)
-    renewed = [f"{file.split('.')[0]}.{revision:06d}.parquet" for file in files]
+        return files
+    renewed = tuple(_renewed(file, tag) for file in files)
     for file, table, rows in zip(renewed, tables, gone, strict=True):
         folder.write_table(file, table.filter(pc.invert(rows)))
     return renewed
@@ -182,6 +320,18 @@ def _shard_problems(manifest: Manifest) -> pa.Table:
         if shard.problem is not None
     ]
     return pa.Table.from_pylist(lines, FAILURES)
+
+
+def _file(name: str, units: list[Unit], tag: str) -> str:
+    return f"{name}/unit-{units[0].number:08d}.{tag}.parquet"
+
+
+def _renewed(file: str, tag: str) -> str:
+    return f"{file.split('.')[0]}.{tag}.parquet"
+
+
+def _digest(schema: pa.Schema) -> str:
+    return str((schema.metadata or {}).get(DIGEST, b"").decode())
 
 
 def _part(name: str, unit: int) -> str:

@@ -22,12 +22,13 @@ def similarity_table(weight: Tensor) -> pa.Table:
     return pa.table({"rank": pa.array(range(1, len(weight)), pa.int32()), **columns}, SIMILARITY)
 
 
-def write_similarity(folder: Folder, weight: Tensor) -> list[str]:
-    """Write an export's table of similarity; returns the files for the manifest to list.
+def similarity_files(weight: Tensor) -> list[str]:
+    """Files of the table, for the manifest to list: none where all weights are zero, which are no classifier's
+    (`model.head: none`)."""
+    return [SIMILARITY_FILE] if weight.any() else []
 
-    Weights that are zero throughout are no classifier's (`model.head: none`): there is no file then.
-    """
-    if not weight.any():
-        return []
-    folder.write_table(SIMILARITY_FILE, similarity_table(weight))
-    return [SIMILARITY_FILE]
+
+def write_similarity(folder: Folder, weight: Tensor) -> None:
+    """Write the files that `similarity_files` names."""
+    for file in similarity_files(weight):
+        folder.write_table(file, similarity_table(weight))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from finer_ray.store.files import Folder
 from finer_ray.store.lease import Holder, current
-from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
+from finer_ray.store.manifest import EXPORT, PLAN, pending, read_manifest
 from finer_ray.store.parts import committed, failure_count
 
 State = Literal["none", "planning", "running", "stopped", "complete"]
@@ -55,7 +55,8 @@ def status_of(url: str) -> Status:
         ExportError: there is a manifest, and it is none of ours. StoreError: the store does not answer.
     """
     folder = Folder(url)
-    published, plan, holder = read_manifest(folder, EXPORT), read_manifest(folder, PLAN), current(folder)
+    published, holder = read_manifest(folder, EXPORT), current(folder)
+    plan = pending(read_manifest(folder, PLAN), published)
     alive = holder is not None and holder.alive
     counts = {} if published is None else published.counts
     revision = None if published is None else published.revision

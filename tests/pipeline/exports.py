@@ -26,6 +26,11 @@ def same(a: Export, b: Export) -> None:
         np.testing.assert_array_equal(a.tensors[name][:], b.tensors[name][:], err_msg=name)
 
 
+def files_of(out: Path) -> dict[Path, bytes]:
+    """All files of an export but those of its lease."""
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.parent != out / "lease"}
+
+
 def by_key(export: Export) -> dict[str, Any]:
     """Images, metrics and maps by key, whatever rows they have in this export."""
     rows = export.images["row"].to_pylist()

@@ -28,6 +28,7 @@ from finer_ray.shards import Fields, ShardRef, decode, read_unit
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo, sample, write_tar
+from tests.pipeline.exports import files_of
 
 pytestmark = pytest.mark.slow
 Job = Callable[..., Config]
@@ -145,16 +146,16 @@ def test_runs_again_only_for_what_is_new(tmp_path: Path, job: Job) -> None:
     config = job(str(tmp_path / "in" / "*.tar"))
     assert export(config).new == 10
     out = Path(config.output.url)
-    first = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    first = files_of(out)
     (tmp_path / "in" / "late.tar").write_bytes(b"not yet written")
     assert export(config).new == 0
     assert open_export(config.output.url).failures["stage"].to_pylist() == ["shard"]
     write_tar(tmp_path / "in" / "late.tar", many(2, 90))
     assert export(config).new == 2
     assert open_export(config.output.url).failures.num_rows == 0
-    first = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    first = files_of(out)
     assert export(config).new == 0
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
+    assert files_of(out) == first
 
     write_tar(tmp_path / "in" / "b.tar", many(3, 50))
     assert export(config).new == 3
@@ -179,10 +180,28 @@ def test_stops_where_the_input_is_simply_wrong_and_goes_on_after(tmp_path: Path,
         export(config)
     with pytest.raises(ExportError, match="has not finished"):
         open_export(config.output.url)
+    # Nor does the same command pass the second time, when nothing is left to be explained.
+    with pytest.raises(InputError, match="8 of 16"):
+        export(config)
+    with pytest.raises(ExportError, match="has not finished"):
+        open_export(config.output.url)
     lenient = job(str(tmp_path / "a.tar"), input={"max_failures": 0.9})
     export(lenient)
     assert verify_export(lenient.output.url) == []
     assert open_export(lenient.output.url).manifest.counts == {"images": 8, "failures": 8}
+
+
+def test_input_that_was_mended_is_done_anew_before_anything_is_published(tmp_path: Path, job: Job) -> None:
+    """What nobody has seen need not be asked about, whatever `on_changed` says of published shards."""
+    write_tar(tmp_path / "a.tar", [*many(8), *[(f"bad{i}.jpg", b"x") for i in range(8)]])
+    config = job(str(tmp_path / "a.tar"))
+    with pytest.raises(InputError, match="max_failures"):
+        export(config)
+    write_tar(tmp_path / "a.tar", many(15))
+    summary = export(config)
+    assert (summary.images, summary.failures, summary.new) == (15, 0, 15)
+    assert summary.notes == [f"1 shards changed since their export; their rows are made anew: {tmp_path}/a.tar"]
+    assert verify_export(config.output.url) == []
 
 
 def test_targets_and_listed_references(tmp_path: Path, job: Job) -> None:

@@ -27,7 +27,7 @@ from finer_ray.store.lease import hold
 from finer_ray.store.similarity import similarity_table
 from finer_ray.store.verify import verify_export
 from tests.conftest import write_tar
-from tests.pipeline.exports import by_key, many, same
+from tests.pipeline.exports import by_key, files_of, many, same
 
 Job = Callable[..., Config]
 # All steps take minutes; five of each stage are enough to tell that something broke.
@@ -54,13 +54,13 @@ def change(shards: Path) -> None:
 def test_changed_and_vanished_shards_are_refused_by_default(shards: Path, job: Job) -> None:
     config = job(str(shards / "*.tar"))
     export(config)
-    before = {path: path.read_bytes() for path in Path(config.output.url).rglob("*") if path.is_file()}
+    before = files_of(Path(config.output.url))
     change(shards)
     with pytest.raises(
         ExportError, match=r"1 changed: .*a\.tar \(10 images then, 12 now\); 1 vanished: .*b\.tar.*on_changed"
     ):
         export(config)
-    assert {path: path.read_bytes() for path in Path(config.output.url).rglob("*") if path.is_file()} == before
+    assert files_of(Path(config.output.url)) == before
 
 
 def test_replaced_shards_are_as_in_a_new_export(tmp_path: Path, shards: Path, job: Job) -> None:

@@ -12,9 +12,10 @@ from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
-from finer_ray.store.parts import commit, publish, settle
+from finer_ray.store.parts import commit
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, write_unit
+from tests.store.exports import publish_all
 
 REST = {"target": 0, "predicted": 0, "predicted_probability": 0.5, "logit": 0.0, "width": 1, "height": 1}
 LISTS = {"references": [], "reference_logits": [], "reference_probabilities": []}
@@ -88,5 +89,5 @@ def write_export(
         ]
         tables = {"images": pa.Table.from_pylist(lines, IMAGES), "failures": pa.Table.from_pylist(bad, FAILURES)}
         commit(folder, unit, {**tables, "metrics": METRICS.empty_table()})
-    settle(folder, publish(folder, list(range(units)), manifest, None))
+    publish_all(folder, manifest)
     return open_export(str(path))

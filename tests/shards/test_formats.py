@@ -1,18 +1,23 @@
 """Shards of every format: counted, cut into units, read back, whatever is wrong with them."""
 
+import errno
+import io
 import json
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finer_ray.errors import InputError
+from finer_ray.errors import InputError, StoreError
 from finer_ray.shards import (
     Fields,
     Sample,
@@ -23,6 +28,7 @@ from finer_ray.shards import (
     list_keys,
     read_unit,
     stamps,
+    unit_digest,
 )
 from tests.conftest import photo, sample, write_tar
 
@@ -152,18 +158,72 @@ def test_bad_annotations_name_their_field(tmp_path: Path) -> None:
     assert all(error.startswith(start) for error, start in zip(errors, starts, strict=True)), errors
 
 
-def test_a_shard_that_shrinks_after_counting_gives_errors_for_the_rest(tmp_path: Path) -> None:
+def test_a_shard_that_shrinks_or_vanishes_after_counting_is_the_store_s_fault(tmp_path: Path) -> None:
+    """Never its images': they would be failures for good, and the next run would not look at them again."""
     path = write_tar(tmp_path / "t.tar", [m for i in range(6) for m in sample(f"k{i}", i, i)])
     ref = ShardRef(str(path), "webdataset")
     index = index_shard(ref, WDS, 4)
     mark = stamps([ref])
     write_tar(path, sample("k0", 0, 0))
-    samples = read_all(ref, WDS, 4, index)
-    assert len(samples) == 6
-    assert all(s.error for s in samples[1:])
+    with pytest.raises(StoreError, match=r"1 of 4 samples .*fewer samples than the 4 that were counted"):
+        read_all(ref, WDS, 4, index)
     assert stamps([ref]) != mark
     path.unlink()
-    assert all("cannot be read" in (s.error or "") for s in read_all(ref, WDS, 4, index))
+    with pytest.raises(StoreError, match=r"0 of 4 samples .*FileNotFoundError.*Run the same command again"):
+        read_all(ref, WDS, 4, index)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOENT, errno.ENOTCONN])
+@pytest.mark.parametrize("name", ["webdataset", "parquet", "folder"])
+def test_a_disk_that_fails_while_a_counted_shard_is_read(
+    name: str, code: int, shards: dict[str, ShardRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening works, the second half of the reads does not. Of an image folder, no permission is a file's own fault."""
+    ref = shards[name]
+    fields = Fields.defaults(name)
+    index = index_shard(ref, fields, 100)
+    opened = LocalFileSystem.open
+    state = {"fails": False}
+
+    class Failing(io.BytesIO):
+        def read(self, *args: Any) -> bytes:
+            if state["fails"]:
+                raise OSError(code, os.strerror(code))
+            return super().read(*args)
+
+    def open_failing(self: LocalFileSystem, path: str, *args: Any, **kwargs: Any) -> Any:
+        with opened(self, path, "rb") as file:
+            return Failing(file.read())
+
+    monkeypatch.setattr(LocalFileSystem, "open", open_failing)
+    samples = read_unit(ref, fields, index.starts[0], index.count, LIMIT)
+    assert next(samples).error is None
+    state["fails"] = True
+    if name == "parquet":
+        # Its few rows were read at once; the next reader finds the disk failing.
+        samples = read_unit(ref, fields, index.starts[0], index.count, LIMIT)
+    if name == "folder" and code == errno.EACCES:
+        assert all("cannot be read" in (sample.error or "") for sample in samples)
+    else:
+        with pytest.raises(StoreError, match="though they were counted"):
+            list(samples)
+
+
+def test_a_unit_s_digest_tells_every_part_of_its_samples(tmp_path: Path) -> None:
+    """Headers may be the same to the last byte: members have no times, and all sizes are as they were."""
+    members = [m for i in range(4) for m in ((f"k{i}.bmp", photo(i, format="BMP")), (f"k{i}.cls", b"1"))]
+    ref = ShardRef(str(write_tar(tmp_path / "t.tar", members)), "webdataset")
+    index = index_shard(ref, WDS, 4)
+    first = unit_digest(ref, WDS, 0, 4, LIMIT)
+    assert unit_digest(ref, WDS, 0, 4, LIMIT) == first
+    seen = {first}
+    for place, (name, body) in enumerate(members):
+        other = body[:-1] + bytes([body[-1] ^ 1])
+        write_tar(tmp_path / "t.tar", [*members[:place], (name, other), *members[place + 1 :]])
+        again = index_shard(ref, WDS, 4)
+        assert (again.fingerprint, again.count) == (index.fingerprint, index.count)
+        seen.add(unit_digest(ref, WDS, 0, 4, LIMIT))
+    assert len(seen) == 1 + len(members)
 
 
 def test_remote_shards_are_read_like_local_ones(shards: dict[str, ShardRef]) -> None:

@@ -14,8 +14,8 @@ from finer_ray.saliency.aggregation import contrast
 from finer_ray.shards import Fields, ShardRef, Transform, find_shards, index_shard, read_unit
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import Manifest, ShardEntry, Unit
-from finer_ray.store.parts import commit, publish, settle
+from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, ShardEntry, Unit
+from finer_ray.store.parts import commit, publish
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import sample, write_tar
@@ -44,8 +44,15 @@ def write_small_export(root: Path) -> Path:
     create_tensors(folder, LAYOUT, manifest.rows())
     for unit in manifest.units():
         _write(folder, unit)
-    settle(folder, publish(folder, [unit.number for unit in manifest.units()], manifest, None))
+    publish_all(folder, manifest)
     return root
+
+
+def publish_all(folder: Folder, manifest: Manifest) -> Manifest:
+    """Publish a plan all of whose units are committed."""
+    plan = ManifestFile(folder, PLAN)
+    plan.write(manifest)
+    return publish(folder, [unit.number for unit in manifest.units()], plan, ManifestFile(folder, EXPORT))
 
 
 def _manifest(root: Path, url: str) -> Manifest:

@@ -56,7 +56,51 @@ def test_an_expired_lease_is_taken_over_and_its_holder_notices(folder: Folder) -
             second.confirm()
             with pytest.raises(LeaseError, match="was held up, and another run"):
                 first.confirm()
-    assert folder.names("lease", ".json") == []
+    assert current(folder) is None
+
+
+def test_a_run_that_stood_still_is_told_whatever_came_between(folder: Folder) -> None:
+    """Another took over and ended, and a third may be at work: no number is used twice, so the first finds a higher."""
+    with hold(folder, 3600) as first:
+        edit(folder, expires=time.time() - 1)
+        with hold(folder, 60):
+            pass
+        assert current(folder) is None
+        with pytest.raises(LeaseError, match="has taken over"):
+            first.confirm()
+        with hold(folder, 60) as third:
+            third.confirm()
+            with pytest.raises(LeaseError):
+                first.check()
+        third_file = folder.names("lease", ".json")
+    # And giving its own back, it leaves theirs alone.
+    assert folder.names("lease", ".json") == third_file == ["00000003.json"]
+
+
+def test_a_lease_whose_file_is_gone_or_another_s_is_lost(folder: Folder) -> None:
+    with hold(folder, 3600) as lease:
+        edit(folder, owner="somebody else")
+        with pytest.raises(LeaseError, match="has its lease"):
+            lease.confirm()
+    folder.remove("lease/00000001.json")
+    with hold(folder, 3600) as lease:
+        for name in folder.names("lease", ".json"):
+            folder.remove(f"lease/{name}")
+        with pytest.raises(LeaseError, match="its lease is gone"):
+            lease.confirm()
+
+
+def test_a_lease_that_was_not_renewed_in_time_is_looked_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own clock a run knows when others may have taken over; until then `check` asks nobody."""
+    folder, asked = Folder(str(tmp_path)), []
+    with hold(folder, 3600) as lease:
+        monkeypatch.setattr(lease, "_look", lambda: asked.append(True))
+        lease.check()
+        assert not asked
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + 4000)
+        lease.check()
+        assert asked
+        monkeypatch.undo()
 
 
 def test_another_machine_is_believed_until_its_lease_ends(folder: Folder) -> None:

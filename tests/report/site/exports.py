@@ -16,11 +16,12 @@ from finer_ray.store.export import Export, open_export
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
-from finer_ray.store.parts import commit, publish, settle
-from finer_ray.store.similarity import write_similarity
+from finer_ray.store.parts import commit
+from finer_ray.store.similarity import similarity_files, write_similarity
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import photo, write_tar
+from tests.store.exports import publish_all
 
 # Not square, so that no axis can stand for another.
 SIZE, GRID = (48, 64), (3, 4)
@@ -71,14 +72,14 @@ def make(path: Path, **wanted: Any) -> Export:
         head_fingerprint="h", classes=list(made.classes), concepts=made.concepts,
         transform=asdict(Transform(size=SIZE, resize="squash")), layout=layout,
         shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)], counts={}, versions={},
-        tables={"similarity": write_similarity(folder, weight)},
+        tables={"similarity": similarity_files(weight)},
     )  # fmt: skip
     create_tensors(folder, layout, manifest.rows())
     for unit in range(-(-total // PER_UNIT)):
         rows = range(unit * PER_UNIT, min(total, (unit + 1) * PER_UNIT))
         _write(folder, layout, unit, rows, shard.url, made, random)
-    units = list(range(-(-total // PER_UNIT)))
-    settle(folder, publish(folder, units, manifest, None))
+    write_similarity(folder, weight)
+    publish_all(folder, manifest)
     return open_export(folder.url)
 
 
