@@ -108,7 +108,10 @@ def publish(
     listed = [] if before is None else [file for name in SCHEMAS for file in before.tables.get(name, [])]
     plan.write(draft.model_copy(update={"obsolete": list(dict.fromkeys([*draft.obsolete, *listed, *ours]))}))
     try:
-        made = _new_state(folder, _planned(plan), before, groups, kept, tag, each)
+        made = _new_state(folder, draft, before, groups, kept, tag, each)
+        current = {*ours, *(file for files in made.tables.values() for file in files)}
+        obsolete = [file for file in _planned(plan).obsolete if file not in current]
+        made = made.model_copy(update={"obsolete": obsolete})
         confirm()
         if before is not None:
             folder.remove_files(place for file in before.obsolete for place in (f"{RETIRED}/{file}", file))
@@ -192,11 +195,9 @@ def _new_state(
     classes = summarise(pieces, draft.classes) if pieces else CLASSES.empty_table()
     folder.write_table(tables["classes"][0], classes)
     tables = {**draft.tables, **tables}
-    current = {file for files in tables.values() for file in files}
     digests = {unit: digest for _, found in made for unit, digest in found.items()}
     news: dict[str, Any] = {
         "tables": tables,
-        "obsolete": [file for file in draft.obsolete if file not in current],
         "shards": [_with_digests(entry, digests) for entry in draft.shards],
         "counts": {name: sum(map(folder.count_rows, tables[name])) for name in ("images", "failures")},
         "status": "complete",

@@ -1,12 +1,15 @@
 """Tensors of an export: a Zarr v3 group whose shard objects are units of work."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from finer_ray.errors import LeaseError
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
 
@@ -28,9 +31,7 @@ def _create(folder: Folder, layout: Layout, rows: int) -> None:
     for name, shape in layout.shapes().items():
         array = ARRAYS[name]
         if name in existing:
-            stored: Any = group[name]
-            if stored.shape[0] < rows:
-                stored.resize((rows, *shape))
+            _lengthen(folder, name, rows)
             continue
         group.create_array(
             name,
@@ -42,6 +43,24 @@ def _create(folder: Folder, layout: Layout, rows: int) -> None:
             dimension_names=("row", *array.axes),
             attributes={"map": list(layout.maps)} if "map" in array.axes else {},
         )
+
+
+def _lengthen(folder: Folder, name: str, rows: int) -> None:
+    """Make an array as long as that, unless it is longer.
+
+    Not by Zarr's own `resize`: where another run has made the array longer since it was opened here, that would shorten
+    it, and delete what lies beyond.
+    """
+    file = f"{NAME}/{name}/zarr.json"
+    while True:
+        content = folder.read(file) or b""
+        metadata = json.loads(content)
+        if metadata["shape"][0] >= rows:
+            return
+        metadata["shape"][0] = rows
+        with suppress(LeaseError):
+            folder.replace(file, json.dumps(metadata, indent=2).encode(), content)
+            return
 
 
 def write_unit(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDArray[Any]]) -> None:
