@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -57,7 +58,15 @@ def export(config: Config) -> Summary:
     classifier = build_classifier(config.model)
     check_question(config, classifier)
     with hold(folder, config.output.lease_seconds) as lease, Crew(config.compute.runner == "inline") as crew:
-        summary = _export(config, classifier, folder, lease, crew)
+        try:
+            summary = _export(config, classifier, folder, lease, crew)
+        except (StoreError, FileNotFoundError) as error:
+            # Whoever has taken over may have cleared up what this run was about to read or write.
+            with suppress(StoreError):
+                lease.confirm()
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{folder.url}: a file is gone ({error}); run the same command again") from error
     return replace(summary, seconds=time.monotonic() - start)
 
 

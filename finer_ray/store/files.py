@@ -189,11 +189,12 @@ class Folder:
         return self._reading(name, look)
 
     def move(self, name: str, to: str) -> None:
-        """Rename a file, if it is there; on object stores it is copied, then removed."""
+        """Rename a file, if it is there; on object stores it is copied, then removed. Another run may do so, too."""
 
         def move() -> None:
             self.fs.makedirs(posixpath.dirname(self.path(to)), exist_ok=True)
-            self.fs.mv(self.path(name), self.path(to))
+            with suppress(FileNotFoundError):
+                self.fs.mv(self.path(name), self.path(to))
 
         if self.exists(name):
             self._writing(to, move)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finer_ray.errors import LeaseError, StoreError
+from finer_ray.errors import FinerRayError, LeaseError, StoreError
 from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.tables import AVERAGED, CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, summarise, sums
@@ -94,7 +94,7 @@ def publish(
 
     Raises:
         LeaseError: another run has written the plan or the export.
-        StoreError: a commit is not that of the plan's unit.
+        StoreError, FileNotFoundError: a commit is not that of the plan's unit, or a file is gone.
     """
     before, draft = export.manifest, _planned(plan)
     revision = 0 if before is None else before.revision + 1
@@ -116,10 +116,11 @@ def publish(
         if before is not None:
             folder.remove_files(place for file in before.obsolete for place in (f"{RETIRED}/{file}", file))
         export.write(made)
-    except LeaseError:
+    except (LeaseError, StoreError, FileNotFoundError):
         # Whoever has published meanwhile may have cleared up before these files were written.
-        now = read_manifest(folder, EXPORT)
-        folder.remove_files(set(ours) & set([] if now is None else now.obsolete))
+        with suppress(FinerRayError):
+            now = read_manifest(folder, EXPORT)
+            folder.remove_files(set(ours) & set([] if now is None else now.obsolete))
         raise
     clear(folder, plan, export)
     return made
