@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import psutil
 import pytest
 
 from finer_ray.config import Config
@@ -186,8 +188,9 @@ def code(process: Any) -> int:
 def stopped(process: Any) -> bool:
     """Wait until a process stands still; whether it does so before it ends."""
     while process.is_alive():
-        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            return True
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
+                return True
         time.sleep(0.01)
     return False
 
