@@ -1,0 +1,134 @@
+"""Failures: the commonest reasons, and whether there are more than a job allows."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from finer_ray.store.files import Folder
+from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
+from finer_ray.store.parts import read_tables
+from finer_ray.store.tables import FAILURES
+
+MAX_REASONS = 3
+# Files of failures that are read for a summary: each costs a request where the export lies on an object store.
+MAX_FILES = 300
+MAX_LINES = 1_000_000
+MAX_EXAMPLE = 200
+# Reasons are one where they differ in the image's own key, in numbers, or in what stands in quotes.
+GROUPED = r"""
+WITH plain AS (
+    SELECT stage, error, key, shard,
+        CASE WHEN length(key) >= 4 THEN replace(error, key, '…') ELSE error END AS keyless
+    FROM failures
+), alike AS (
+    SELECT *, regexp_replace(
+            regexp_replace(keyless, '\bb?''[^'']*''|\B''[^'']*''|"[^"]*"', '…', 'g'),
+            '0[xX][0-9a-fA-F]+|[0-9]+', '…', 'g') AS reason
+    FROM plain
+)
+SELECT stage, reason, count(*) AS count, min(error) AS example, arg_min(coalesce(key, ''), error) AS key,
+       arg_min(shard, error) AS shard
+FROM alike GROUP BY stage, reason ORDER BY count DESC, stage, reason
+"""
+
+
+def grouped(failures: pa.Table) -> list[dict[str, Any]]:
+    """Failures by stage and reason, the most frequent first.
+
+    Args:
+        failures: of the schema FAILURES.
+
+    Returns:
+        For each reason stage, reason, count, and as an example the error, key and shard of one of them.
+    """
+    with duckdb.connect() as connection:
+        connection.register("failures", failures)
+        lines: list[dict[str, Any]] = connection.sql(GROUPED).to_arrow_table().to_pylist()
+    return lines
+
+
+def common_reasons(failures: pa.Table) -> list[tuple[str, int]]:
+    """The most frequent reasons, each as the stage and error of one image, and how many images have it.
+
+    Args:
+        failures: of the schema FAILURES.
+    """
+    return [(f"{line['stage']}: {_short(line['example'])}", line["count"]) for line in grouped(failures)[:MAX_REASONS]]
+
+
+def waiting_parts(folder: Folder, published: Manifest | None, plan: Manifest | None) -> list[str]:
+    """Names of the part files, the same below `parts/` for each table, of units that are committed and not published.
+
+    Args:
+        folder: the export's.
+        published, plan: its export.json and plan.json, or None.
+    """
+    known = set() if published is None else {unit.number for unit in published.units()}
+    planned = set() if plan is None else {unit.number for unit in plan.units()}
+    return [name for name in folder.names("parts/images") if int(name.removesuffix(".parquet")) in planned - known]
+
+
+def read_failures(folder: Folder, published: Manifest | None, parts: Iterable[str]) -> pa.Table:
+    """Failures of an export's tables, then of parts: of at most MAX_FILES files, and some more than MAX_LINES lines.
+
+    Args:
+        folder: the export's.
+        published: its export.json, or None.
+        parts: names by `waiting_parts`.
+    """
+    files = [] if published is None else published.tables.get("failures", [])
+    found = FAILURES.empty_table()
+    for file in [*files, *(f"parts/failures/{name}" for name in parts)][:MAX_FILES]:
+        # A run that publishes in this moment removes the parts that have become tables.
+        with suppress(FileNotFoundError):
+            found = pa.concat_tables([found, read_tables(folder, [file], FAILURES)])
+        if found.num_rows >= MAX_LINES:
+            break
+    return found
+
+
+def failure_summary(folder: Folder) -> str:
+    """The commonest reasons of the failures so far, published or committed, in one line; '' where there are none."""
+    published, plan = read_manifest(folder, EXPORT), read_manifest(folder, PLAN)
+    return reasons_line(common_reasons(read_failures(folder, published, waiting_parts(folder, published, plan))))
+
+
+def reasons_line(reasons: list[tuple[str, int]]) -> str:
+    """Reasons and their counts, for a message."""
+    return "; ".join(f"{count} x {reason}" for reason, count in reasons)
+
+
+def too_many(failures: int, samples: int, share: float) -> bool:
+    """Whether a job stops.
+
+    Args:
+        failures: so far.
+        samples: of the whole export.
+        share: `input.max_failures`.
+    """
+    return failures > share * samples
+
+
+def over_limit(folder: Folder, failures: int, samples: int, share: float, summary: str | None = None) -> str:
+    """What a job that stops says, and whoever asks about it after; arguments as of `too_many`.
+
+    Args:
+        folder: the export's.
+        summary: by `failure_summary`; read from the folder when None.
+    """
+    summary = failure_summary(folder) if summary is None else summary
+    label = ", or read no labels (input.fields.label: '')" if "label: " in summary else ""
+    return (
+        f"{failures} of {samples} samples failed so far, more than input.max_failures {share:g} allows "
+        f"({int(share * samples)}); what is done is kept. Commonest: {summary or 'unknown'}. Mend the input, or raise "
+        f"input.max_failures{label}; until then the same command ends the same way. All of them: "
+        f'finer-ray query {folder.url} "SELECT key, stage, error FROM failures"'
+    )
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_EXAMPLE else f"{line[:MAX_EXAMPLE]}..."
