@@ -34,7 +34,7 @@ MOST_FAULTS = 20
 LONGEST_NAME = 100
 LONGEST_MESSAGE = 500
 MAX_DIFFERENCES = 10
-SECRET_VALUE = "a value with a secret"
+HIDDEN_VALUE = "a value with a secret"
 
 CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
 MapName = Literal[
@@ -53,9 +53,7 @@ MapName = Literal[
 ]
 FINER = "finer_"
 LOCAL_DIR = "local-dir:"
-SECRET = (
-    "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
-)
+NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 Weighting = Literal["equal", "probability", "probability_detached"]
@@ -76,7 +74,7 @@ class Section(BaseModel):
 def without_secrets(url: str) -> str:
     """The URL itself; configs, manifests and logs are read by many. Raises ValueError where it holds a secret."""
     if holds_secret(url):
-        raise PydanticCustomError("secret", SECRET)
+        raise PydanticCustomError("secret", NO_SECRETS)
     return url
 
 
@@ -85,7 +83,7 @@ Place = Annotated[str, AfterValidator(without_secrets)]
 
 
 class FieldsConfig(Section):
-    """Where each annotation stands in a sample. Null, or no such key, means the format's own; '' means that it is not read.
+    """Where each annotation stands in a sample. Null, or no such key: the format's own. '': it is not read.
 
     `a;b` tries a, then b. A dot descends into a JSON member (`json.label`) or a Parquet struct.
     """
@@ -93,8 +91,8 @@ class FieldsConfig(Section):
     image: str | None = Field(None, description="of a folder: the extensions to take; null and '' mean every known one")
     label: str | None = Field(
         None,
-        description="null: the format's own (webdataset: cls;json.label, parquet: label;cls, folder: the folder's name) "
-        "| '': no label is read, and no image fails for the sake of one",
+        description="null: the format's own (webdataset: cls;json.label, parquet: label;cls, folder: the folder's "
+        "name) | '': no label is read, and no image fails for the sake of one",
     )
     box: str | None = Field(None, description="null: the format's own (webdataset: json.box_xyxy, parquet: box_xyxy)")
     mask: str | None = Field(None, description="null: the format's own (webdataset: mask.png, parquet: mask)")
@@ -580,7 +578,7 @@ def shown(value: Any) -> str:
     """A value for a message, of bounded length however large or deep it is."""
     try:
         # Looked for before the value is cut, which may take away what a secret is known by.
-        return SECRET_VALUE if holds_secret(str(value)) else _cut(_REPR.repr(value))
+        return HIDDEN_VALUE if holds_secret(str(value)) else _cut(_REPR.repr(value))
     except ValueError:  # Python refuses to write integers of more than 4300 digits.
         return "a huge number"
 

@@ -72,9 +72,16 @@ class QueryError(FinerRayError):
 
 
 class Stopped(FinerRayError):
-    """The process was asked to end: by Ctrl-C (SIGINT), or by SIGTERM."""
+    """The process was asked to end, by Ctrl-C or by SIGTERM.
 
-    exit_code = 130
+    Args:
+        message: what is kept, and what to do.
+        exit_code: 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @contextmanager
@@ -87,6 +94,8 @@ def plainly() -> Iterator[None]:
         yield
     except FinerRayError as error:
         _end(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except OSError as error:
         # Without a number it is a library's, and says nothing of a place.
         if error.errno is None or isinstance(error, BrokenPipeError):
@@ -102,5 +111,5 @@ def _plain(error: OSError) -> str:
 
 
 def _end(error: FinerRayError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
     raise SystemExit(error.exit_code) from None

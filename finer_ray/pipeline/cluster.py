@@ -2,16 +2,23 @@
 
 import logging
 import os
+import secrets
+import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import ray
 import torch
 from ray._private import ray_constants
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray._private.services import get_ray_address_from_environment
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from finer_ray.config import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
@@ -43,8 +50,14 @@ FEW = 16
 UNDER_WAY = 256
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
+OUR_OWN = "local"
 # A process that is gone, told from an error that it raised.
-DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError)
+# Of the cluster that RAY_ADDRESS names: attempts, seconds for each, and between them.
+CONNECTS, CONNECT_SECONDS, CONNECT_PAUSE = 3, 5.0, 1.0
+# Seconds without the cluster's control process (GCS) after which a run ends. Ray ends the process after 60, with the
+# exit code of an unknown error; until then another cluster's may come back, one of our own never does.
+LOST_SECONDS, OWN_LOST_SECONDS, WATCH_SECONDS = 45.0, 6.0, 2.0
 # Ray wraps an error a few times; beyond this there is a loop.
 DEEPEST = 16
 
@@ -140,26 +153,105 @@ def connected() -> Iterator[None]:
     Our own listens on the loopback interface alone, has no dashboard, and ends with the run.
 
     Raises:
-        WorkerError: it cannot be started.
+        ConfigError: RAY_ADDRESS names what no job can join. WorkerError: no cluster answers there, or none of our own
+            can be started.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
-    else:
+    address = os.environ.get("RAY_ADDRESS") or OUR_OWN
+    if address == OUR_OWN:
         _start_our_own()
+    else:
+        _join(address)
+    over = threading.Event()
+    patience = OWN_LOST_SECONDS if address == OUR_OWN else LOST_SECONDS
+    gcs = ray.get_runtime_context().gcs_address
+    threading.Thread(target=_watch, args=(gcs, patience, over), daemon=True, name="cluster").start()
     try:
         yield
     finally:
+        over.set()
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, once something answers there.
+
+    Ray by itself waits for minutes, and ends with its own log and a traceback.
+
+    Raises:
+        ConfigError: nothing that is named so can be joined. WorkerError: no cluster answers.
+    """
+    advice = (
+        "unset it to use this machine, or give HOST:6379 of a running cluster (the dashboard's http address is for "
+        "`ray job submit`)"
+    )
+    if "://" in address:
+        why = "Ray Data does not work through Ray's client" if address.startswith("ray://") else "no job can join that"
+        raise ConfigError(f"RAY_ADDRESS is {address}: {why}; {advice}")
+    try:
+        _reach(get_ray_address_from_environment(address, None))
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"RAY_ADDRESS is {address}: no cluster answers there; {advice}") from error
+    _keep_token_private()
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as error:
+        raise WorkerError(
+            f"RAY_ADDRESS is {address}: the cluster there cannot be joined; {advice}. Ray says: {error}"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nothing takes a connection at HOST:PORT."""
+    for attempt in range(1, CONNECTS + 1):
+        try:
+            _connect(address)
+            return
+        except OSError:
+            if attempt == CONNECTS:
+                raise
+            time.sleep(CONNECT_PAUSE)
+
+
+def _watch(gcs: str, patience: float, over: threading.Event) -> None:
+    """End this process, in plain words, when the cluster's control process has been gone for so many seconds.
+
+    Nothing else ends it before Ray does: calls into Ray wait for it to come back, the one that disconnects too.
+    """
+    since: float | None = None
+    while not over.wait(WATCH_SECONDS):
+        try:
+            _connect(gcs)
+            since = None
+        except OSError:
+            since = since or time.monotonic()
+            if time.monotonic() - since > patience:
+                _give_up(gcs)
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+def _give_up(gcs: str) -> NoReturn:
+    error = WorkerError(
+        f"the control process (GCS) of the Ray cluster at {gcs} is gone; what is done is kept. Its last words are in "
+        "Ray's logs (on the head node: /tmp/ray/session_latest/logs/gcs_server.*); the same command goes on"
+    )
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    # Ray's own processes on this machine are this one's, and end with it.
+    os._exit(error.exit_code)
 
 
 def _start_our_own() -> None:
     _stay_on_loopback()
+    _keep_token_private(create=True)
     # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
-    own: Any = {"address": "local", "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
+    own: Any = {"address": OUR_OWN, "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
@@ -171,6 +263,31 @@ def _start_our_own() -> None:
                     f"Ray could not be started on this machine, in {STARTS} attempts; compute.runner: inline does "
                     f"without it. Its logs are in /tmp/ray/session_latest/logs. Ray says: {error}"
                 ) from error
+
+
+def _keep_token_private(create: bool = False) -> None:
+    """Make the token of Ray's clusters readable by its owner alone, before Ray reads it.
+
+    Args:
+        create: it where there is none, as Ray does for a cluster of its own, but with whatever permissions the umask
+            leaves.
+    """
+    place = Path.home() / ".ray" / "auth_token"
+    # Where the home cannot be written, Ray says what it lacks.
+    with suppress(OSError):
+        if create and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not _token_is_elsewhere():
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError), open(place, "x", opener=_private) as file:
+                file.write(secrets.token_hex(32))
+        place.chmod(0o600)
+
+
+def _token_is_elsewhere() -> bool:
+    return any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _stay_on_loopback() -> None:

@@ -17,6 +17,7 @@ MAX_REASONS = 3
 MAX_FILES = 300
 MAX_LINES = 1_000_000
 MAX_EXAMPLE = 200
+ALL = '"SELECT key, stage, error FROM failures"'
 # Reasons are one where they differ in the image's own key, in numbers, or in what stands in quotes.
 GROUPED = r"""
 WITH plain AS (
@@ -124,8 +125,7 @@ def over_limit(folder: Folder, failures: int, samples: int, share: float, summar
     return (
         f"{failures} of {samples} samples failed so far, more than input.max_failures {share:g} allows "
         f"({int(share * samples)}); what is done is kept. Commonest: {summary or 'unknown'}. Mend the input, or raise "
-        f"input.max_failures{label}; until then the same command ends the same way. All of them: "
-        f'finer-ray query {folder.url} "SELECT key, stage, error FROM failures"'
+        f"input.max_failures{label}; until then the same command ends the same way. All of them: finer-ray query {folder.url} {ALL}"
     )
 
 
