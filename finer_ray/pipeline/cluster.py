@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -55,9 +57,11 @@ OUR_OWN = "local"
 DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError)
 # Of the cluster that RAY_ADDRESS names: attempts, seconds for each, and between them.
 CONNECTS, CONNECT_SECONDS, CONNECT_PAUSE = 3, 5.0, 1.0
-# Seconds without the cluster's control process (GCS) after which a run ends. Ray ends the process after 60, with the
-# exit code of an unknown error; until then another cluster's may come back, one of our own never does.
-LOST_SECONDS, OWN_LOST_SECONDS, WATCH_SECONDS = 45.0, 6.0, 2.0
+# Seconds without the control process (GCS) of a cluster after which a run ends; until then it may come back. Ray ends
+# the process after 60, with the exit code of an unknown error.
+LOST_SECONDS, WATCH_SECONDS = 45.0, 2.0
+# Processes without which a cluster is none; of our own nothing starts them again.
+VITAL = ("gcs_server", "raylet")
 # Ray wraps an error a few times; beyond this there is a loop.
 DEEPEST = 16
 
@@ -161,14 +165,17 @@ def connected() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or OUR_OWN
+    # Ray replaces it by one that dumps its stack and aborts the process after 3 s.
+    handler = signal.getsignal(signal.SIGTERM)
     if address == OUR_OWN:
         _start_our_own()
     else:
         _join(address)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, handler)
     over = threading.Event()
-    patience = OWN_LOST_SECONDS if address == OUR_OWN else LOST_SECONDS
-    gcs = ray.get_runtime_context().gcs_address
-    threading.Thread(target=_watch, args=(gcs, patience, over), daemon=True, name="cluster").start()
+    watch = partial(_watch_our_own if address == OUR_OWN else _watch, ray.get_runtime_context().gcs_address, over)
+    threading.Thread(target=watch, daemon=True, name="cluster").start()
     try:
         yield
     finally:
@@ -216,8 +223,8 @@ def _reach(address: str) -> None:
             time.sleep(CONNECT_PAUSE)
 
 
-def _watch(gcs: str, patience: float, over: threading.Event) -> None:
-    """End this process, in plain words, when the cluster's control process has been gone for so many seconds.
+def _watch(gcs: str, over: threading.Event) -> None:
+    """End this process, in plain words, when the cluster's control process has been gone for too long.
 
     Nothing else ends it before Ray does: calls into Ray wait for it to come back, the one that disconnects too.
     """
@@ -228,8 +235,17 @@ def _watch(gcs: str, patience: float, over: threading.Event) -> None:
             since = None
         except OSError:
             since = since or time.monotonic()
-            if time.monotonic() - since > patience:
-                _give_up(gcs)
+            if time.monotonic() - since > LOST_SECONDS:
+                _give_up(gcs, VITAL[0])
+
+
+def _watch_our_own(gcs: str, over: threading.Event) -> None:
+    """The same of a cluster of our own, as soon as one of its vital processes has died."""
+    node = ray._private.worker._global_node
+    while not over.wait(WATCH_SECONDS):
+        for name, _ in node.dead_processes():
+            if name in VITAL and not over.is_set():
+                _give_up(gcs, name)
 
 
 def _connect(address: str) -> None:
@@ -237,13 +253,15 @@ def _connect(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
-def _give_up(gcs: str) -> NoReturn:
+def _give_up(gcs: str, name: str) -> NoReturn:
     error = WorkerError(
-        f"the control process (GCS) of the Ray cluster at {gcs} is gone; what is done is kept. Its last words are in "
-        "Ray's logs (on the head node: /tmp/ray/session_latest/logs/gcs_server.*); the same command goes on"
+        f"the process {name} of the Ray cluster at {gcs} is gone; what is done is kept. Its last words are in Ray's "
+        f"logs (on its node: /tmp/ray/session_latest/logs/{name}.*); the same command goes on"
     )
     print(f"error: {error}", file=sys.stderr, flush=True)
-    # Ray's own processes on this machine are this one's, and end with it.
+    # A cluster of our own; of another's, this process has started nothing.
+    with suppress(Exception):
+        ray._private.worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
     os._exit(error.exit_code)
 
 

@@ -125,7 +125,8 @@ def over_limit(folder: Folder, failures: int, samples: int, share: float, summar
     return (
         f"{failures} of {samples} samples failed so far, more than input.max_failures {share:g} allows "
         f"({int(share * samples)}); what is done is kept. Commonest: {summary or 'unknown'}. Mend the input, or raise "
-        f"input.max_failures{label}; until then the same command ends the same way. All of them: finer-ray query {folder.url} {ALL}"
+        f"input.max_failures{label}; until then the same command ends the same way. "
+        f"All of them: finer-ray query {folder.url} {ALL}"
     )
 
 
