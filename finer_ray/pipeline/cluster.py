@@ -171,7 +171,7 @@ def connected() -> Iterator[None]:
         _start_our_own()
     else:
         _join(address)
-    if callable(handler):
+    if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     over = threading.Event()
     watch = partial(_watch_our_own if address == OUR_OWN else _watch, ray.get_runtime_context().gcs_address, over)

@@ -1,6 +1,7 @@
 """Stopping: Ctrl-C and SIGTERM end a run in order, and it says what is kept."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,6 +24,10 @@ def stoppable(url: str | None = None) -> Iterator[None]:
     Raises:
         Stopped: a signal came; its exit code is 130 for Ctrl-C, 143 for SIGTERM.
     """
+    if threading.current_thread() is not threading.main_thread():
+        # Signals come to the main thread alone.
+        yield
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # Ignored signals stay so, as under nohup.
     if before[signal.SIGINT] is signal.default_int_handler:
