@@ -1,4 +1,4 @@
-"""The command line: wrong configs are judged before torch is loaded, places that cannot be written, signals, queries."""
+"""The command line: configs are judged before torch is loaded; places that cannot be written; signals; queries."""
 
 import os
 import signal

@@ -53,6 +53,10 @@ UNDER_WAY = 256
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
 OUR_OWN = "local"
+ADVICE = (
+    "unset it to use this machine, or give HOST:6379 of a running cluster (the dashboard's http address is for "
+    "`ray job submit`)"
+)
 # A process that is gone, told from an error that it raised.
 DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError)
 # Of the cluster that RAY_ADDRESS names: attempts, seconds for each, and between them.
@@ -183,31 +187,41 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+def check_address(address: str) -> None:
+    """Whether RAY_ADDRESS names something that a job can join at all.
+
+    Raises:
+        ConfigError: the dashboard, Ray's client, or what is not known.
+    """
+    if "://" in address:
+        why = (
+            "Ray Data does not work through Ray's client"
+            if address.startswith("ray://")
+            else "no cluster answers there"
+        )
+        raise ConfigError(f"RAY_ADDRESS is {address}: {why}; {ADVICE}")
+
+
 def _join(address: str) -> None:
     """Connect to the cluster that RAY_ADDRESS names, once something answers there.
 
     Ray by itself waits for minutes, and ends with its own log and a traceback.
 
     Raises:
-        ConfigError: nothing that is named so can be joined. WorkerError: no cluster answers.
+        ConfigError: by `check_address`. WorkerError: no cluster answers.
     """
-    advice = (
-        "unset it to use this machine, or give HOST:6379 of a running cluster (the dashboard's http address is for "
-        "`ray job submit`)"
-    )
-    if "://" in address:
-        why = "Ray Data does not work through Ray's client" if address.startswith("ray://") else "no job can join that"
-        raise ConfigError(f"RAY_ADDRESS is {address}: {why}; {advice}")
+    check_address(address)
     try:
         _reach(get_ray_address_from_environment(address, None))
     except (OSError, ValueError) as error:
-        raise WorkerError(f"RAY_ADDRESS is {address}: no cluster answers there; {advice}") from error
+        raise WorkerError(f"RAY_ADDRESS is {address}: no cluster answers there; {ADVICE}") from error
     _keep_token_private()
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:
         raise WorkerError(
-            f"RAY_ADDRESS is {address}: the cluster there cannot be joined; {advice}. Ray says: {error}"
+            f"RAY_ADDRESS is {address}: what answers there cannot be joined; {ADVICE}. A cluster with a token needs "
+            f"RAY_AUTH_MODE=token (see SECURITY.md). Ray says: {error}"
         ) from error
 
 
@@ -327,9 +341,11 @@ def check_device(compute: ComputeConfig) -> None:
     """Whether the GPUs that are asked for are here, where the work will be; a cluster may yet start nodes with some.
 
     Raises:
-        ConfigError: they are not; Ray would wait for them forever.
+        ConfigError: they are not, and Ray would wait for them forever; or RAY_ADDRESS names what no job can join.
     """
     inline = compute.runner == "inline"
+    if not inline and not ray.is_initialized():
+        check_address(os.environ.get("RAY_ADDRESS", ""))
     if compute.device != "cuda" or (not inline and (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))):
         return
     needed, found = 1.0 if inline else compute.gpus_per_actor * compute.actors_min, torch.cuda.device_count()
