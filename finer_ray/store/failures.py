@@ -1,10 +1,10 @@
 """Failures: the commonest reasons, and whether there are more than a job allows."""
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from finer_ray.store.files import Folder
@@ -18,22 +18,11 @@ MAX_FILES = 300
 MAX_LINES = 1_000_000
 MAX_EXAMPLE = 200
 ALL = '"SELECT key, stage, error FROM failures"'
-# Reasons are one where they differ in the image's own key, in numbers, or in what stands in quotes.
-GROUPED = r"""
-WITH plain AS (
-    SELECT stage, error, key, shard,
-        CASE WHEN length(key) >= 4 THEN replace(error, key, '…') ELSE error END AS keyless
-    FROM failures
-), alike AS (
-    SELECT *, regexp_replace(
-            regexp_replace(keyless, '\bb?''[^'']*''|\B''[^'']*''|"[^"]*"', '…', 'g'),
-            '0[xX][0-9a-fA-F]+|[0-9]+', '…', 'g') AS reason
-    FROM plain
-)
-SELECT stage, reason, count(*) AS count, min(error) AS example, arg_min(coalesce(key, ''), error) AS key,
-       arg_min(shard, error) AS shard
-FROM alike GROUP BY stage, reason ORDER BY count DESC, stage, reason
-"""
+# What differs from image to image: names in quotes, addresses, numbers; and its own key, unless that is so short that
+# it is a part of other words.
+_VARYING = re.compile(r"""\bb'[^']*'|\B'[^']*'|"[^"]*"|0[xX][0-9a-fA-F]+|[0-9]+""")
+MIN_KEY = 4
+COLUMNS = ("stage", "error", "key", "shard")
 
 
 def grouped(failures: pa.Table) -> list[dict[str, Any]]:
@@ -45,10 +34,15 @@ def grouped(failures: pa.Table) -> list[dict[str, Any]]:
     Returns:
         For each reason stage, reason, count, and as an example the error, key and shard of one of them.
     """
-    with duckdb.connect() as connection:
-        connection.register("failures", failures)
-        lines: list[dict[str, Any]] = connection.sql(GROUPED).to_arrow_table().to_pylist()
-    return lines
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage, error, key, shard in zip(*(failures[name].to_pylist() for name in COLUMNS), strict=True):
+        reason = _VARYING.sub("…", error.replace(key, "…") if key and len(key) >= MIN_KEY else error)
+        line = found.setdefault((stage, reason), {"stage": stage, "reason": reason, "count": 0})
+        line["count"] += 1
+        # The first by the alphabet, so that the order of lines does not matter.
+        if line["count"] == 1 or error < line["example"]:
+            line |= {"example": error, "key": key or "", "shard": shard}
+    return sorted(found.values(), key=lambda line: (-line["count"], line["stage"], line["reason"]))
 
 
 def common_reasons(failures: pa.Table) -> list[tuple[str, int]]:
