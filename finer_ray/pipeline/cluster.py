@@ -273,10 +273,26 @@ def _give_up(gcs: str, name: str) -> NoReturn:
         f"logs (on its node: /tmp/ray/session_latest/logs/{name}.*); the same command goes on"
     )
     print(f"error: {error}", file=sys.stderr, flush=True)
-    # A cluster of our own; of another's, this process has started nothing.
     with suppress(Exception):
-        ray._private.worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        _kill_our_own()
     os._exit(error.exit_code)
+
+
+def _kill_our_own() -> None:
+    """Kill what this process has started of Ray, which is nothing where it has joined another's cluster.
+
+    The raylet's children go too: its agents wait for a control process that is gone.
+    """
+    node = ray._private.worker._global_node
+    children: list[str] = []
+    for info in node.all_processes.get("raylet", []):
+        pid = info.process.pid
+        with suppress(OSError):
+            children += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    node.kill_all_processes(check_alive=False, allow_graceful=False)
+    for child in children:
+        with suppress(OSError):
+            os.kill(int(child), signal.SIGKILL)
 
 
 def _start_our_own() -> None:
