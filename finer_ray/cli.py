@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from finer_ray.config import load_config, load_section
+from finer_ray.config import NO_SECRETS, load_config, load_section
 from finer_ray.errors import plainly
+from finer_ray.urls import holds_secret
 from finer_ray.version import __version__
 
 app = typer.Typer(
@@ -27,6 +28,16 @@ Overrides = Annotated[
 EXPLAIN, LOOK, DATA, MORE = "Explain", "Look at an export", "Make shards", "More"
 Format = Literal["table", "csv", "json", "parquet"]
 To = Annotated[Path, typer.Option(help="The folder to write to.")]
+
+
+def _checked(url: str | None) -> str | None:
+    """A URL as given. Raises BadParameter, which does not repeat it, where it holds a secret."""
+    if url is not None and holds_secret(url):
+        raise typer.BadParameter(NO_SECRETS)
+    return url
+
+
+ExportUrl = Annotated[str, typer.Argument(help="The export's folder or URL.", callback=_checked)]
 
 
 studies = typer.Typer(help="Run a study of the paper: a Parquet table and a figure each.", no_args_is_help=True)
@@ -50,15 +61,18 @@ def export(
 
     Running it again does only what is missing.
     """
+    # Before torch and Ray are imported, which takes seconds.
+    job = load_config(config, set_ or [])
     from finer_ray.pipeline.export import export as run
     from finer_ray.pipeline.forecast import forecast, forecast_lines
+    from finer_ray.pipeline.stopping import stoppable
 
-    job = load_config(config, set_ or [])
     if dry_run:
         for line in forecast_lines(forecast(job)):
             typer.echo(line)
         return
-    summary = run(job)
+    with stoppable(job.output.url):
+        summary = run(job)
     for note in summary.notes:
         ERRORS.print(note)
     typer.echo(
@@ -76,12 +90,15 @@ def probe(
 
     Running it again does only what is missing.
     """
-    from finer_ray.pipeline.probing import probe as run
     from finer_ray.probe.config import ProbesConfig
-    from finer_ray.probe.table import TITLE, accuracy_table, remarks
 
     job = load_section(ProbesConfig, config, set_ or [])
-    records = run(job)
+    from finer_ray.pipeline.probing import probe as run
+    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.probe.table import TITLE, accuracy_table, remarks
+
+    with stoppable():
+        records = run(job)
     typer.echo(TITLE)
     Console().print(accuracy_table(records))
     for line in remarks(records):
@@ -91,7 +108,7 @@ def probe(
 
 @app.command(rich_help_panel=LOOK)
 def verify(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     keys: Annotated[bool, typer.Option(help="List the input shards again and compare keys.")] = True,
 ) -> None:
     """Prove that every image is accounted for, and every row written.
@@ -116,7 +133,7 @@ STATES = {"complete": 0, "running": 10, "planning": 10, "stopped": 11, "none": 1
 
 @app.command(rich_help_panel=LOOK)
 def status(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False,
 ) -> None:
     """Say how far an export is, and whether a run is at work on it.
@@ -137,7 +154,7 @@ def status(
 
 @app.command(rich_help_panel=LOOK)
 def table(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
 ) -> None:
     """Show the paper's table: maps by metrics.
 
@@ -163,13 +180,15 @@ def similarity(
 
 @studies.command()
 def gamma(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     to: To = Path("study"),
     low: Annotated[float, typer.Option(help="The smallest gamma.")] = -1.0,
     high: Annotated[float, typer.Option(help="The largest gamma.")] = 3.0,
     step: Annotated[float, typer.Option(min=0.001, help="From one gamma to the next.")] = 0.1,
 ) -> None:
     """How does gamma move the maps onto the annotated objects? From the stored basis: no model is needed."""
+    if high < low:
+        raise typer.BadParameter(f"--high {high:g} is below --low {low:g}")
     from finer_ray.store.export import open_export
     from finer_ray.studies.sweep import sweep_study
 
@@ -184,11 +203,14 @@ def aggregation(
     set_: Overrides = None,
 ) -> None:
     """Does it matter how the references become one map? (Tab. 7) Running it again does only what is missing."""
+    job = load_config(config, set_ or [])
+    from finer_ray.pipeline.stopping import stoppable
     from finer_ray.report.table import paper_table
     from finer_ray.store.export import open_export
     from finer_ray.studies.aggregation import EXPORT, aggregation_study
 
-    places = aggregation_study(load_config(config, set_ or []), to)
+    with stoppable(str(to / EXPORT)):
+        places = aggregation_study(job, to)
     _show(paper_table(open_export(str(to / EXPORT))))
     _say(places)
 
@@ -202,14 +224,17 @@ def faithfulness(
     to: To = Path("study"),
 ) -> None:
     """Does the map of a class agree with the maps of its attributes? (A.2) Running it again does what is missing."""
+    jobs = load_config(class_job), load_config(text_job)
+    from finer_ray.pipeline.stopping import stoppable
     from finer_ray.studies.faithfulness import faithfulness_study
 
-    _say(faithfulness_study(load_config(class_job), load_config(text_job), attributes, word, to))
+    with stoppable():
+        _say(faithfulness_study(*jobs, attributes, word, to))
 
 
 @studies.command("failure-cases")
 def failure_cases(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     to: To = Path("study"),
     name: Annotated[str | None, typer.Option("--map", help="The finer map; the first with a baseline.")] = None,
     by: Annotated[str | None, typer.Option(help="The metric that judges; localisation where there is any.")] = None,
@@ -225,8 +250,8 @@ def failure_cases(
 @app.command(rich_help_panel=DATA)
 def pack(
     format: Annotated[str, typer.Option(help="cub, cars, aircraft, fishvista, birds525, imagefolder or parquet.")],
-    source: Annotated[str, typer.Option(help="The data set's folder, as published.")],
-    to: Annotated[str, typer.Option(help="The folder or URL that gets the shards.")],
+    source: Annotated[str, typer.Option(help="The data set's folder, as published.", callback=_checked)],
+    to: Annotated[str, typer.Option(help="The folder or URL that gets the shards.", callback=_checked)],
     form: Annotated[str, typer.Option("--as", help="webdataset or parquet.")] = "webdataset",
     split: Annotated[str, typer.Option(help="One split, or all, each in shards of its own.")] = "all",
     label: Annotated[
@@ -243,8 +268,11 @@ def pack(
     """
     from finer_ray.pipeline.packing import Packing
     from finer_ray.pipeline.packing import pack as run
+    from finer_ray.pipeline.stopping import stoppable
 
-    for line in run(Packing(format, source, to, form, split, label, task, rows_per_shard)).lines():
+    with stoppable():
+        packed = run(Packing(format, source, to, form, split, label, task, rows_per_shard))
+    for line in packed.lines():
         typer.echo(line)
 
 
@@ -278,7 +306,7 @@ def birds(
 
 @app.command(rich_help_panel=LOOK)
 def report(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     to: Annotated[Path | None, typer.Option(help="The folder to write to; OUT/report, or ./report.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
     classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
@@ -297,7 +325,7 @@ def report(
 
 @app.command(rich_help_panel=LOOK)
 def query(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     sql: Annotated[str | None, typer.Argument(help="DuckDB's SQL; what there is to ask when left out.")] = None,
     format: Annotated[Format, typer.Option(help="On the standard output.")] = "table",
     rows: Annotated[int, typer.Option(min=0, help="How many a table shows; 0: all.")] = 40,
@@ -307,9 +335,12 @@ def query(
     Tables: images, metrics, classes, failures, similarity, names. Nothing is written, no other file is read.
     """
     from finer_ray.report.answer import EXAMPLES, answer_table, ask, overview, write_answer
-    from finer_ray.store.query import connect
+    from finer_ray.store.query import connect, open_committed
 
-    with connect(url) as connection:
+    made = open_committed(url)
+    if made.manifest.status == "running":
+        ERRORS.print("note: the export has not finished; these are the images that are committed so far")
+    with connect(made) as connection:
         if sql is None:
             Console().print(overview(connection))
             for example in EXAMPLES:
@@ -327,7 +358,7 @@ def query(
 
 @app.command(rich_help_panel=LOOK)
 def show(
-    url: Annotated[str, typer.Argument(help="The export's folder or URL.")],
+    url: ExportUrl,
     key: Annotated[str | None, typer.Argument(help="The image's key.")] = None,
     row: Annotated[int | None, typer.Option(min=0, help="Its row, instead of its key.")] = None,
     to: Annotated[Path | None, typer.Option(help="The PNG; row-ROW.png when left out.")] = None,
@@ -355,9 +386,11 @@ def show(
 
 @app.command(rich_help_panel=EXPLAIN)
 def init(
-    data: Annotated[str, typer.Argument(help="Shards: a file, folder, glob, range or URL.")],
+    data: Annotated[str, typer.Argument(help="Shards: a file, folder, glob, range or URL.", callback=_checked)],
     job: Annotated[Path, typer.Option("--to", help="The YAML file to write.")] = Path("job.yaml"),
-    output: Annotated[str, typer.Option(help="Where the export will go: a folder or URL.")] = "export",
+    output: Annotated[
+        str, typer.Option(help="Where the export will go: a folder or URL.", callback=_checked)
+    ] = "export",
 ) -> None:
     """Write a commented job file for the data found at a place."""
     from finer_ray.starter import job_text, look, next_steps

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -26,11 +27,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from finer_ray.errors import ConfigError
+from finer_ray.urls import holds_secret
 from finer_ray.yaml_text import MOST_YAML, read_yaml
 
 MOST_FAULTS = 20
 LONGEST_NAME = 100
 LONGEST_MESSAGE = 500
+MAX_DIFFERENCES = 10
+HIDDEN_VALUE = "a value with a secret"
 
 CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
 MapName = Literal[
@@ -49,9 +53,8 @@ MapName = Literal[
 ]
 FINER = "finer_"
 LOCAL_DIR = "local-dir:"
+NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
 MAP_NAMES: tuple[str, ...] = get_args(MapName)
-# Of signed URLs (S3, GCS, Azure) and of those that carry a key.
-SIGNED = r"[?&](x-amz-(signature|credential|security-token)|x-goog-signature|sig|signature|token|key|secret|password)="
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 Weighting = Literal["equal", "probability", "probability_detached"]
 
@@ -70,25 +73,30 @@ class Section(BaseModel):
 
 def without_secrets(url: str) -> str:
     """The URL itself; configs, manifests and logs are read by many. Raises ValueError where it holds a secret."""
-    host = re.match(r"[a-z0-9+.:-]+://([^/]*)", url, re.IGNORECASE)
-    if (host and re.search(r":[^@]*@", host[1])) or re.search(SIGNED, url, re.IGNORECASE):
-        raise PydanticCustomError(
-            "secret", "a URL must not hold a password, key or signature; give them by the environment (see SECURITY.md)"
-        )
+    if holds_secret(url):
+        raise PydanticCustomError("secret", NO_SECRETS)
     return url
 
 
+# Of everything that may name a file, as a URL or a path.
+Place = Annotated[str, AfterValidator(without_secrets)]
+
+
 class FieldsConfig(Section):
-    """Where each annotation stands in a sample. None means the format's own default, '' switches it off.
+    """Where each annotation stands in a sample. Null, or no such key: the format's own. '': it is not read.
 
     `a;b` tries a, then b. A dot descends into a JSON member (`json.label`) or a Parquet struct.
     """
 
-    image: str | None = None
-    label: str | None = None
-    box: str | None = None
-    mask: str | None = None
-    key: str | None = None
+    image: str | None = Field(None, description="of a folder: the extensions to take; null and '' mean every known one")
+    label: str | None = Field(
+        None,
+        description="null: the format's own (webdataset: cls;json.label, parquet: label;cls, folder: the folder's "
+        "name) | '': no label is read, and no image fails for the sake of one",
+    )
+    box: str | None = Field(None, description="null: the format's own (webdataset: json.box_xyxy, parquet: box_xyxy)")
+    mask: str | None = Field(None, description="null: the format's own (webdataset: mask.png, parquet: mask)")
+    key: str | None = Field(None, description="of parquet alone; null: __key__;key;id")
     concept: str | None = Field(None, description="text that the image is asked about; no default")
     base: str | None = Field(None, description="text that its concept is compared with; no default")
     box_format: Literal["xyxy", "xywh"] = "xyxy"
@@ -97,7 +105,7 @@ class FieldsConfig(Section):
 class InputConfig(Section):
     """The image shards."""
 
-    shards: list[str] = Field(min_length=1, description="fsspec URLs, globs or {0000..0015} ranges")
+    shards: list[Place] = Field(min_length=1, description="fsspec URLs, globs or {0000..0015} ranges")
     format: Literal["webdataset", "parquet", "folder"] | None = Field(
         None, description="guessed from the URL when null"
     )
@@ -125,21 +133,16 @@ class InputConfig(Section):
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("shards")
-    @classmethod
-    def _without_secrets(cls, value: list[str]) -> list[str]:
-        return [without_secrets(url) for url in value]
-
 
 class ModelConfig(Section):
     """The classifier that is explained."""
 
-    backbone: str = Field(
+    backbone: Place = Field(
         pattern=r"^(timm|open_clip):.+$",
         description="timm:NAME | open_clip:NAME | open_clip:local-dir:FOLDER with an open_clip_config.json, "
         "where FOLDER may be package:NAME/FOLDER",
     )
-    weights: str = Field(
+    weights: Place = Field(
         description="pretrained tag | path to safetensors or a weights_only checkpoint | "
         "package:NAME/FILE inside an installed Python package | random (seeded)"
     )
@@ -147,17 +150,17 @@ class ModelConfig(Section):
         "name",
         description="order: the checkpoint's tensors have other names but the backbone's order and shapes",
     )
-    head: str = Field(
+    head: Place = Field(
         "native",
         description="native | text | path to a safetensors file (weight, bias) | none: embeddings alone, all logits 0",
     )
-    classes: str | list[str] | None = Field(
+    classes: Place | list[str] | None = Field(
         None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
     )
     templates: list[str] = Field(
         ["a photo of a {}."], min_length=1, description="prompts for head: text, and for concepts"
     )
-    concepts: str | list[str] | None = Field(
+    concepts: Place | list[str] | None = Field(
         None, description="texts that may be asked about beside the classes: a .txt or .json file | a list; open_clip"
     )
     image_size: Side | tuple[Side, Side] | None = Field(None, description="null: the backbone's own")
@@ -330,7 +333,7 @@ class MetricsConfig(Section):
 class OutputConfig(Section):
     """The export's place and shape."""
 
-    url: str = Field(min_length=1, description="any fsspec URL or a local folder")
+    url: Place = Field(min_length=1, description="any fsspec URL or a local folder")
     rows_per_unit: Annotated[int, Field(ge=1, le=2**20)] = Field(
         512, description="rows of one Zarr shard object = one unit of work"
     )
@@ -340,11 +343,6 @@ class OutputConfig(Section):
     lease_seconds: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
         60.0, description="without a sign of life, after which another run may take the output over"
     )
-
-    @field_validator("url")
-    @classmethod
-    def _without_secrets(cls, value: str) -> str:
-        return without_secrets(value)
 
     @model_validator(mode="after")
     def _chunks_fill_units(self) -> Self:
@@ -443,20 +441,70 @@ class Config(Section):
         resources, limits on failures, settings of methods that no map is drawn with, and the places of weights and
         class names (model and head have fingerprints of their own).
         """
-        parts = self.model_dump(mode="json", exclude={"output": {"url", "lease_seconds"}})
-        for key in ("shards", "max_failures", "on_changed"):
-            del parts["input"][key]
-        for key in ("weights", "head", "classes", "concepts"):
-            del parts["model"][key]
-        for cam in {"rise", "mask", "gem"} - self.saliency.cams():
-            del parts["saliency"][cam]
-        if self.input.decoder == "cpu":
-            # Exports made before there was a choice go on.
-            del parts["input"]["decoder"]
-        # So has a local folder, whose content counts, not its place.
-        parts["model"]["backbone"] = re.sub(f"(?<=:{LOCAL_DIR}).*", "", self.model.backbone)
-        parts["compute"] = {"precision": self.compute.precision}
+        parts = fingerprinted(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# Keys by section that the fingerprint of a config leaves out.
+UNCOVERED: Mapping[str, tuple[str, ...]] = {
+    "input": ("shards", "max_failures", "on_changed"),
+    "model": ("weights", "head", "classes", "concepts"),
+    "output": ("url", "lease_seconds"),
+}
+
+
+def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that its fingerprint covers.
+
+    Args:
+        tree: of a whole config, as `model_dump(mode="json")` gives it and a manifest holds it.
+    """
+    parts = {
+        name: {key: value for key, value in section.items() if key not in UNCOVERED.get(name, ())}
+        for name, section in tree.items()
+    }
+    maps = [item.removeprefix(FINER) if isinstance(item, str) else item["cam"] for item in parts["saliency"]["maps"]]
+    for cam in {"rise", "mask", "gem"} - set(maps):
+        parts["saliency"].pop(cam, None)
+    if parts["input"].get("decoder") == "cpu":
+        # Exports made before there was a choice go on.
+        del parts["input"]["decoder"]
+    # Of a local folder the content counts, not its place: the model's fingerprint covers it.
+    parts["model"]["backbone"] = re.sub(f"(?<=:{LOCAL_DIR}).*", "", parts["model"]["backbone"])
+    parts["compute"] = {"precision": parts["compute"]["precision"]}
+    return parts
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    """The keys in which two trees differ, each with both values; at most MAX_DIFFERENCES, and how many more.
+
+    Args:
+        ours, theirs: mappings, nested as configs are.
+        names: what each of them is called after its value.
+    """
+    ours, theirs = _leaves(ours), _leaves(theirs)
+    lines = [
+        f"{path} {_shown_leaf(ours, path)} {names[0]}, {_shown_leaf(theirs, path)} {names[1]}"
+        for path in dict.fromkeys([*ours, *theirs])
+        if path not in ours or path not in theirs or ours[path] != theirs[path]
+    ]
+    more = len(lines) - MAX_DIFFERENCES
+    return lines if more <= 0 else [*lines[:MAX_DIFFERENCES], f"and {more} more"]
+
+
+def _leaves(tree: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Every value of a tree by its path, such as `saliency.gamma`."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= _leaves(value, f"{place}{key}.")
+        else:
+            found[f"{place}{key}"] = value
+    return found
+
+
+def _shown_leaf(leaves: Mapping[str, Any], path: str) -> str:
+    return shown(leaves[path]) if path in leaves else "not given"
 
 
 S = TypeVar("S", bound=Section)
@@ -529,7 +577,8 @@ def _filled(tree: Any, words: Mapping[str, str]) -> Any:
 def shown(value: Any) -> str:
     """A value for a message, of bounded length however large or deep it is."""
     try:
-        return _cut(_REPR.repr(value))
+        # Looked for before the value is cut, which may take away what a secret is known by.
+        return HIDDEN_VALUE if holds_secret(str(value)) else _cut(_REPR.repr(value))
     except ValueError:  # Python refuses to write integers of more than 4300 digits.
         return "a huge number"
 

@@ -6,13 +6,16 @@ Each kind has an exit code of its own, by which a scheduler can tell what is wor
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+from finer_ray.urls import redacted
 
 
 class FinerRayError(Exception):
     """Base of every error that the command line prints as one plain message.
 
     Args:
-        message: what was wrong, where, and what to do.
+        message: what was wrong, where, and what to do; secrets of URLs in it are hidden.
 
     Attributes:
         exit_code: of a process that ends with it.
@@ -21,6 +24,7 @@ class FinerRayError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
+        message = redacted(message)
         super().__init__(message)
         # Ray Data adds advice about its own settings to the arguments of errors that pass through it.
         self._message = message
@@ -67,11 +71,45 @@ class QueryError(FinerRayError):
     """A query that cannot be answered: its SQL is wrong, or it asks for what an export does not hold."""
 
 
+class Stopped(FinerRayError):
+    """The process was asked to end, by Ctrl-C or by SIGTERM.
+
+    Args:
+        message: what is kept, and what to do.
+        exit_code: 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 @contextmanager
 def plainly() -> Iterator[None]:
-    """End the process with one plain message and the error's exit code where a known error comes out."""
+    """End the process with one plain message and the error's exit code where a known error comes out.
+
+    An error of the operating system is one too: it says which place could not be read or written, and why.
+    """
     try:
         yield
     except FinerRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        _end(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:
+        # Without a number it is a library's, and says nothing of a place.
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise
+        _end(StoreError(f"{_plain(error)}: choose another place, or give the permission or the room"))
+
+
+def _plain(error: OSError) -> str:
+    """What the system says, in one line."""
+    if error.filename is not None:
+        return f"cannot read or write {str(error.filename)!r}: {error.strerror}"
+    return f"cannot read or write: {' '.join(str(error).split())}"
+
+
+def _end(error: FinerRayError) -> NoReturn:
+    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code) from None

@@ -8,7 +8,6 @@ import sys
 
 from finer_ray.config import load_config
 from finer_ray.errors import plainly
-from finer_ray.pipeline.export import export
 
 
 def main() -> None:
@@ -18,7 +17,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with plainly():
         config = load_config(arguments.config, arguments.set)
-        summary = export(config)
+        # After the config was checked, for to import torch and Ray takes seconds.
+        from finer_ray.pipeline.export import export
+        from finer_ray.pipeline.stopping import stoppable
+
+        with stoppable(config.output.url):
+            summary = export(config)
     for note in summary.notes:
         print(note, file=sys.stderr)
     print(f"{summary.images} images explained, {summary.failures} failures: {config.output.url}")

@@ -14,8 +14,6 @@ from datetime import UTC, date, datetime
 
 from finer_ray.config import load_config
 from finer_ray.errors import ExportError, plainly
-from finer_ray.pipeline.export import export
-from finer_ray.store.verify import verify_export
 
 
 def main() -> None:
@@ -26,7 +24,13 @@ def main() -> None:
     arguments = parser.parse_args()
     with plainly():
         config = load_config(arguments.config, arguments.set, {"date": arguments.date.isoformat()})
-        summary = export(config)
+        # After the config was checked, for to import torch and Ray takes seconds.
+        from finer_ray.pipeline.export import export
+        from finer_ray.pipeline.stopping import stoppable
+        from finer_ray.store.verify import verify_export
+
+        with stoppable(config.output.url):
+            summary = export(config)
         # Keys are not compared again: shards may have been archived since.
         findings = verify_export(config.output.url, keys=False)
         if findings:

@@ -7,9 +7,7 @@ import argparse
 
 from finer_ray.config import load_section
 from finer_ray.errors import plainly
-from finer_ray.pipeline.probing import probe
 from finer_ray.probe.config import ProbesConfig
-from finer_ray.probe.table import accuracy_markdown
 
 
 def main() -> None:
@@ -19,7 +17,13 @@ def main() -> None:
     arguments = parser.parse_args()
     with plainly():
         config = load_section(ProbesConfig, arguments.config, arguments.set)
-        records = probe(config)
+        # After the config was checked, for to import torch and Ray takes seconds.
+        from finer_ray.pipeline.probing import probe
+        from finer_ray.pipeline.stopping import stoppable
+        from finer_ray.probe.table import accuracy_markdown
+
+        with stoppable():
+            records = probe(config)
     print(accuracy_markdown(records))
 
 

@@ -1,5 +1,6 @@
 """The config: refused with place and nearest names, overridden, fingerprinted."""
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +19,10 @@ from finer_ray.config import (
     Weighting,
     load_config,
     parse_config,
+    parse_section,
 )
 from finer_ray.errors import ConfigError
+from finer_ray.probe.config import ProbesConfig
 from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Gem, Mask, Rise
 from finer_ray.saliency.question import CamName as EngineCam
 
@@ -123,6 +126,71 @@ def test_settings_of_a_method_count_where_a_map_is_drawn_with_it(section: str, k
     for maps in ([section], [f"finer_{section}"], [{"name": "own", "cam": section}]):
         base = changed(saliency={"maps": maps})
         assert changed(saliency={"maps": maps, section: {key: value}}).fingerprint() != base.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("sections", "fingerprint"),
+    [
+        ({}, "5bcf840f57c70a8e"),
+        ({"saliency": {"maps": ["rise", "finer_mask"]}}, "a42d2395cace2e28"),
+        ({"input": {"decoder": "device"}}, "f6eeaec42080567f"),
+        ({"model": {"backbone": "open_clip:local-dir:/a/b"}}, "c8454f312e2821df"),
+    ],
+)
+def test_fingerprints_of_exports_that_are_there_already(sections: dict[str, Any], fingerprint: str) -> None:
+    """As version 0.1 wrote them into manifests."""
+    assert changed(**sections).fingerprint() == fingerprint
+
+
+SECRET = "https://me:S3CR3T@host/x"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"input": {"shards": SECRET}},
+        {"input": {"shards": {"a": SECRET}}},
+        {"input": {"format": SECRET}},
+        {"model": {"backbone": SECRET}},
+        {"model": {"backbone": f"open_clip:local-dir:{SECRET}"}},
+        {"model": {"weights": SECRET}},
+        {"model": {"head": SECRET}},
+        {"model": {"classes": SECRET}},
+        {"model": {"concepts": SECRET}},
+        {"output": {"url": SECRET}},
+        {"compute": {"batch_size": SECRET}},
+        {"saliency": {SECRET: 1}},
+    ],
+)
+def test_no_message_repeats_a_secret(sections: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        changed(**sections)
+    assert "S3CR3T" not in str(caught.value)
+    assert "S3CR3T" not in repr(caught.value)
+    [(section, values)] = sections.items()
+    [(key, value)] = values.items()
+    for override in (f"{section}.{key}={json.dumps(value)}", SECRET):
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(tmp_path, GOOD), [override])
+        assert "S3CR3T" not in str(caught.value)
+
+
+def test_a_probing_job_holds_no_secret_either() -> None:
+    tree: dict[str, Any] = {
+        "backbones": [{"backbone": "timm:x", "weights": "random"}],
+        "datasets": [{"name": "a", "classes": ["a", "b"], "train": {"shards": "a.tar"}}],
+        "output": {"url": "probes"},
+    }
+    parse_section(ProbesConfig, tree)
+    for wrong in (
+        {"output": {"url": SECRET}},
+        {"backbones": [{"backbone": "timm:x", "weights": SECRET}]},
+        {"datasets": [{"name": "a", "classes": SECRET, "train": {"shards": "a.tar"}}]},
+        {"datasets": [{"name": "a", "train": {"export": SECRET}}]},
+    ):
+        with pytest.raises(ConfigError, match="must not hold a password") as caught:
+            parse_section(ProbesConfig, {**tree, **wrong})
+        assert "S3CR3T" not in str(caught.value)
 
 
 def test_defaults_are_those_of_the_engine() -> None:

@@ -2,16 +2,25 @@
 
 import logging
 import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import ray
 import torch
 from ray._private import ray_constants
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray._private.services import get_ray_address_from_environment
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from finer_ray.config import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
@@ -43,8 +52,20 @@ FEW = 16
 UNDER_WAY = 256
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
+OUR_OWN = "local"
+ADVICE = (
+    "unset it to use this machine, or give HOST:6379 of a running cluster (the dashboard's http address is for "
+    "`ray job submit`)"
+)
 # A process that is gone, told from an error that it raised.
-DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError)
+# Of the cluster that RAY_ADDRESS names: attempts, seconds for each, and between them.
+CONNECTS, CONNECT_SECONDS, CONNECT_PAUSE = 3, 5.0, 1.0
+# Seconds without the control process (GCS) of a cluster after which a run ends; until then it may come back. Ray ends
+# the process after 60, with the exit code of an unknown error.
+LOST_SECONDS, WATCH_SECONDS = 45.0, 2.0
+# Processes without which a cluster is none; of our own nothing starts them again.
+VITAL = ("gcs_server", "raylet")
 # Ray wraps an error a few times; beyond this there is a loop.
 DEEPEST = 16
 
@@ -140,26 +161,145 @@ def connected() -> Iterator[None]:
     Our own listens on the loopback interface alone, has no dashboard, and ends with the run.
 
     Raises:
-        WorkerError: it cannot be started.
+        ConfigError: RAY_ADDRESS names what no job can join. WorkerError: no cluster answers there, or none of our own
+            can be started.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
-    else:
+    address = os.environ.get("RAY_ADDRESS") or OUR_OWN
+    # Ray replaces it by one that dumps its stack and aborts the process after 3 s.
+    handler = signal.getsignal(signal.SIGTERM)
+    if address == OUR_OWN:
         _start_our_own()
+    else:
+        _join(address)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+    over = threading.Event()
+    watch = partial(_watch_our_own if address == OUR_OWN else _watch, ray.get_runtime_context().gcs_address, over)
+    threading.Thread(target=watch, daemon=True, name="cluster").start()
     try:
         yield
     finally:
+        over.set()
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Whether RAY_ADDRESS names something that a job can join at all.
+
+    Raises:
+        ConfigError: the dashboard, Ray's client, or what is not known.
+    """
+    if "://" in address:
+        why = (
+            "Ray Data does not work through Ray's client"
+            if address.startswith("ray://")
+            else "no cluster answers there"
+        )
+        raise ConfigError(f"RAY_ADDRESS is {address}: {why}; {ADVICE}")
+
+
+def _join(address: str) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, once something answers there.
+
+    Ray by itself waits for minutes, and ends with its own log and a traceback.
+
+    Raises:
+        ConfigError: by `check_address`. WorkerError: no cluster answers.
+    """
+    check_address(address)
+    try:
+        _reach(get_ray_address_from_environment(address, None))
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"RAY_ADDRESS is {address}: no cluster answers there; {ADVICE}") from error
+    _keep_token_private()
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as error:
+        raise WorkerError(
+            f"RAY_ADDRESS is {address}: what answers there cannot be joined; {ADVICE}. A cluster with a token needs "
+            f"RAY_AUTH_MODE=token (see SECURITY.md). Ray says: {error}"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nothing takes a connection at HOST:PORT."""
+    for attempt in range(1, CONNECTS + 1):
+        try:
+            _connect(address)
+            return
+        except OSError:
+            if attempt == CONNECTS:
+                raise
+            time.sleep(CONNECT_PAUSE)
+
+
+def _watch(gcs: str, over: threading.Event) -> None:
+    """End this process, in plain words, when the cluster's control process has been gone for too long.
+
+    Nothing else ends it before Ray does: calls into Ray wait for it to come back, the one that disconnects too.
+    """
+    since: float | None = None
+    while not over.wait(WATCH_SECONDS):
+        try:
+            _connect(gcs)
+            since = None
+        except OSError:
+            since = since or time.monotonic()
+            if time.monotonic() - since > LOST_SECONDS:
+                _give_up(gcs, VITAL[0])
+
+
+def _watch_our_own(gcs: str, over: threading.Event) -> None:
+    """The same of a cluster of our own, as soon as one of its vital processes has died."""
+    node = ray._private.worker._global_node
+    while not over.wait(WATCH_SECONDS):
+        for name, _ in node.dead_processes():
+            if name in VITAL and not over.is_set():
+                _give_up(gcs, name)
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+def _give_up(gcs: str, name: str) -> NoReturn:
+    error = WorkerError(
+        f"the process {name} of the Ray cluster at {gcs} is gone; what is done is kept. Its last words are in Ray's "
+        f"logs (on its node: /tmp/ray/session_latest/logs/{name}.*); the same command goes on"
+    )
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    with suppress(Exception):
+        _kill_our_own()
+    os._exit(error.exit_code)
+
+
+def _kill_our_own() -> None:
+    """Kill what this process has started of Ray, which is nothing where it has joined another's cluster.
+
+    The raylet's children go too: its agents wait for a control process that is gone.
+    """
+    node = ray._private.worker._global_node
+    children: list[str] = []
+    for info in node.all_processes.get("raylet", []):
+        pid = info.process.pid
+        with suppress(OSError):
+            children += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    node.kill_all_processes(check_alive=False, allow_graceful=False)
+    for child in children:
+        with suppress(OSError):
+            os.kill(int(child), signal.SIGKILL)
 
 
 def _start_our_own() -> None:
     _stay_on_loopback()
+    _keep_token_private(create=True)
     # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
-    own: Any = {"address": "local", "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
+    own: Any = {"address": OUR_OWN, "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
@@ -171,6 +311,31 @@ def _start_our_own() -> None:
                     f"Ray could not be started on this machine, in {STARTS} attempts; compute.runner: inline does "
                     f"without it. Its logs are in /tmp/ray/session_latest/logs. Ray says: {error}"
                 ) from error
+
+
+def _keep_token_private(create: bool = False) -> None:
+    """Make the token of Ray's clusters readable by its owner alone, before Ray reads it.
+
+    Args:
+        create: it where there is none, as Ray does for a cluster of its own, but with whatever permissions the umask
+            leaves.
+    """
+    place = Path.home() / ".ray" / "auth_token"
+    # Where the home cannot be written, Ray says what it lacks.
+    with suppress(OSError):
+        if create and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not _token_is_elsewhere():
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError), open(place, "x", opener=_private) as file:
+                file.write(secrets.token_hex(32))
+        place.chmod(0o600)
+
+
+def _token_is_elsewhere() -> bool:
+    return any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _stay_on_loopback() -> None:
@@ -192,9 +357,11 @@ def check_device(compute: ComputeConfig) -> None:
     """Whether the GPUs that are asked for are here, where the work will be; a cluster may yet start nodes with some.
 
     Raises:
-        ConfigError: they are not; Ray would wait for them forever.
+        ConfigError: they are not, and Ray would wait for them forever; or RAY_ADDRESS names what no job can join.
     """
     inline = compute.runner == "inline"
+    if not inline and not ray.is_initialized():
+        check_address(os.environ.get("RAY_ADDRESS", ""))
     if compute.device != "cuda" or (not inline and (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))):
         return
     needed, found = 1.0 if inline else compute.gpus_per_actor * compute.actors_min, torch.cuda.device_count()

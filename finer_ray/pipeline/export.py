@@ -22,6 +22,7 @@ from finer_ray.pipeline.progress import Meter, Summary
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
 from finer_ray.pipeline.writing import write
+from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.lease import Lease, hold
@@ -232,9 +233,5 @@ def _loader(config: Config, classifier: Classifier) -> Loader:
 
 def _check_failures(config: Config, failures: int, total: int) -> None:
     allowed = config.input.max_failures
-    if failures > allowed * total:
-        raise InputError(
-            f"{failures} of {total} images failed, more than input.max_failures {allowed:g} allows; "
-            "what is done is kept. Look at parts/failures in the export, mend the input or raise the limit, "
-            "and run the same command again"
-        )
+    if too_many(failures, total, allowed):
+        raise InputError(over_limit(Folder(config.output.url), failures, total, allowed))

@@ -13,9 +13,11 @@ from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.writing import write
+from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Unit, check_vacant, pending, read_manifest
+from finer_ray.store.parts import failure_count
 from finer_ray.store.tensors import create_tensors
 
 WARM, TRIED, SHOWN = 2, 24, 5
@@ -30,6 +32,7 @@ class Forecast:
         units_left, images_left: that nothing has committed yet.
         notes: of shards that changed or vanished.
         problems: shards that are damaged as a whole, with what is wrong.
+        over_limit: that the failures so far are more than the job allows, '' where they are not.
         tried: images that were explained for trial, 0 where none is left.
         trial_failures: among them, by stage and error.
         seconds_per_image: of the trial, in this process; all stages, start-up not counted.
@@ -44,6 +47,7 @@ class Forecast:
     images_left: int
     notes: list[str]
     problems: list[str]
+    over_limit: str = ""
     tried: int = 0
     trial_failures: tuple[str, ...] = ()
     seconds_per_image: float = 0.0
@@ -77,7 +81,9 @@ def forecast(config: Config) -> Forecast:
     planned = pending(read_manifest(folder, PLAN), published)
     with Crew(config.compute.runner == "inline") as crew:
         plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, crew.each)
-    left, _ = units_left(plan, published, folder)
+    left, waiting = units_left(plan, published, folder)
+    failures, limit = plan.counts["failures"] + failure_count(folder, waiting), config.input.max_failures
+    stops = too_many(failures, plan.images(), limit)
     found = Forecast(
         shards=len(plan.shards),
         units=len(plan.units()),
@@ -85,6 +91,7 @@ def forecast(config: Config) -> Forecast:
         units_left=len(left),
         images_left=sum(unit.count for unit in left),
         notes=notes,
+        over_limit=over_limit(folder, failures, plan.images(), limit) if stops else "",
         problems=[f"{e.shard.ref.url}: {e.shard.problem}" for e in plan.shards if e.shard.problem],
     )
     return _tried(found, config, classifier, plan.layout, left[0]) if left else found
@@ -98,6 +105,8 @@ def forecast_lines(found: Forecast) -> list[str]:
     ]
     lines += [f"note     {note}" for note in found.notes]
     lines += [f"damaged  {problem}" for problem in found.problems[:SHOWN]]
+    if found.over_limit:
+        lines.append(f"stops    {found.over_limit}")
     if not found.tried:
         return [*lines, "nothing is left to be done"]
     lines += [
@@ -106,7 +115,7 @@ def forecast_lines(found: Forecast) -> list[str]:
         f"time     about {_time(found.seconds)} for one process like this ({1000 * found.seconds_per_image:.0f} ms an "
         "image; Ray takes some seconds to start, several actors share the work)",
         f"size     about {_size(found.bytes)} ({_size(found.bytes_per_image)} an image)",
-        "nothing was written; without --dry-run the same command does it",
+        "nothing was written" + ("" if found.over_limit else "; without --dry-run the same command does it"),
     ]
     return lines
 

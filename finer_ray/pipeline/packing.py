@@ -15,6 +15,7 @@ from typing import Any, cast
 import ray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from finer_ray.config import NO_SECRETS
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.progress import Meter
@@ -24,6 +25,7 @@ from finer_ray.shards.files import DRAFT, whole_file
 from finer_ray.shards.message import brief
 from finer_ray.shards.writers import WRITERS
 from finer_ray.store.files import Folder
+from finer_ray.urls import holds_secret
 from finer_ray.version import __version__
 
 PACK, FINDINGS, CLASSES, DONE = "pack.json", "findings.txt", "classes.txt", "done"
@@ -189,6 +191,9 @@ def write_shard(packing: Packing, plan: Plan) -> Shard:
 
 def _checked(packing: Packing) -> Choice:
     """The choice of labels, of options that are valid. Raises ConfigError."""
+    for option, place in (("--source", packing.source), ("--to", packing.to)):
+        if holds_secret(place):
+            raise ConfigError(f"{option}: {NO_SECRETS}")
     choice = choose(packing.format, packing.label, packing.task)
     if packing.form not in WRITERS:
         raise ConfigError(f"--as: {packing.form!r} is none of {', '.join(WRITERS)}")

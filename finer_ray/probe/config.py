@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from finer_ray.config import ComputeConfig, InputConfig, ModelConfig, Positive, Section
+from finer_ray.config import ComputeConfig, InputConfig, ModelConfig, Place, Positive, Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]{0,63}$")]
 BACKBONE = "{backbone}"
@@ -37,7 +37,7 @@ class BackboneConfig(ModelConfig):
 class ExportConfig(Section):
     """Exports that hold the embeddings already."""
 
-    export: list[str] = Field(
+    export: list[Place] = Field(
         min_length=1, description="folders or URLs of exports; {backbone} in them is the backbone's name"
     )
 
@@ -66,7 +66,7 @@ class DatasetConfig(Section):
     """A data set: what the probe is trained on, and what it is judged by."""
 
     name: Name
-    classes: str | list[str] | None = Field(
+    classes: Place | list[str] | None = Field(
         None,
         description="class names: imagenet-1k | a .txt or .json file | a list. Needed with shards; with exports, null "
         "means the export's own classes, and a list names its class indices anew",
@@ -101,7 +101,7 @@ class TrainingConfig(Section):
 class ProbesOutput(Section):
     """Where the probes go."""
 
-    url: str = Field(min_length=1, description="any fsspec URL or a local folder")
+    url: Place = Field(min_length=1, description="any fsspec URL or a local folder")
 
 
 class ProbesConfig(Section):

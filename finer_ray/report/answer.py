@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -102,10 +103,21 @@ def _shown(value: Any) -> str:
     return text if text.isprintable() else repr(text)
 
 
+# C0, DEL, C1 and the marks that turn the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
 def _write_csv(reader: pa.RecordBatchReader) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(reader.schema.names)
-    writer.writerows(_rows(reader))
+    writer.writerow(map(_escaped, reader.schema.names))
+    writer.writerows(map(_escaped, row) for row in _rows(reader))
+
+
+def _escaped(value: Any) -> Any:
+    """A cell in which what a terminal would obey is written as an escape; numbers stay as they are."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
 
 
 def _write_json(reader: pa.RecordBatchReader) -> None:

@@ -2,6 +2,7 @@
 
 import time
 
+from finer_ray.store.failures import reasons_line
 from finer_ray.store.status import Status
 
 
@@ -17,7 +18,11 @@ def status_lines(status: Status) -> list[str]:
     if status.revision is not None:
         counts = status.published
         lines.append(f"  readers see {counts['images']} images and {counts['failures']} failures")
-    if status.state == "stopped":
+    if status.over_limit:
+        lines.append(f"  {status.over_limit}")
+    elif status.reasons:
+        lines.append(f"  commonest failures: {reasons_line(status.reasons)}")
+    if status.state == "stopped" and not status.over_limit:
         lines.append("  run the same command again, and it goes on where it stopped")
     return lines
 

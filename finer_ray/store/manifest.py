@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from finer_ray.config import differences, fingerprinted
 from finer_ray.errors import ExportError
 from finer_ray.shards import ShardIndex
 from finer_ray.store.files import Folder
@@ -14,6 +15,9 @@ from finer_ray.store.layout import Layout
 PLAN, EXPORT = "plan.json", "export.json"
 LEASE_FILE = re.compile(r"lock|\d{8,}\.json(\..*)?")
 NAMED = 5
+# Keys of the section `model` by which its files are found; the fingerprints of model and head cover the contents.
+MODEL_KEYS = ("backbone", "weights", "match", "seed")
+HEAD_KEYS = ("head", "classes", "concepts", "templates", "weights", "seed")
 
 
 class ShardEntry(BaseModel):
@@ -122,14 +126,34 @@ class Manifest(BaseModel):
         return sum(entry.index["count"] for entry in self.shards)
 
     def check_same(self, other: Self) -> None:
-        """Refuse to mix rows made in different ways. Raises ExportError naming both fingerprints."""
+        """Refuse to mix rows made in different ways. Raises ExportError naming both fingerprints, and what differs."""
         for name in ("config", "model", "head"):
             ours, theirs = (getattr(manifest, f"{name}_fingerprint") for manifest in (self, other))
             if ours != theirs:
                 raise ExportError(
-                    f"the export was made with another {name}: its fingerprint is {ours}, this run's {theirs}; "
-                    "choose another output.url, or run the config that the export was made with"
+                    f"the export was made with another {name}: its fingerprint is {ours}, this run's {theirs} "
+                    f"({_difference(name, self, other)}); choose another output.url, or run the config that the export "
+                    "was made with"
                 )
+
+
+def _difference(name: str, ours: Manifest, theirs: Manifest) -> str:
+    """What made a fingerprint (config, model or head) another one, as far as the manifests tell."""
+    trees = [fingerprinted(manifest.config) for manifest in (ours, theirs)]
+    said = "no key of the config differs"
+    if name != "config":
+        keys = MODEL_KEYS if name == "model" else HEAD_KEYS
+        trees = [
+            {"model": {key: manifest.config["model"].get(key) for key in keys}} | classes
+            for manifest, classes in ((ours, _named(ours, name)), (theirs, _named(theirs, name)))
+        ]
+        said = "the config names the same files; their contents differ"
+    return "; ".join(differences(trees[0], trees[1], ("there", "here"))) or said
+
+
+def _named(manifest: Manifest, name: str) -> dict[str, Any]:
+    """The class names, which are part of the head, by their index."""
+    return {"classes": {str(index): text for index, text in enumerate(manifest.classes)}} if name == "head" else {}
 
 
 def entry_units(entry: ShardEntry, rows_per_unit: int) -> list[Unit]:

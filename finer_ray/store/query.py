@@ -6,8 +6,10 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from finer_ray.store.export import Export, open_export
+from finer_ray.store.failures import waiting_parts
 from finer_ray.store.files import Folder
-from finer_ray.store.tables import SCHEMAS
+from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
+from finer_ray.store.tables import PARTS, SCHEMAS
 
 TABLES = ("images", "metrics", "classes", "failures", "similarity")
 VIEWS = (*TABLES, "names")
@@ -38,6 +40,23 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
     connection.register("names", _names(made.manifest.classes))
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def open_committed(url: str) -> Export:
+    """An export as far as it is: what is published, or where nothing is yet, what the run has committed so far.
+
+    Of the latter, the manifest's status is `running`; its tables are parts, which publishing removes.
+
+    Raises:
+        ExportError: there is none.
+    """
+    folder = Folder(url)
+    plan = read_manifest(folder, PLAN)
+    if plan is None or read_manifest(folder, EXPORT) is not None:
+        return open_export(url)
+    names = waiting_parts(folder, None, plan)
+    parts = {table: [f"parts/{table}/{name}" for name in names] for table in PARTS}
+    return Export(folder, plan.model_copy(update={"tables": {**plan.tables, **parts}}))
 
 
 def _dataset(folder: Folder, files: list[str], schema: pa.Schema) -> ds.Dataset | pa.Table:

@@ -1,8 +1,16 @@
 """Status: how far an export is, and whether anybody is at work on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from finer_ray.store.failures import (
+    common_reasons,
+    over_limit,
+    read_failures,
+    reasons_line,
+    too_many,
+    waiting_parts,
+)
 from finer_ray.store.files import Folder
 from finer_ray.store.lease import Holder, current
 from finer_ray.store.manifest import EXPORT, PLAN, pending, read_manifest
@@ -27,6 +35,9 @@ class Status:
         published: images and failures that readers see.
         revision: how many times it was published before; None before the first.
         holder: who is at work, or was and could not say that it ended.
+        max_failures: share of all samples that the job allows to fail; None where there is no job.
+        reasons: the commonest ones of the failures, each with how many samples it has.
+        over_limit: what the job said that stopped for its failures, '' where it did not.
     """
 
     state: State
@@ -38,6 +49,9 @@ class Status:
     published: dict[str, int]
     revision: int | None
     holder: Holder | None
+    max_failures: float | None = None
+    reasons: list[tuple[str, int]] = field(default_factory=list)
+    over_limit: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -70,9 +84,14 @@ def status_of(url: str) -> Status:
     failures = None
     if len(waiting) <= COUNTED:
         failures = counts.get("failures", 0) + failure_count(folder, waiting)
-    state: State = "complete" if plan is None else "stopped"
+    state: State = "running" if alive else "complete" if plan is None else "stopped"
+    reasons: list[tuple[str, int]] = []
+    if failures != 0:
+        reasons = common_reasons(read_failures(folder, published, waiting_parts(folder, published, plan)))
+    limit = now.config["input"]["max_failures"]
+    stopped = state == "stopped" and failures is not None and too_many(failures, now.images(), limit)
     return Status(
-        state="running" if alive else state,
+        state=state,
         images=sum(sizes[number] for number in done),
         total=now.images(),
         failures=failures,
@@ -81,4 +100,7 @@ def status_of(url: str) -> Status:
         published=counts,
         revision=revision,
         holder=holder,
+        max_failures=limit,
+        reasons=reasons,
+        over_limit=over_limit(folder, failures or 0, now.images(), limit, reasons_line(reasons)) if stopped else "",
     )

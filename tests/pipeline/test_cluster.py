@@ -1,16 +1,19 @@
 """Devices that are asked for are looked for before any work; CPUs are those that this process may use."""
 
 import os
+import socket
+import stat
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from finer_ray.config import Config
-from finer_ray.errors import ConfigError, WorkerError
+from finer_ray.errors import ConfigError, FinerRayError, WorkerError
 from finer_ray.pipeline import cluster
 from finer_ray.pipeline.cluster import check_device, connected, cpus, own_resources
 from finer_ray.pipeline.export import export
@@ -75,10 +78,90 @@ def test_ray_is_started_again(failing: int, message: str | None, monkeypatch: py
 
     monkeypatch.setattr(cluster.ray, "init", init)
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    monkeypatch.setattr(cluster.ray._private.worker, "_global_node", None)
     with nullcontext() if message is None else pytest.raises(WorkerError, match=message), connected():
         pass
     assert len(tried) == min(failing + 1, 3)
     assert all(options["address"] == "local" for options in tried)
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "message"),
+    [
+        ("http://127.0.0.1:8265", ConfigError, "no cluster answers there"),
+        ("https://host", ConfigError, "no cluster answers there"),
+        ("ray://127.0.0.1:10001", ConfigError, "Ray's client"),
+        ("127.0.0.1:{free}", WorkerError, "no cluster answers there"),
+        ("localhost:{free}", WorkerError, "no cluster answers there"),
+        ("host-without-port", WorkerError, "no cluster answers there"),
+        ("auto", WorkerError, "no cluster answers there"),
+    ],
+)
+def test_an_address_where_no_cluster_is(
+    address: str, kind: type[FinerRayError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself is never asked: it waits for minutes."""
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(cluster, "CONNECT_PAUSE", 0.0)
+    # Another test's cluster on this machine is not meant.
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", address.format(free=free))
+    with pytest.raises(kind, match=rf"RAY_ADDRESS is .*{message}.*unset it.*HOST:6379.*ray job submit"), connected():
+        pass
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
+def test_an_address_that_never_works_is_refused_before_any_work(
+    address: str, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    config = job("a.tar", output={"url": str(tmp_path / "out")}, compute={"runner": "ray"})
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is"):
+        export(config)
+    assert not (tmp_path / "out").exists()
+    check_device(config.compute.model_copy(update={"runner": "inline"}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "elsewhere", "made"),
+    [(None, False, True), ("token", False, True), ("disabled", False, False), (None, True, False)],
+)
+@pytest.mark.parametrize("before", [None, 0o644])
+def test_the_token_is_for_its_owner_alone_before_ray_starts(
+    mode: str | None, elsewhere: bool, made: bool, before: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / ".ray" / "auth_token"
+    if before is not None:
+        token.parent.mkdir()
+        token.write_text("of long ago")
+        token.chmod(before)
+    found: list[int | None] = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "own")) if elsewhere else None
+    monkeypatch.setenv("RAY_AUTH_MODE", mode) if mode else monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+
+    def init(**_: Any) -> None:
+        found.append(stat.S_IMODE(token.stat().st_mode) if token.exists() else None)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    old = os.umask(0o022)
+    try:
+        with pytest.raises(WorkerError, match="far enough"), connected():
+            pass
+    finally:
+        os.umask(old)
+    assert set(found) == {0o600 if made or before else None}
+    if before is not None:
+        assert token.read_text() == "of long ago"
+    elif made:
+        assert len(token.read_text()) == 64
+        assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")

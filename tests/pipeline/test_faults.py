@@ -281,3 +281,31 @@ def test_the_pool_grows_over_two_nodes_and_one_is_lost(
     assert lost, "the node was to be lost half-way"
     assert lost[0] < 20
     check(config, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_vital_process_of_our_own_cluster_is_killed(name: str, tmp_path: Path, shards: str, job: Job) -> None:
+    """Ray would end the driver after a minute, or wait; the message is ours, and the next run goes on."""
+    config = job(shards, compute={"runner": "ray", **THREADS})
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", EXPORT, "export", str(file)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as driver:
+        deadline = time.monotonic() + 240
+        while driver.poll() is None and commits(config) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        [vital] = [process for process in family if process.name() == name]
+        vital.send_signal(signal.SIGKILL)
+        said = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 7
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert f"the process {name} of the Ray cluster" in line
+    assert "what is done is kept" in line
+    assert "Traceback" not in said
+    assert psutil.wait_procs(family, timeout=60)[1] == []
+    inline = config.model_copy(update={"compute": config.compute.model_copy(update={"runner": "inline"})})
+    assert export(inline).new <= 160 - 8
+    assert verify_export(config.output.url) == []

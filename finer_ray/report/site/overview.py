@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +13,7 @@ from finer_ray.metrics.bootstrap import paired_interval
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
 from finer_ray.report.table import COLUMNS, HIGHER_IS_BETTER, Cell, compare, metric_values
 from finer_ray.store.export import Export
+from finer_ray.store.failures import grouped
 
 # Lines of the table of confused pairs.
 PAIRS = 10
@@ -27,14 +27,6 @@ WORDS = {
     "localisation": "energy on the object",
     "pointing_hit": "pointing hits",
 }
-# Reasons that differ in numbers and names alone are one.
-FAILURES = """
-SELECT stage, regexp_replace(regexp_replace(error, '''[^'']*''|"[^"]*"|b''[^'']*''', '…', 'g'), '[0-9]+', '…', 'g')
-           AS reason,
-       count(*) AS count, min(error) AS example, arg_min(coalesce(key, ''), error) AS key,
-       arg_min(shard, error) AS shard
-FROM failures GROUP BY ALL ORDER BY count DESC, stage, reason
-"""
 
 
 def accuracy(images: pa.Table) -> dict[str, Any] | None:
@@ -49,10 +41,7 @@ def accuracy(images: pa.Table) -> dict[str, Any] | None:
 
 def failures(export: Export) -> list[dict[str, Any]]:
     """Failures by stage and reason, the most frequent first: stage, reason, count, and one of them as an example."""
-    with duckdb.connect() as connection:
-        connection.register("failures", export.failures)
-        lines: list[dict[str, Any]] = connection.sql(FAILURES).to_arrow_table().to_pylist()
-    return lines
+    return grouped(export.failures)
 
 
 def confused_pairs(export: Export) -> list[dict[str, Any]]:

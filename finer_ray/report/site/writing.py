@@ -1,8 +1,13 @@
 """Writing: from an export to the report's folder, whole or not at all."""
 
+import fcntl
+import glob
 import json
+import os
+import re
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ import pyarrow.compute as pc
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from finer_ray.config import shown
 from finer_ray.errors import ExportError
 from finer_ray.report.site import overview
 from finer_ray.report.site.classes import class_lines, confusions, galleries
@@ -25,6 +31,11 @@ from finer_ray.store.export import Export
 
 SIGN = "report.json"
 ASSETS = ("site.css", "site.js", "view.js")
+# Everything that a report holds, by path; what else is there is somebody's own.
+OURS = re.compile(
+    rf"(index|images)\.html|{re.escape(SIGN)}|(assets|classes|images)/|assets/(colours\.js|{'|'.join(ASSETS)})"
+    r"|classes/\d+\.html|images/\d+(\.html|\.jpg|-map\.jpg|-region\.png)"
+)
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -40,7 +51,7 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
 
     Args:
         export: any.
-        folder: to write to; new, empty, or an earlier report.
+        folder: to write to; new, empty, or an earlier report with nothing of anybody's in it.
         images: at most as many are drawn at random.
         classes: at most as many get a page, each with at most 9 images more.
         seed: of the draws.
@@ -49,21 +60,65 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         The page to open.
 
     Raises:
-        ExportError: the folder holds something that is no report.
+        ExportError: the folder is a file, or holds anything that no report of ours does.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SIGN).is_file():
-        raise ExportError(f"{folder} holds something that is no report: name another folder with --to")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{what}") for what in ("tmp", "old"))
-    try:
-        _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    place = folder.resolve()
+    _check_place(folder, place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(place)
+    draft, old = (place.with_name(f".{place.name}.{secrets.token_hex(4)}.{what}") for what in ("tmp", "old"))
+    draft.mkdir()
+    with (draft / SIGN).open("w") as sign:
+        # What tells a draft that is being written from that of a killed run.
+        fcntl.flock(sign, fcntl.LOCK_EX)
+        try:
+            _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
+            # Minutes have passed.
+            _check_place(folder, place)
+            if place.exists():
+                place.rename(old)
+            draft.rename(place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     return folder / "index.html"
+
+
+def _check_place(folder: Path, place: Path) -> None:
+    """Raises ExportError where something stands that may not be replaced."""
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise ExportError(f"{folder} is a file: name a folder with --to")
+    stray, report = _stray(place), (place / SIGN).is_file()
+    if not report:
+        stray = stray or next((path.name for path in place.iterdir()), None)
+    if stray is not None:
+        why = "no report has such a file" if report else "that is no report"
+        raise ExportError(f"{folder} holds {shown(stray)}: {why}, and is not taken away; name another folder with --to")
+
+
+def _stray(place: Path) -> str | None:
+    """A file or folder below a place whose name no report has, links included; None where there is none."""
+    for where, folders, files in os.walk(place):
+        inside = Path(where).relative_to(place)
+        links = [name for name in folders if Path(where, name).is_symlink()]
+        names = [(inside / name).as_posix() for name in [*files, *links]]
+        names += [f"{(inside / name).as_posix()}/" for name in folders if name not in links]
+        if (found := next((name for name in sorted(names) if not OURS.fullmatch(name)), None)) is not None:
+            return found
+    return None
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed runs have left beside the report: folders of ours that nobody is writing."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
+        known = re.fullmatch(r"[0-9a-f]{8}\.(tmp|old)", left.name.removeprefix(f".{place.name}."))
+        if not known or left.is_symlink() or not (left / SIGN).is_file() or _stray(left) is not None:
+            continue
+        with (left / SIGN).open() as sign, suppress(BlockingIOError):
+            fcntl.flock(sign, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class _Writer:

@@ -1,5 +1,6 @@
 """The report's files: every kind of export becomes whole pages; nothing of the input becomes code or a file's name."""
 
+import fcntl
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -174,18 +175,91 @@ def test_a_sample_is_bounded_seeded_and_holds_best_and_worst(tmp_path: Path) -> 
     assert sum(name.startswith("classes/") for name in found) == 2
 
 
-def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
+def test_a_report_replaces_a_report(tmp_path: Path) -> None:
     export = make(tmp_path)
     write_report(export, tmp_path / "report", images=6)
-    (tmp_path / "report" / "left.html").write_text("from before")
-    first = (tmp_path / "report" / "index.html").read_bytes()
+    first = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "report").rglob("*.html")}
+    write_report(export, tmp_path / "report", images=2)
+    again = {path.relative_to(tmp_path) for path in (tmp_path / "report").rglob("*.html")}
+    assert again <= first.keys()
     write_report(export, tmp_path / "report", images=6)
-    assert (tmp_path / "report" / "index.html").read_bytes() == first
-    assert not (tmp_path / "report" / "left.html").exists()
+    assert {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "report").rglob("*.html")} == first
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "report"}
-    with pytest.raises(ExportError, match="no report"):
-        write_report(export, tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [("notes.html", False), ("images/own.png", False), ("images/3.html.bak", False), ("deep/a/b", False),
+     ("images/7.html", True), ("classes/x", True), ("assets/fonts/a.woff", False)],
+)  # fmt: skip
+def test_what_a_report_did_not_write_is_not_taken_away(tmp_path: Path, name: str, link: bool) -> None:
+    export = make(tmp_path)
+    folder = tmp_path / "report"
+    write_report(export, folder, images=1)
+    own = folder / name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        own.unlink(missing_ok=True)
+        own.symlink_to(tmp_path / "in", target_is_directory=True)
+    else:
+        own.write_text("mine")
+    before = set(folder.rglob("*"))
+    refused = pytest.raises(ExportError, match=r"no report has such a file, and is not taken away")
+    if name != "images/7.html":
+        with refused:
+            write_report(export, folder)
+        assert set(folder.rglob("*")) == before
+    else:
+        # It has the name of a page: the link goes, never what it leads to.
+        write_report(export, folder)
     assert (tmp_path / "in" / "a.tar").is_file()
+
+
+@pytest.mark.parametrize("holds", ["a.tar", "index.html"])
+def test_a_folder_that_is_no_report_stays(tmp_path: Path, holds: str) -> None:
+    export = make(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / holds).write_text("mine")
+    with pytest.raises(ExportError, match="that is no report"):
+        write_report(export, tmp_path / "own")
+    assert (tmp_path / "own" / holds).read_text() == "mine"
+
+
+def test_a_file_stays(tmp_path: Path) -> None:
+    export = make(tmp_path)
+    (tmp_path / "thesis.html").write_text("mine")
+    with pytest.raises(ExportError, match="is a file: name a folder with --to"):
+        write_report(export, tmp_path / "thesis.html")
+    assert (tmp_path / "thesis.html").read_text() == "mine"
+
+
+def test_an_empty_folder_and_a_link_to_one_are_taken(tmp_path: Path) -> None:
+    export = make(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "report").symlink_to(tmp_path / "real")
+    for _ in range(2):
+        assert write_report(export, tmp_path / "report", images=1) == tmp_path / "report" / "index.html"
+    assert (tmp_path / "report").is_symlink()
+    assert (tmp_path / "real" / "index.html").is_file()
+
+
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    export = make(tmp_path)
+    dead = [tmp_path / f".report.0123abc{place}.{what}" for place, what in enumerate(("tmp", "old"))]
+    unsigned, strange, alive, other = (
+        tmp_path / f".report.{name}" for name in ("01234567.tmp", "89abcdef.old", "fedcba98.tmp", "mine")
+    )
+    for folder in (*dead, unsigned, strange, alive, other):
+        (folder / "images").mkdir(parents=True)
+        (folder / "images" / "1.html").write_text("left")
+        if folder is not unsigned:
+            (folder / "report.json").write_text("{}")
+    (strange / "thesis.tex").write_text("mine")
+    with (alive / "report.json").open() as sign:
+        fcntl.flock(sign, fcntl.LOCK_EX)
+        write_report(export, tmp_path / "report", images=1)
+    assert [folder.exists() for folder in dead] == [False, False]
+    assert [folder.exists() for folder in (unsigned, strange, alive, other)] == [True] * 4
 
 
 def test_command_writes_into_the_export(tmp_path: Path) -> None:
