@@ -121,12 +121,11 @@ def _refuse_shards_below(fs: Any, path: str) -> None:
     The walk ends at the first image, so that an image folder costs a listing or two.
     """
     images, below = tuple(f".{ext}" for ext in EXTENSIONS), Counter[str]()
-    for _, folders, names in fs.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = [name.lower() for name in names if not name.startswith(".")]
-        if any(name.endswith(images) for name in shown):
+    for place, _, names in fs.walk(path):
+        shown = "/." not in place[len(path) :]
+        if any(shown and name.lower().endswith(images) and not name.startswith(".") for name in names):
             return
-        below.update(suffix for name in shown if (suffix := posixpath.splitext(name)[1]) in SUFFIXES)
+        below.update(suffix for name in names if (suffix := posixpath.splitext(name)[1].lower()) in SUFFIXES)
     if below:
         suffix, count = below.most_common(1)[0]
         url = _url(fs, path)

@@ -20,7 +20,7 @@ MAX_PYTHON_BYTES = 16 * 2**20
 MAX_PPM_COMMENTS = 1000
 # Read byte by byte in Python. A header is a magic word, width and height, among blanks and comments.
 MAX_PPM_HEADER = 2**16
-PPM = re.compile(rb"P[0-6fy]")
+PPM = re.compile(rb"P([1-6f]|yP|yRGBA|yCMYK)\s|P0CMYK")
 PPM_HEADER = re.compile(rb"P\w+((\s|#[^\r\n]*[\r\n])+[^\s#]+){2}")
 # In a JPEG's entropy-coded data 0xFF stands before 0, a restart marker, or another 0xFF only.
 MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
