@@ -63,7 +63,11 @@ def check_decoder(image: Image.Image, size: int) -> None:
     tiles = getattr(image, "tile", ())
     values = image.width * image.height * len(image.getbands())
     if any(tile[0] in Image.DECODERS for tile in tiles) and (values > MAX_PYTHON_VALUES or size > MAX_PYTHON_BYTES):
-        kind = "an RLE-compressed BMP" if image.format == "BMP" else "a PPM in ASCII, or whose largest value is unusual"
+        kind = (
+            "an RLE-compressed BMP"
+            if image.format == "BMP"
+            else "a PPM in ASCII, or with a largest value other than 255"
+        )
         raise ValueError(
             f"{kind}, of {image.width}x{image.height} pixels in {size} bytes: more than the allowed "
             f"{MAX_PYTHON_VALUES} values or {MAX_PYTHON_BYTES} bytes; convert it to PNG"

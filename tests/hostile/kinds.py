@@ -659,8 +659,8 @@ OTHERS = [
     ),
     ("an RLE-compressed BMP of 1 kB and 100 million pixels", "failure, stage decode: an RLE-compressed BMP"),
     (
-        "a PPM in ASCII, or with an unusual largest value, of 5 million pixels",
-        "failure, stage decode: a PPM in ASCII, or whose largest value is unusual",
+        "a PPM in ASCII, or with a largest value other than 255 (in grey also 65535), of 5 million pixels",
+        "failure, stage decode: a PPM in ASCII, or with a largest value other than 255",
     ),
     ("a pickled checkpoint with code in it", "refused before any work; the code does not run"),
     ("weights that hold NaN", "refused before any work"),
