@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finer_ray.shards import Fields, Sample, ShardIndex, ShardRef, index_shard, list_keys, read_unit
 from tests.conftest import photo
@@ -51,6 +54,39 @@ def test_links_that_are_not_followed_are_failures(tmp_path: Path) -> None:
     failed = {key: sample.error or "" for key, sample in samples.items() if sample.error}
     assert failed.keys() == {"tench/out.jpg", "tench/none.PNG", "tench/loop.jpg", "tench/up", "goldfish"}
     assert all("give the real folder, or copy" in error for error in failed.values())
+
+
+NAMES = st.lists(st.sampled_from(["a", "b.d", "c.jpg", ".h", "x.PNG", "n.txt"]), min_size=1, max_size=3, unique=True)
+KINDS = st.sampled_from(["file", "in", "out", "folder", "nothing", "pipe"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(entries=st.dictionaries(NAMES.map(tuple), KINDS, max_size=6))
+def test_every_image_and_every_link_to_a_folder_is_one_sample(entries: dict[tuple[str, ...], str]) -> None:
+    with TemporaryDirectory() as place:
+        root = Path(place) / "root"
+        put(root / ".within", photo(1))
+        targets = {"in": root / ".within", "out": put(Path(place) / "out", photo(2)), "folder": root}
+        expected = {}
+        for parts, kind in entries.items():
+            path = root.joinpath(*parts)
+            # What would need a folder where a file is, or is below a link, is left out.
+            if os.path.lexists(path) or any(
+                part.is_symlink() or (part.exists() and not part.is_dir()) for part in path.parents
+            ):
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "file":
+                path.write_bytes(photo(3))
+            elif kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.symlink_to(targets.get(kind, "/nowhere"))
+            is_image = kind not in ("pipe", "folder") and path.suffix.lower() in (".jpg", ".png")
+            if (is_image or kind == "folder") and not any(part.startswith(".") for part in parts):
+                expected["/".join(parts)] = {"file": photo(3), "in": photo(1)}.get(kind)
+        _, samples = read_all(root)
+        assert {key: sample.image for key, sample in samples.items()} == expected
 
 
 def test_the_fingerprint_tells_a_link_from_a_file_and_stays_without_links(tmp_path: Path) -> None:
