@@ -1,7 +1,7 @@
 """A starter: the commented job file for data that somebody has."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from finer_ray.errors import InputError
 from finer_ray.models.classes import ClassNames
 from finer_ray.shards import Fields, Sample, ShardRef, find_shards, index_shard, list_keys, read_unit
 from finer_ray.shards.files import is_local, locate
+from finer_ray.shards.parquet import class_names
+from finer_ray.shards.splits import is_split
 
 # Samples that are looked at, of the first shard and of the last.
 SEEN = 64
@@ -30,6 +32,8 @@ OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "folder": {},
 }
+# Two classes of ImageNet are called `crane`, and lists tell them apart in their own ways.
+MAX_ODD_NAMES = 10
 LARGEST = InputConfig.model_fields["max_member_bytes"].default
 
 
@@ -42,8 +46,10 @@ class Found:
         refs: the shards.
         fields: those that differ from the format's defaults.
         count: images of the first shard.
-        samples: those that were looked at.
-        classes: names, as far as they are known: of folders all, else of classes.txt or of the samples.
+        samples: those that were looked at; a negative integer, which marks absent labels, is None.
+        classes: names, as far as they are known: of folders all, else of classes.txt, of Hugging Face's metadata, or
+            of the samples.
+        numbered: whether labels are integers, so that the names' order is theirs.
         class_file: a classes.txt beside local shards, or None.
     """
 
@@ -53,18 +59,20 @@ class Found:
     count: int
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
+    numbered: bool
     class_file: str | None
 
     def has(self, part: str) -> int:
         """How many of the samples have a label, box or mask."""
-        return sum(getattr(sample, part) is not None for sample in self.samples)
+        return _has(self.samples, part)
 
 
 def look(place: str) -> Found:
     """Look at the shards of a place: a file, folder, glob or range, as `input.shards` takes it.
 
     Raises:
-        InputError: nothing is there, formats are mixed, or no image is found under any usual name.
+        InputError: nothing is there, formats are mixed, no image is found under any usual name, or an image folder's
+            folders are splits.
     """
     refs = tuple(find_shards([place]))
     formats = sorted({ref.format for ref in refs})
@@ -75,14 +83,20 @@ def look(place: str) -> Found:
     for part in ("image", "label", "box", "mask"):
         fields = _best(refs, fields, part)
     index = index_shard(refs[0], fields, SEEN)
-    samples = tuple(_samples(refs, fields))
+    if formats[0] == "folder":
+        _refuse_splits(place, _folders(refs, fields))
+    read = tuple(_read(refs, fields))
+    samples = tuple(map(_without_mark, read))
     if not any(sample.image for sample in samples):
         reason = index.problem or next((sample.error for sample in samples if sample.error), "it is empty")
         raise InputError(f"{place}: no image found in {refs[0].url}: {reason}; see input.fields in the README")
+    classes, file = _classes(refs, fields, samples)
+    if _has(read, "label") and not _has(samples, "label"):
+        fields = replace(fields, label="")
     changed = {part: getattr(fields, part) for part in ("image", "label", "box", "mask")}
     changed = {part: name for part, name in changed.items() if name != getattr(usual, part)}
-    classes, file = _classes(refs, fields, samples)
-    return Found(place, refs, changed, index.count, samples, classes, file)
+    numbered = any(isinstance(sample.label, int) for sample in read)
+    return Found(place, refs, changed, index.count, samples, classes, numbered, file)
 
 
 def job_text(found: Found, output: str = "export") -> str:
@@ -131,16 +145,42 @@ def _best(refs: Sequence[ShardRef], fields: Fields, part: str) -> Fields:
     """Fields with the first name of a part under which any sample has it; unchanged where none has."""
     for name in (getattr(fields, part), *OTHER_NAMES[refs[0].format].get(part, ())):
         tried = replace(fields, **{part: name})
-        if any(getattr(sample, part) is not None for sample in _samples(refs[:1], tried)):
+        if _has(map(_without_mark, _read(refs[:1], tried)), part):
             return tried
     return fields
 
 
-def _samples(refs: Sequence[ShardRef], fields: Fields) -> Iterator[Sample]:
+def _has(samples: Iterable[Sample], part: str) -> int:
+    """How many of the samples have a label, box or mask."""
+    return sum(getattr(sample, part) is not None for sample in samples)
+
+
+def _read(refs: Sequence[ShardRef], fields: Fields) -> Iterator[Sample]:
+    """The first samples of the first shard and of the last."""
     for ref in dict.fromkeys((refs[0], refs[-1])):
         index = index_shard(ref, fields, SEEN)
         if index.starts:
             yield from read_unit(ref, fields, index.starts[0], min(SEEN, index.count), LARGEST)
+
+
+def _without_mark(sample: Sample) -> Sample:
+    """The sample, without a label where that is a negative integer, which in Hugging Face's test sets marks none."""
+    return replace(sample, label=None) if isinstance(sample.label, int) and sample.label < 0 else sample
+
+
+def _folders(refs: Sequence[ShardRef], fields: Fields) -> list[str]:
+    """Names of the folders on top of image folders."""
+    return sorted({key.split("/")[0] for ref in refs for key in list_keys(ref, fields) if "/" in key})
+
+
+def _refuse_splits(place: str, folders: Sequence[str]) -> None:
+    """Raise InputError where all folders on top of an image folder are splits."""
+    if folders and all(map(is_split, folders)):
+        first = next((name for name in folders if name.lower().startswith("train")), folders[0])
+        raise InputError(
+            f"{place}: the folders on top ({', '.join(folders)}) are splits, not classes: give "
+            f"{place.rstrip('/')}/{first}"
+        )
 
 
 def _classes(refs: Sequence[ShardRef], fields: Fields, samples: Sequence[Sample]) -> tuple[tuple[str, ...], str | None]:
@@ -150,8 +190,9 @@ def _classes(refs: Sequence[ShardRef], fields: Fields, samples: Sequence[Sample]
         names = fs.cat_file(beside).decode().splitlines()
         return tuple(name for name in names if name.strip()), str(beside) if is_local(fs) else None
     if refs[0].format == "folder":
-        folders = {key.split("/")[0] for ref in refs for key in list_keys(ref, fields) if "/" in key}
-        return tuple(sorted(folders)), None
+        return tuple(_folders(refs, fields)), None
+    if refs[0].format == "parquet" and (published := class_names(refs[0], fields)):
+        return tuple(published), None
     return tuple(sorted({sample.label for sample in samples if isinstance(sample.label, str)})), None
 
 
@@ -164,22 +205,35 @@ def _model(found: Found) -> tuple[dict[str, Any], str]:
         "classes": "imagenet-1k",
     }
     if not found.classes:
-        kind = "integers: say in model.classes what they mean" if found.has("label") else "missing"
-        return imagenet, f"An ImageNet classifier; labels are {kind}."
-    if _all_imagenet(found.classes):
+        if not found.has("label"):
+            return imagenet, "An ImageNet classifier; labels are missing."
+        del imagenet["classes"]
+        meaning = "whose meaning must be given in model.classes (imagenet-1k, a file, a list)"
+        return imagenet, f"An ImageNet classifier; labels are integers {meaning}."
+    if _are_imagenet(found.classes, found.numbered):
         return imagenet, "The labels are classes of ImageNet."
     clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16", "weights": "openai", "head": "text"}
     clip["classes"] = found.class_file or list(found.classes)
-    known = "all" if found.class_file or found.refs[0].format == "folder" else "those seen: complete the list"
+    whole = found.class_file or found.numbered or found.refs[0].format == "folder"
+    known = "all" if whole else "those seen: complete the list"
     return clip, f"Classes by their names ({known}). A trained head is better: finer-ray probe."
 
 
-def _all_imagenet(names: Sequence[str]) -> bool:
+def _are_imagenet(names: Sequence[str], numbered: bool) -> bool:
+    """Whether these are classes of ImageNet; where labels are their numbers, all of them in its order."""
     imagenet = ClassNames.imagenet()
+    places = [_place(imagenet, name) for name in names]
+    if not numbered:
+        return None not in places
+    same = sum(place == number for number, place in enumerate(places))
+    return len(names) == len(imagenet) and same >= len(imagenet) - MAX_ODD_NAMES
+
+
+def _place(classes: ClassNames, name: str) -> int | None:
     try:
-        return all(imagenet.index(name) >= 0 for name in names)
+        return classes.index(name)
     except LookupError:
-        return False
+        return None
 
 
 def _inline(value: Any) -> str:

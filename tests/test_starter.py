@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from timm.data import ImageNetInfo
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
@@ -34,7 +35,9 @@ def test_tars_with_usual_names(tmp_path: Path) -> None:
     assert not config.input.fields.model_fields_set
     assert "2 shards (webdataset); the first holds 3 images" in text
     assert "Of 6 images looked at, 6 have a label, 4 a box, 0 a mask" in text
-    assert config.model.classes == "imagenet-1k"
+    # Nothing tells what 0, 1 and 2 mean.
+    assert config.model.classes is None
+    assert "labels are integers whose meaning must be given in model.classes" in text
 
 
 def test_tars_with_other_names_and_classes_beside(tmp_path: Path) -> None:
@@ -54,6 +57,72 @@ def test_parquet_with_other_columns(tmp_path: Path) -> None:
     config, _ = started(tmp_path, str(tmp_path / "a.parquet"))
     assert (config.input.fields.image, config.input.fields.label) == ("img", "species")
     assert config.model.classes == ["bird: 0", "bird: 1"]
+
+
+def hugging_face(path: Path, column: str, labels: list[int], names: list[str]) -> Path:
+    """A Parquet file as Hugging Face's `datasets` writes it, with a ClassLabel."""
+    features = {"image": {"_type": "Image"}, column: {"names": names, "_type": "ClassLabel"}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema(
+        [("image", image), (column, pa.int64())], {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    rows = [{"image": {"bytes": photo(i), "path": None}, column: label} for i, label in enumerate(labels)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    return path
+
+
+@pytest.mark.parametrize("column", ["label", "fine_label"])
+def test_class_names_of_hugging_face(tmp_path: Path, column: str) -> None:
+    config, text = started(tmp_path, str(hugging_face(tmp_path / "a.parquet", column, [0, 1, 1], ["cat's", "dog: 2"])))
+    assert config.model.classes == ["cat's", "dog: 2"]
+    assert config.model.backbone == "open_clip:ViT-B-16"
+    assert config.input.fields.label == (None if column == "label" else column)
+    assert "Classes by their names (all)" in text
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_integer_labels_are_of_imagenet_only_in_its_order(tmp_path: Path, beside: bool) -> None:
+    """Class 1 of ten classes of ImageNet is not ImageNet's class 1."""
+    ten = ["tench", "English springer", "cassette player"]
+    place = hugging_face(tmp_path / "in" / "a.parquet", "label", [0, 1], [] if beside else ten)
+    if beside:
+        (tmp_path / "in" / "classes.txt").write_text("\n".join(ten))
+    config, _ = started(tmp_path, str(place))
+    assert config.model.classes == (str(tmp_path / "in" / "classes.txt") if beside else ten)
+    assert config.model.backbone == "open_clip:ViT-B-16"
+
+
+def test_all_of_imagenet_in_its_order(tmp_path: Path) -> None:
+    names = [ImageNetInfo().index_to_description(index) for index in range(1000)]
+    config, text = started(tmp_path, str(hugging_face(tmp_path / "a.parquet", "label", [7, 901], names)))
+    assert (config.model.backbone, config.model.classes) == ("timm:vit_base_patch16_224", "imagenet-1k")
+    assert "The labels are classes of ImageNet." in text
+
+
+def test_minus_one_is_no_label(tmp_path: Path) -> None:
+    config, text = started(tmp_path, str(hugging_face(tmp_path / "a" / "a.parquet", "label", [-1] * 3, ["cat", "dog"])))
+    assert config.input.fields.label == ""
+    assert config.model.classes == ["cat", "dog"]
+    assert "Of 3 images looked at, 0 have a label" in text
+    (tmp_path / "job.yaml").unlink()
+    hugging_face(tmp_path / "a" / "b.parquet", "label", [0, 1, -1], ["cat", "dog"])
+    config, text = started(tmp_path, str(tmp_path / "a"))
+    assert config.input.fields.label is None
+    assert "Of 6 images looked at, 2 have a label" in text
+
+
+def test_folders_that_are_splits_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("train/cat", "Valid/cat"):
+        (root / name).mkdir(parents=True)
+        (root / name / "x.jpg").write_bytes(photo(1))
+    with pytest.raises(InputError, match=r"\(Valid, train\) are splits, not classes: give .*/in/train$"):
+        look(str(root))
+    assert look(str(root / "train")).classes == ("cat",)
+    (root / "freight" / "deep").mkdir(parents=True)
+    (root / "freight" / "x.jpg").write_bytes(photo(1))
+    assert look(str(root)).classes == ("Valid", "freight", "train")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from finer_ray.shards.headers import check_headers
+from finer_ray.shards.headers import check_decoder, check_headers
 from finer_ray.shards.message import brief
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.transform import Transform
@@ -184,6 +184,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             raise DecodeError("decode", f"more pixels than the allowed {max_pixels}") from None
     if image.size[0] * image.size[1] > max_pixels:
         raise DecodeError("decode", f"{image.size[0]}x{image.size[1]} are more pixels than the allowed {max_pixels}")
+    check_decoder(image, len(data))
     return image
 
 

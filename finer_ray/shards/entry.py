@@ -15,6 +15,7 @@ from finer_ray.shards.datasets.listing import Box, Findings, Record
 from finer_ray.shards.datasets.tree import Tree
 from finer_ray.shards.decode import FORMATS, ORIENTATION
 from finer_ray.shards.fields import Fields
+from finer_ray.shards.headers import check_decoder, check_headers
 from finer_ray.shards.message import brief
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardRef
@@ -129,11 +130,13 @@ def _entry(record: Record, sample: Sample, findings: Findings) -> Entry | None:
 
 
 def _open(data: bytes) -> Image.Image:
+    check_headers(data, MOST_PIXELS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"more than {MOST_PIXELS} pixels")
+    check_decoder(image, len(data))
     return image
 
 

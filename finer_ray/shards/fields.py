@@ -18,7 +18,8 @@ class Fields:
     off. In WebDataset an alternative is a member's extension, which is everything after the first dot of its base
     name, in lower case; what follows the part `json` descends into that JSON member: `json.label` is the key
     `label` of the member `.json`, `meta.json.a.b` the key `a.b` of `.meta.json`. In Parquet an alternative is a
-    column, or where there is no such column, a path into a struct or into a column of JSON text.
+    column, or where there is no such column, a path into a struct or into a column of JSON text; folders of the file's
+    path, as `label=5`, are columns too, for label, concept and base, and for a key that is asked for.
 
     Attributes:
         image: the encoded image. In a folder: the extensions to take, '' for every known one.

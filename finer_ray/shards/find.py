@@ -3,6 +3,7 @@
 import math
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from finer_ray.config import nearest
 from finer_ray.errors import InputError
 from finer_ray.shards.fields import Format
 from finer_ray.shards.files import is_local, listing, locate
+from finer_ray.shards.folder import EXTENSIONS
 from finer_ray.shards.message import clipped
 from finer_ray.shards.shard import ShardRef
 
@@ -109,7 +111,28 @@ def _folder(fs: Any, path: str, format: Format | None) -> list[ShardRef]:
         return refs
     if format is not None:
         raise InputError(f"input.shards: the folder {_url(fs, path)!r} holds no {format} shards")
+    _refuse_shards_below(fs, path)
     return [ShardRef(_url(fs, path), "folder")]
+
+
+def _refuse_shards_below(fs: Any, path: str) -> None:
+    """Raise InputError where a folder is no image folder, but holds shards in folders below it.
+
+    The walk ends at the first image, so that an image folder costs a listing or two.
+    """
+    images, below = tuple(f".{ext}" for ext in EXTENSIONS), Counter[str]()
+    for place, _, names in fs.walk(path):
+        shown = "/." not in place[len(path) :]
+        if any(shown and name.lower().endswith(images) and not name.startswith(".") for name in names):
+            return
+        below.update(suffix for name in names if (suffix := posixpath.splitext(name)[1].lower()) in SUFFIXES)
+    if below:
+        suffix, count = below.most_common(1)[0]
+        url = _url(fs, path)
+        raise InputError(
+            f"input.shards: the folder {url!r} holds no shards itself, but {count} {suffix} files below it: give "
+            f"'{url}/**/*{suffix}'"
+        )
 
 
 def _url(fs: Any, path: str) -> str:

@@ -15,16 +15,18 @@ from finer_ray.shards.message import brief, printable
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
+LINK = "a link out of the folder (or to a folder, or to nothing): give the real folder, or copy"
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An image file: its path for fsspec, its path below the root (the key), and its bytes."""
+    """An image file: its path for fsspec, its path below the root (the key), its bytes, and why it is not read."""
 
     path: str
     key: str
     size: int
+    fault: str | None = None
 
     @property
     def label(self) -> str | None:
@@ -42,7 +44,7 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     _, files = _listing(ref, fields)
     digest = sha256()
     for file in files:
-        digest.update(f"{file.size} {file.key}\0".encode())
+        digest.update(f"{file.size if file.fault is None else file.fault} {file.key}\0".encode())
     problem = None if files else f"no image in the folder: looked for {', '.join(_extensions(fields))}"
     starts = tuple(range(0, len(files), rows_per_unit))
     return ShardIndex(ref, len(files), digest.hexdigest(), starts, problem)
@@ -64,6 +66,8 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
 
 
 def _sample(fs: Any, file: File, fields: Fields, limit: int) -> Sample:
+    if file.fault is not None:
+        return Sample(file.key, error=file.fault)
     if file.size > limit:
         return Sample(file.key, error=f"{file.size} bytes are more than the allowed {limit}")
     try:
@@ -87,26 +91,65 @@ def _listing(ref: ShardRef, fields: Fields) -> tuple[Any, list[File]]:
     if not fs.isdir(root):
         raise FileNotFoundError(f"no folder {ref.url}")
     suffixes = tuple(f".{ext}" for ext in _extensions(fields))
-    files = []
+    found = _local(root, suffixes) if is_local(fs) else _remote(fs, root, suffixes)
+    return fs, sorted(found, key=lambda file: file.key)
+
+
+def _remote(fs: Any, root: str, suffixes: tuple[str, ...]) -> Iterator[File]:
     for path, info in fs.find(root, detail=True).items():
         relative = path[len(root) :].lstrip("/")
         hidden = any(part.startswith(".") for part in relative.split("/"))
-        if hidden or not relative.lower().endswith(suffixes) or not _inside(root, path, info):
+        if hidden or not relative.lower().endswith(suffixes):
             continue
-        files.append(File(path, _utf8(relative), int(info.get("size") or 0)))
-    return fs, sorted(files, key=lambda file: file.key)
+        if info.get("islink") or info.get("type") == "link":
+            yield File(path, _utf8(relative), 0, LINK)
+        elif info.get("type", "file") == "file":
+            yield File(path, _utf8(relative), int(info.get("size") or 0))
+
+
+def _local(root: str, suffixes: tuple[str, ...]) -> Iterator[File]:
+    """The images below a local root. Links are followed to files of the root only; all others that may stand for
+    images, and folders that cannot be listed, are files with a fault, so that nothing is missed without a word.
+
+    Raises:
+        OSError: the root cannot be listed.
+    """
+    unlisted: list[OSError] = []
+    for place, folders, names in os.walk(root, onerror=unlisted.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *names):
+            path, is_image = os.path.join(place, name), name.lower().endswith(suffixes)
+            if name.startswith("."):
+                continue
+            if os.path.islink(path):
+                fault = None if _inside(root, path) else LINK
+                wanted = is_image or os.path.isdir(path)
+            else:
+                fault, wanted = None, is_image and os.path.isfile(path)
+            if wanted:
+                yield _file(root, path, fault)
+    for error in unlisted:
+        if error.filename == root:
+            raise error
+        yield _file(root, error.filename, f"the folder cannot be listed: {brief(error)}")
+
+
+def _file(root: str, path: str, fault: str | None) -> File:
+    try:
+        size = os.path.getsize(path) if fault is None else 0
+    except OSError:
+        size = 0
+    return File(path, _utf8(os.path.relpath(path, root)), size, fault)
 
 
 def _extensions(fields: Fields) -> tuple[str, ...]:
     return tuple(ext.lower().lstrip(".") for ext in alternatives(fields.image)) or EXTENSIONS
 
 
-def _inside(root: str, path: str, info: dict[str, Any]) -> bool:
-    """Whether an entry is a file of this folder: local links out of the root, or to folders, are not followed."""
-    if not info.get("islink"):
-        return bool(info.get("type", "file") == "file")
-    target = os.path.realpath(path)
-    return Path(target).is_file() and Path(target).is_relative_to(root)
+def _inside(root: str, link: str) -> bool:
+    """Whether a link leads to a file of this folder."""
+    target = os.path.realpath(link)
+    return os.path.isfile(target) and Path(target).is_relative_to(root)
 
 
 def _utf8(name: str) -> str:

@@ -1,10 +1,13 @@
 """Parquet shards: one row per sample, images in a binary column or in a struct with the field `bytes`."""
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +38,11 @@ BATCH_BYTES = 2**30
 # Images hardly compress: a row group of more than 256 MiB that unpacks to more than 50 times its file is a bomb.
 LARGE_GROUP = 2**28
 MOST_UNPACKED = 50
+# Hive's name for the folder of rows whose value is null.
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+NO_FOLDERS: Mapping[str, int | str | None] = {}
 
 
 class ColumnError(ValueError):
@@ -43,10 +51,17 @@ class ColumnError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One alternative of a field: a column, and the path into it where it is a struct or JSON text."""
+    """One alternative of a field.
+
+    Attributes:
+        column: its name.
+        path: into the column, where it is a struct or JSON text.
+        constant: a tuple of the value of all rows, where the column is a folder of the file's path; else None.
+    """
 
     column: str
     path: tuple[str, ...]
+    constant: tuple[int | str | None] | None = None
 
     @property
     def name(self) -> str:
@@ -55,25 +70,38 @@ class Source:
 
 
 class Layout:
-    """Fields, as columns of one file. Raises ColumnError where there is no column for the image, or for an
-    annotation that the user asked for by a name other than the default."""
+    """Fields, as columns of one file.
 
-    def __init__(self, fields: Fields, columns: list[str]) -> None:
+    Args:
+        fields: of the config.
+        columns: names of the file's own columns.
+        folders: columns that the file's path tells, see `hive_columns`; texts and labels may stand there. A key that
+            all rows share is taken only where the user asks for it.
+
+    Raises:
+        ColumnError: there is no column for the image, or for an annotation that the user asked for by a name other
+            than the default.
+    """
+
+    def __init__(
+        self, fields: Fields, columns: list[str], folders: Mapping[str, int | str | None] = NO_FOLDERS
+    ) -> None:
         usual = Fields.defaults("parquet")
+        own_key = fields.key != usual.key
         self.images = _sources("image", fields.image, columns, needed=True)
-        self.labels = _sources("label", fields.label, columns, needed=fields.label != usual.label)
+        self.labels = _sources("label", fields.label, columns, fields.label != usual.label, folders)
         self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
         self.masks = _sources("mask", fields.mask, columns, needed=fields.mask != usual.mask)
-        self.keys = _sources("key", fields.key, columns, needed=fields.key != usual.key)
-        self.concepts = _sources("concept", fields.concept, columns, needed=bool(fields.concept))
-        self.bases = _sources("base", fields.base, columns, needed=bool(fields.base))
+        self.keys = _sources("key", fields.key, columns, own_key, folders if own_key else NO_FOLDERS)
+        self.concepts = _sources("concept", fields.concept, columns, bool(fields.concept), folders)
+        self.bases = _sources("base", fields.base, columns, bool(fields.base), folders)
         self.box_format = fields.box_format
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
         parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.concepts, self.bases)
-        return sorted({source.column for part in parts for source in part})
+        return _to_read(source for part in parts for source in part)
 
 
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
@@ -82,7 +110,7 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
         parquet, _, rows = _opened(file)
         mark = fingerprint(file)
         try:
-            Layout(fields, parquet.schema_arrow.names)
+            Layout(fields, parquet.schema_arrow.names, hive_columns(ref.url))
         except ColumnError as error:
             return ShardIndex(ref, 0, mark, (), str(error))
     return ShardIndex(ref, rows, mark, tuple(range(0, rows, rows_per_unit)))
@@ -93,7 +121,7 @@ def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
     with open_random(ref.url) as file:
         parquet, size, rows = _opened(file)
         try:
-            layout = Layout(fields, parquet.schema_arrow.names)
+            layout = Layout(fields, parquet.schema_arrow.names, hive_columns(ref.url))
         except ColumnError:
             return
         yield from _keys(parquet, size, layout, 0, rows)
@@ -106,7 +134,7 @@ def _opened(file: BinaryIO) -> tuple[pq.ParquetFile, int, int]:
         ValueError: more rows than bytes.
         OSError, ArrowException: no Parquet footer.
     """
-    parquet, size = pq.ParquetFile(file, buffer_size=BUFFER), size_of(file)
+    parquet, size = pq.ParquetFile(file, buffer_size=BUFFER, page_checksum_verification=True), size_of(file)
     groups = (parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups))
     rows = sum(max(0, group.num_rows) for group in groups)
     if rows > size:
@@ -116,8 +144,7 @@ def _opened(file: BinaryIO) -> tuple[pq.ParquetFile, int, int]:
 
 def _keys(parquet: pq.ParquetFile, size: int, layout: Layout, start: int, stop: int) -> Iterator[str]:
     """Keys of rows [start, stop), whether the rest of a row can be read or not."""
-    columns = sorted({source.column for source in layout.keys})
-    for row in _rows(parquet, size, columns, start, stop):
+    for row in _rows(parquet, size, _to_read(layout.keys), start, stop):
         yield "" if isinstance(row, Broken) else _key(layout, row)
 
 
@@ -133,7 +160,7 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
     with open_random(ref.url) as file:
         parquet, size, _ = _opened(file)
         try:
-            layout = Layout(fields, parquet.schema_arrow.names)
+            layout = Layout(fields, parquet.schema_arrow.names, hive_columns(ref.url))
         except ColumnError as error:
             yield from (Sample("", error=str(error)) for _ in range(count))
             return
@@ -255,7 +282,7 @@ def _key(layout: Layout, row: Row) -> str:
 def _value(sources: tuple[Source, ...], row: Row, limit: int) -> tuple[str, Any] | None:
     """Name and value of the first alternative that is not null."""
     for source in sources:
-        value = row.value(source.column, limit)
+        value = source.constant[0] if source.constant else row.value(source.column, limit)
         if source.path and isinstance(value, str | bytes):
             value = parse_json(source.column, value)
         value = descend(source.column, value, source.path)
@@ -289,21 +316,62 @@ def _bytes(name: str, value: Any, limit: int) -> bytes:
     return value
 
 
-def _sources(field: str, text: str, columns: list[str], needed: bool) -> tuple[Source, ...]:
-    found = tuple(source for part in alternatives(text) if (source := _source(part, columns)))
+def _sources(
+    field: str,
+    text: str,
+    columns: list[str],
+    needed: bool,
+    folders: Mapping[str, int | str | None] = NO_FOLDERS,
+) -> tuple[Source, ...]:
+    found = tuple(source for part in alternatives(text) if (source := _source(part, columns, folders)))
     if not found and (needed and (text or field == "image")):
-        wanted = ", ".join(alternatives(text)) or "nothing"
-        raise ColumnError(f"no column for the {field}: looked for {wanted}; columns: {', '.join(columns)[:500]}")
+        wanted, there = ", ".join(alternatives(text)) or "nothing", ", ".join((*columns, *folders))
+        raise ColumnError(f"no column for the {field}: looked for {wanted}; columns: {there[:500]}")
     return found
 
 
-def _source(alternative: str, columns: list[str]) -> Source | None:
+def _source(alternative: str, columns: list[str], folders: Mapping[str, int | str | None]) -> Source | None:
     """The longest leading part of an alternative that is a column, with the rest as the path into it."""
     parts = alternative.split(".")
     for cut in range(len(parts), 0, -1):
-        if (column := ".".join(parts[:cut])) in columns:
-            return Source(column, tuple(parts[cut:]))
+        column, path = ".".join(parts[:cut]), tuple(parts[cut:])
+        if column in columns:
+            return Source(column, path)
+        if column in folders:
+            return Source(column, path, (folders[column],))
     return None
+
+
+def _to_read(sources: Iterable[Source]) -> list[str]:
+    """The columns of these that stand in the file itself."""
+    return sorted({source.column for source in sources if source.constant is None})
+
+
+def hive_columns(url: str) -> dict[str, int | str | None]:
+    """Columns that the folders of a file's path tell as Hive writes them, `label=5`; whole numbers are integers."""
+    found: dict[str, int | str | None] = {}
+    for folder in url.split("/")[:-1]:
+        name, marked, text = (unquote(part) for part in folder.partition("="))
+        if name and marked:
+            whole = re.fullmatch("-?[0-9]{1,18}", text)
+            found[name] = None if text in ("", HIVE_NULL) else int(text) if whole else text
+    return found
+
+
+def published_names(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+    """Class names of the first of these columns that has some in Hugging Face's metadata; none where none has."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        named = (features[column].get("names") for column in columns if column in features)
+        return next(([str(name) for name in names] for names in named if isinstance(names, list)), [])
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def class_names(ref: ShardRef, fields: Fields) -> list[str]:
+    """Names of the integer labels, as Hugging Face writes them into a file. Raises OSError where it cannot be read."""
+    with open_random(ref.url) as file:
+        return published_names(_opened(file)[0].schema_arrow, alternatives(fields.label))
 
 
 def fingerprint(file: BinaryIO) -> str:

@@ -6,7 +6,7 @@ neither. Only headers are read here; bodies are left to the caller.
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import BinaryIO
 
@@ -38,6 +38,8 @@ class Member:
         body: offset of its contents.
         size: bytes of its contents.
         regular: whether it is a plain file.
+        link: of a hard or symbolic link, the name it leads to; None for all else.
+        symbolic: whether that name is relative to the link's own folder; a hard link's is one of the archive's.
     """
 
     name: str
@@ -45,6 +47,25 @@ class Member:
     body: int
     size: int
     regular: bool
+    link: str | None = None
+    symbolic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What extension headers say of the member after them; None where they say nothing."""
+
+    name: str | None = None
+    size: int | None = None
+    link: str | None = None
+
+    def over(self, before: "_Given") -> "_Given":
+        """Of two extension headers of one member, the later one counts."""
+        return _Given(
+            self.name or before.name,
+            before.size if self.size is None else self.size,
+            before.link if self.link is None else self.link,
+        )
 
 
 class TarFault(Exception):
@@ -100,26 +121,27 @@ class TarScan:
         raise TarFault(at, "truncated: the closing zero block is missing, and with it perhaps more samples")
 
     def _member(self, start: int, header: tarfile.TarInfo) -> Member:
-        name: str | None = None
-        size: int | None = None
+        given = _Given()
         at = start
         while header.type in (*EXTENSIONS, tarfile.XGLTYPE):
-            long_name, long_size = self._extension(at, header)
-            name, size = long_name or name, size if long_size is None else long_size
+            given = self._extension(at, header).over(given)
             at += BLOCK + _padded(header.size)
             following = self._header(at) if at < self._size else None
             if following is None:
                 raise TarFault(at, "truncated")
             header = following
-        name = header.name if name is None else name
-        size = header.size if size is None else size
-        return self._checked(Member(name, start, at + BLOCK, size, header.isreg()), header)
+        name = header.name if given.name is None else given.name
+        size = header.size if given.size is None else given.size
+        link = header.linkname if given.link is None else given.link
+        return self._checked(Member(name, start, at + BLOCK, size, header.isreg()), header, link)
 
-    def _checked(self, member: Member, header: tarfile.TarInfo) -> Member:
+    def _checked(self, member: Member, header: tarfile.TarInfo, link: str) -> Member:
         if header.type == tarfile.GNUTYPE_SPARSE:
             raise TarFault(member.start, f"member {member.name!r} is sparse (pack without --sparse)", member.name)
+        if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+            return replace(member, size=0, link=link, symbolic=header.type == tarfile.SYMTYPE)
         if header.type in BODILESS:
-            return Member(member.name, member.start, member.body, 0, False)
+            return replace(member, size=0)
         if member.body + member.size > self._size:
             raise TarFault(member.start, f"truncated inside member {member.name!r}", member.name)
         return member
@@ -138,22 +160,24 @@ class TarScan:
             raise TarFault(at, "damaged: a negative size")
         return header
 
-    def _extension(self, at: int, header: tarfile.TarInfo) -> tuple[str | None, int | None]:
-        """Name and size that an extension header gives to the next member."""
+    def _extension(self, at: int, header: tarfile.TarInfo) -> "_Given":
+        """What an extension header gives to the next member."""
         if header.size > LONGEST_EXTENSION:
             raise TarFault(at, f"damaged: an extension header of {header.size} bytes")
         text = self._read(at + BLOCK, header.size)
         self._digest.update(text)
         if header.type == tarfile.GNUTYPE_LONGNAME:
-            return _text(text.rstrip(b"\0")), None
+            return _Given(name=_text(text.rstrip(b"\0")))
+        if header.type == tarfile.GNUTYPE_LONGLINK:
+            return _Given(link=_text(text.rstrip(b"\0")))
         if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             return self._pax(at, text)
-        return None, None
+        return _Given()
 
-    def _pax(self, at: int, text: bytes) -> tuple[str | None, int | None]:
+    def _pax(self, at: int, text: bytes) -> "_Given":
         try:
             records = _pax_records(text)
-            path, size = records.get(b"path"), records.get(b"size")
+            path, link, size = (records.get(key) for key in (b"path", b"linkpath", b"size"))
             if any(key.startswith(b"GNU.sparse.") for key in records):
                 raise TarFault(at, "a member is sparse (pack without --sparse)")
             length = None if size is None else int(size)
@@ -161,7 +185,7 @@ class TarScan:
             raise TarFault(at, "damaged: a pax header that cannot be parsed") from None
         if length is not None and length < 0:
             raise TarFault(at, "damaged: a negative size")
-        return (None if path is None else _text(path)), length
+        return _Given(None if path is None else _text(path), length, None if link is None else _text(link))
 
     def _check_end(self, at: int) -> None:
         """Refuse anything but zeros after the closing block."""

@@ -1,22 +1,32 @@
 """WebDataset shards: tar archives whose consecutive members with one base name are one sample."""
 
 import errno
+import posixpath
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_read, open_scan
+from finer_ray.shards.folder import EXTENSIONS
 from finer_ray.shards.message import clipped, short_key
 from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.tar import Member, TarFault, TarScan
 
 LONGEST_NAME = 40
+LONGEST_PATH = 200
+# Of links that lead to links; of a path, as file systems have it; and of members that links and keys are looked up
+# among, whose names are held in memory.
+MAX_LINKS = 40
+MAX_PATH = 4096
+MAX_MEMBERS = 10**6
 HIDDEN = re.compile(r"(^|/)\.(?!\.?/)")
 SPLIT = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
@@ -66,6 +76,14 @@ class Layout:
         parts = (self.images, self.labels, self.boxes, self.masks, self.concepts, self.bases)
         self.known = {source.ext for part in parts for source in part}
 
+    def is_sample(self, run: Run) -> bool:
+        """Whether members with one key are a sample: one of them is known, or at least called an image."""
+        return any(ext in self.known for ext, _ in run.members) or bool(self.unknown_images(run))
+
+    def unknown_images(self, run: Run) -> list[str]:
+        """Extensions of members that end as images do, but that no field names: `final.jpg` of `a.final.jpg`."""
+        return [ext for ext, _ in run.members if ext not in self.known and ext.rpartition(".")[2] in EXTENSIONS]
+
 
 def sources(text: str) -> tuple[Source, ...]:
     """The alternatives of a field: all up to a part `json` is the extension, what follows is the path into it."""
@@ -86,8 +104,8 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
         scan = TarScan(file)
         last = ""
         try:
-            for run in _runs(scan, 0):
-                if not _is_sample(run, layout):
+            for run in _grouped(scan.members()):
+                if not layout.is_sample(run):
                     unused.update(ext for ext, _ in run.members)
                     continue
                 if count % rows_per_unit == 0:
@@ -105,7 +123,7 @@ def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
     layout = Layout(fields)
     with open_scan(ref.url) as file:
         try:
-            yield from (short_key(run.key) for run in _runs(TarScan(file), 0) if _is_sample(run, layout))
+            yield from (short_key(run.key) for run in _grouped(TarScan(file).members()) if layout.is_sample(run))
         except TarFault:
             return
 
@@ -113,21 +131,22 @@ def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
 def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
     """Up to `count` samples from a byte offset on. Raises OSError where the file cannot be opened or read."""
     layout = Layout(fields)
+    directory = Directory(ref, layout)
     with open_read(ref.url) as file:
-        runs = (run for run in _runs(TarScan(file), start) if _is_sample(run, layout))
+        runs = (run for run in _grouped(TarScan(file).members(start)) if layout.is_sample(run))
         try:
             for run in islice(runs, count):
-                yield _sample(file, run, layout, max_member_bytes)
+                yield _sample(file, run, layout, directory, max_member_bytes)
         except TarFault:
             return
 
 
-def _runs(scan: TarScan, start: int) -> Iterator[Run]:
+def _grouped(members: Iterator[Member]) -> Iterator[Run]:
     """Runs of members with one key; a fault is raised after the last run whose members are whole."""
     run: Run | None = None
     try:
-        for member in scan.members(start):
-            name = split_name(member.name) if member.regular else None
+        for member in members:
+            name = split_name(member.name) if member.regular or member.link is not None else None
             if name is None:
                 continue
             key, ext = name
@@ -146,14 +165,79 @@ def _runs(scan: TarScan, start: int) -> Iterator[Run]:
         yield run
 
 
-def _is_sample(run: Run, layout: Layout) -> bool:
-    return any(ext in layout.known for ext, _ in run.members)
+class Counted(NamedTuple):
+    """A sample as `index` counts it: its number in the shard from 0, and whether it has an image."""
+
+    number: int
+    has_image: bool
 
 
-def _sample(file: BinaryIO, run: Run, layout: Layout, limit: int) -> Sample:
+class Directory:
+    """What an archive holds, by name and by key; read from its headers only when it is first asked for."""
+
+    def __init__(self, ref: ShardRef, layout: Layout) -> None:
+        self._ref, self._layout = ref, layout
+        self._members: dict[str, list[Member]] | None = None
+        self._samples: dict[str, list[Counted]] = {}
+
+    def target(self, member: Member) -> Member:
+        """The file that a member is, or that it links to.
+
+        Raises:
+            FieldError: it is a link to something that is no file of this archive.
+        """
+        found: Member | None = member
+        for _ in range(MAX_LINKS):
+            if found is None or found.link is None:
+                break
+            found = self._linked(found)
+        if found is not None and found.regular:
+            return found
+        link, name = clipped(member.link or "", LONGEST_PATH), clipped(member.name, LONGEST_PATH)
+        raise FieldError(
+            f"member {name!r} is a link to {link!r}, which is no file of this archive (pack with tar "
+            f"{'--dereference, -h' if member.symbolic else '--hard-dereference'})"
+        )
+
+    def image_of(self, key: str) -> int | None:
+        """The number of the first sample with that key that has an image; None where there is none."""
+        self._load()
+        return next((sample.number for sample in self._samples.get(key, ()) if sample.has_image), None)
+
+    def _linked(self, link: Member) -> Member | None:
+        """The member that a link names: of several with that name the last, but for a hard link the last before it."""
+        folder = posixpath.dirname(link.name) if link.symbolic else ""
+        path = posixpath.join(folder, link.link or "")
+        named = self._load().get(posixpath.normpath(path), []) if len(path) <= MAX_PATH else []
+        count = len(named) if link.symbolic else bisect_left(named, link.start, key=lambda member: member.start)
+        return named[count - 1] if count else None
+
+    def _load(self) -> dict[str, list[Member]]:
+        if self._members is None:
+            self._members = {}
+            with open_scan(self._ref.url) as file:
+                self._fill(self._members, TarScan(file))
+        return self._members
+
+    def _fill(self, members: dict[str, list[Member]], scan: TarScan) -> None:
+        def noted() -> Iterator[Member]:
+            for member in islice(scan.members(), MAX_MEMBERS):
+                if len(member.name) > MAX_PATH:
+                    continue
+                members.setdefault(posixpath.normpath(member.name), []).append(member)
+                yield member
+
+        images = {source.ext for source in self._layout.images}
+        with suppress(TarFault):
+            for number, run in enumerate(filter(self._layout.is_sample, _grouped(noted()))):
+                has_image = any(ext in images for ext, _ in run.members)
+                self._samples.setdefault(run.key, []).append(Counted(number, has_image))
+
+
+def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limit: int) -> Sample:
     key = short_key(run.key)
     try:
-        parts = _Parts(file, run, layout, limit)
+        parts = _Parts(file, run, layout, directory, limit)
         return Sample(
             key,
             parts.image(),
@@ -170,8 +254,8 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, limit: int) -> Sample:
 class _Parts:
     """The members of one sample, read on demand and each once."""
 
-    def __init__(self, file: BinaryIO, run: Run, layout: Layout, limit: int) -> None:
-        self._file, self._layout, self._limit = file, layout, limit
+    def __init__(self, file: BinaryIO, run: Run, layout: Layout, directory: Directory, limit: int) -> None:
+        self._file, self._run, self._layout, self._directory, self._limit = file, run, layout, directory, limit
         self._members: dict[str, Member] = {}
         self._trees: dict[str, Any] = {}
         for ext, member in run.members:
@@ -183,8 +267,23 @@ class _Parts:
         for source in self._layout.images:
             if source.ext in self._members:
                 return self._body(source.ext)
+        raise FieldError(self._no_image())
+
+    def _no_image(self) -> str:
         looked = _some(source.ext for source in self._layout.images)
-        raise FieldError(f"no image member: found {_some(self._members)}; looked for {looked}")
+        reason = f"no image member: found {_some(self._members)}; looked for {looked}"
+        if (number := self._directory.image_of(self._run.key)) is not None:
+            return (
+                f"the members of this key do not lie together: its image is sample {number} of the shard, and is read "
+                f"without {_some(self._members)}; pack with tar --sort=name"
+            )
+        if unknown := self._layout.unknown_images(self._run):
+            return (
+                f"{reason}. A key ends at the first dot of a file's name, so that this one's extension is "
+                f".{clipped(unknown[0], LONGEST_NAME)}: rename the file (dots to underscores), or name the extension "
+                "in input.fields.image where it is always the same"
+            )
+        return reason
 
     def mask(self) -> bytes | None:
         ext = next((source.ext for source in self._layout.masks if source.ext in self._members), None)
@@ -216,7 +315,7 @@ class _Parts:
         return self._trees[ext]
 
     def _body(self, ext: str) -> bytes:
-        member = self._members[ext]
+        member = self._directory.target(self._members[ext])
         if member.size > self._limit:
             raise FieldError(f"{ext}: {member.size} bytes are more than the allowed {self._limit}")
         self._file.seek(member.body)

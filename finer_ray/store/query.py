@@ -56,7 +56,9 @@ def open_committed(url: str) -> Export:
         return open_export(url)
     names = waiting_parts(folder, None, plan)
     parts = {table: [f"parts/{table}/{name}" for name in names] for table in PARTS}
-    return Export(folder, plan.model_copy(update={"tables": {**plan.tables, **parts}}))
+    # Tables that the plan lists, and that the run may not have written yet.
+    others = {table: [file for file in files if folder.exists(file)] for table, files in plan.tables.items()}
+    return Export(folder, plan.model_copy(update={"tables": {**others, **parts}}))
 
 
 def _dataset(folder: Folder, files: list[str], schema: pa.Schema) -> ds.Dataset | pa.Table:

@@ -95,6 +95,15 @@ def overlapping_tags(count: int, size: int) -> bytes:
     return tiff({**tags, **dict.fromkeys(used, (7, size, end))}, bytes(size))
 
 
+def rle_bmp(width: int, height: int, runs: bytes, four_bits: bool = False) -> bytes:
+    """A BMP of a grey palette, run-length encoded, with 8 bits a pixel or 4."""
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    head = struct.pack("<IiiHH", 40, width, height, 1, 4 if four_bits else 8)
+    head += struct.pack("<IIiiII", 2 if four_bits else 1, len(runs), 0, 0, 256, 0)
+    start = 14 + len(head) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + head + palette + runs
+
+
 def exif(orientation: int) -> Image.Exif:
     """EXIF data of that orientation alone."""
     found = Image.Exif()

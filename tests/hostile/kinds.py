@@ -142,11 +142,11 @@ def table_of(
     return make
 
 
-def parquet_file(change: Callable[[bytes], bytes]) -> Callable[[Path], ShardRef]:
+def parquet_file(change: Callable[[bytes], bytes], **options: Any) -> Callable[[Path], ShardRef]:
     """Makes a Parquet shard of good rows and changes its bytes."""
 
     def make(folder: Path) -> ShardRef:
-        ref = table_of([], compression="none")(folder)
+        ref = table_of([], compression="none", **options)(folder)
         Path(ref.url).write_bytes(change(Path(ref.url).read_bytes()))
         return ref
 
@@ -205,6 +205,16 @@ def _links(root: Path) -> None:
     (root / "0" / "system.jpg").symlink_to("/etc/passwd")
 
 
+def _unread_checksum(content: bytes) -> bytes:
+    """With a pixel or two of the first image overwritten, which its page's checksum tells."""
+    place = content.index(b"\xff\xd8\xff") + 700
+    return content[:place] + b"\0" * 40 + content[place + 40 :]
+
+
+def _linked(root: Path) -> None:
+    (root / "0" / "inside.jpg").symlink_to("g1.jpg")
+
+
 def _pipe(root: Path) -> None:
     os.mkfifo(root / "0" / "pipe.jpg")
 
@@ -242,6 +252,7 @@ def image_kinds() -> list[Kind]:
         ),
         ("a JPEG of 1000 progressive scans", images.scans(1000), "more than 100 scans"),
         ("a JPEG of 20,000 empty segments", images.segments(20_000), "more than 10000 segments"),
+        ("a PPM of 500,000 comments", b"P2 10 10 255\n" + b"#\n" * 500_000, "more than 1000 comments"),
         ("a TIFF with a tile of 46,000 x 46,000", images.tiled(46_000), "tiles of 46000x46000"),
         (
             "a TIFF of a billion strips",
@@ -258,6 +269,11 @@ def image_kinds() -> list[Kind]:
         ("a CMYK JPEG", images.encode(rgb.convert("CMYK"), "JPEG"), None),
         ("grey of 16 bits", images.encode(wide, "PNG"), grey.convert("RGB")),
         ("floating-point grey with NaN, as 0", images.encode(Image.fromarray(nothing), "TIFF"), None),
+        (
+            "a small RLE-compressed BMP",
+            images.rle_bmp(80, 64, b"\x50\7\0\0" * 64),
+            Image.new("RGB", (80, 64), (7,) * 3),
+        ),
         ("a palette", images.encode(palette, "PNG"), palette.convert("RGB")),
         (
             "a palette with a transparent colour, and alpha: over white",
@@ -327,6 +343,13 @@ def tar_kinds() -> list[Kind]:
     links = [
         (_info("link.jpg", kind=tarfile.SYMTYPE, link="../../../etc/passwd"), b""),
         (_info("hard.jpg", kind=tarfile.LNKTYPE, link="/etc/passwd"), b""),
+    ]
+    inside = [
+        (_info("link.jpg", kind=tarfile.SYMTYPE, link="./g0.jpg"), b""),
+        (_info("hard.jpg", kind=tarfile.LNKTYPE, link="g0.jpg"), b""),
+    ]
+    first = Image.open(io.BytesIO(photo(0)))
+    others = [
         (_info("device.jpg", kind=tarfile.CHRTYPE), b""),
         (_info("pipe.jpg", kind=tarfile.FIFOTYPE), b""),
         (_info("folder.jpg", kind=tarfile.DIRTYPE), b""),
@@ -426,7 +449,27 @@ def tar_kinds() -> list[Kind]:
             entries((_info("caf\udce9.jpg", photo(9)), photo(9)), format=tarfile.GNU_FORMAT),
             reads={"caf\\xe9": None},
         ),
-        Kind("links, devices, pipes and folders named like images", "passed over, never followed", entries(*links)),
+        Kind("devices, pipes and folders named like images", "passed over", entries(*others)),
+        Kind(
+            "links out of an archive, or to nothing",
+            "failure, stage read; never followed",
+            entries(*links),
+            dict.fromkeys(("link", "hard"), ("read", "which is no file of this archive")),
+        ),
+        Kind("links to files of the archive", "read", entries(*inside), reads={"link": first, "hard": first}),
+        Kind(
+            "a file name with dots before its suffix, as `a.final.jpg`",
+            "failure, stage read; its extension is named",
+            among(("b.final.jpg", photo(9))),
+            {"b": ("read", "this one's extension is .final.jpg")},
+        ),
+        Kind(
+            "annotations that do not lie beside their image",
+            "the image is read without them; failure, stage read",
+            among(("b.jpg", photo(9)), ("c.jpg", photo(9)), ("b.cls", b"1")),
+            {"b": ("read", "its image is sample 2 of the shard")},
+            reads={"b": None, "c": None},
+        ),
         Kind(
             "two images of one sample",
             "failure, stage read",
@@ -508,6 +551,13 @@ def parquet_kinds() -> list[Kind]:
             good=("g2", "g3"),
         ),
         Kind(
+            "a damaged page that only its checksum tells",
+            group,
+            parquet_file(_unread_checksum, write_page_checksum=True),
+            {f"g{i}": ("read", "CRC checksum verification failed") for i in range(2)},
+            good=("g2", "g3"),
+        ),
+        Kind(
             "a Parquet file without its end",
             "the shard is named",
             parquet_file(lambda b: b[: len(b) // 2]),
@@ -530,7 +580,20 @@ def parquet_kinds() -> list[Kind]:
 def folder_kinds() -> list[Kind]:
     """Image folders."""
     return [
-        Kind("links out of an image folder, in circles, to folders", "passed over", image_folder(_links), good=FOLDER),
+        Kind(
+            "links out of an image folder, in circles, to folders",
+            "failure, stage read; never followed",
+            image_folder(_links),
+            {f"0/{name}": ("read", "a link out of the folder") for name in ("out.jpg", "loop.jpg", "up", "system.jpg")},
+            good=FOLDER,
+        ),
+        Kind(
+            "links to files of the image folder",
+            "read",
+            image_folder(_linked),
+            reads={"0/inside.jpg": Image.open(io.BytesIO(photo(1)))},
+            good=FOLDER,
+        ),
         Kind("a named pipe called .jpg", "passed over", image_folder(_pipe), good=FOLDER),
         Kind(
             "a file of zero bytes",
@@ -593,6 +656,11 @@ OTHERS = [
     (
         "a Parquet row group of more than 256 MiB that unpacks to more than 50 times its file",
         "failure of its rows, stage read: a decompression bomb",
+    ),
+    ("an RLE-compressed BMP of 1 kB and 100 million pixels", "failure, stage decode: an RLE-compressed BMP"),
+    (
+        "a PPM in ASCII, or with a largest value other than 255 (in grey also 65535), of 5 million pixels",
+        "failure, stage decode: a PPM in ASCII, or with a largest value other than 255",
     ),
     ("a pickled checkpoint with code in it", "refused before any work; the code does not run"),
     ("weights that hold NaN", "refused before any work"),

@@ -1,10 +1,13 @@
 """Birds-525 as published: train/, valid/ and test/ with a folder per species, and birds.csv, which names them all.
 
 With the CSV, labels are its class ids; without it, the species' alphabetical order. Names that differ in their blanks
-only, of which the published CSV has some, are taken for one.
+only, of which the published CSV has some, are taken for one. So are a species without files and a folder without lines
+of the same split that have the same file names: the published CSV misspells one.
 """
 
 import json
+from collections.abc import Iterable
+from posixpath import basename, dirname
 
 from finer_ray.errors import InputError
 from finer_ray.shards.datasets import imagefolder
@@ -33,6 +36,7 @@ def read(source: str, choice: Choice) -> Listing:
         raise InputError(f"--source: {CSV} has no column {', '.join(absent or NEEDED)}")
     files = {path: size for path, size in tree.files("", findings).items() if "/" in path}
     loose = {_one_blank(path): path for path in reversed(list(files))}
+    joined = _misspelt((row["filepaths"] for _, row in lines), loose, findings)
     species: dict[int, str] = {}
     kept: dict[str, tuple[int, dict[str, str]]] = {}
     named: set[str] = set()
@@ -42,6 +46,8 @@ def read(source: str, choice: Choice) -> Listing:
         if path not in files and (real := loose.get(_one_blank(path))) is not None:
             findings.add("malformed", where, f"{real} differs in its blanks only; taken for the same")
             path = real
+        elif path not in files and (folder := joined.get(dirname(_one_blank(path)))) is not None:
+            path = loose[f"{folder}/{basename(_one_blank(path))}"]
         if path in named:
             findings.add("malformed", where, f"{path} is listed again; left out")
         elif owner is None:
@@ -66,6 +72,37 @@ def _class_id(text: str) -> int | None:
     """The CSV writes them as floats in some versions."""
     whole = text.removesuffix(".0")
     return int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 10 else None
+
+
+def _misspelt(listed: Iterable[str], there: Iterable[str], findings: Findings) -> dict[str, str]:
+    """Folders of the CSV that are not there, each with the folder that must be meant: the only one of its split that
+    the CSV does not name and that holds the same file names. Blanks are as `_one_blank` leaves them."""
+    lines, files = _by_folder(map(_one_blank, listed)), _by_folder(there)
+    lost = _by_content({folder: names for folder, names in lines.items() if folder not in files})
+    spare = _by_content({folder: names for folder, names in files.items() if folder not in lines})
+    joined = {}
+    for content, folders in lost.items():
+        real = spare.get(content, [])
+        if len(folders) == len(real) == 1:
+            joined[folders[0]] = real[0]
+            what = f"no file lies in {folders[0]}, and no line names {real[0]}, which has its file names; taken for it"
+            findings.add("malformed", CSV, what)
+    return joined
+
+
+def _by_folder(paths: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        found.setdefault(dirname(path), set()).add(basename(path))
+    return found
+
+
+def _by_content(folders: dict[str, set[str]]) -> dict[tuple[str, frozenset[str]], list[str]]:
+    """Folders by their split and the names of their files."""
+    found: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for folder, names in folders.items():
+        found.setdefault((dirname(folder), frozenset(names)), []).append(folder)
+    return found
 
 
 def _one_blank(path: str) -> str:

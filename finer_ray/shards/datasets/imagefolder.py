@@ -5,12 +5,12 @@ Classes are the folders' names in alphabetical order, over all splits.
 
 from finer_ray.errors import InputError
 from finer_ray.shards.datasets.choice import Choice
-from finer_ray.shards.datasets.listing import SPLITS, Findings, Listing, Record, clean_names, split_name, unique_keys
+from finer_ray.shards.datasets.listing import Findings, Listing, Record, clean_names, split_name, unique_keys
 from finer_ray.shards.datasets.tree import Tree
+from finer_ray.shards.splits import is_split
 
 LABELS: tuple[str, ...] = ("class",)
 TASKS: tuple[str, ...] = ()
-KNOWN = {*SPLITS, *SPLITS.values()}
 
 
 def read(source: str, choice: Choice) -> Listing:
@@ -19,7 +19,7 @@ def read(source: str, choice: Choice) -> Listing:
     findings = Findings()
     files = tree.files("", findings)
     tops = {path.split("/")[0] for path in files if "/" in path}
-    split = bool(tops) and all(top.lower() in KNOWN for top in tops)
+    split = bool(tops) and all(map(is_split, tops))
     depth = 2 if split else 1
     kept = {path: path.split("/") for path in files if path.count("/") >= depth}
     if not kept:

@@ -10,11 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from finer_ray.shards.annotation import FieldError, parse_box
 from finer_ray.shards.message import printable
+from finer_ray.shards.splits import SPLITS
 
 Box = tuple[float, float, float, float]
 Kind = Literal["missing", "surplus", "malformed", "refused", "unreadable"]
-# Other names that splits go by.
-SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 LONGEST_KEY = 80
 MOST_FINDINGS = 1000
 

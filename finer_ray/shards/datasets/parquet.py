@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from finer_ray.errors import InputError
 from finer_ray.shards.annotation import FieldError, parse_box, parse_label
 from finer_ray.shards.datasets.choice import Choice
-from finer_ray.shards.datasets.listing import SPLITS, Findings, Listing, Record, clean_names, split_name, unique_keys
+from finer_ray.shards.datasets.listing import Findings, Listing, Record, clean_names, split_name, unique_keys
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_random
 from finer_ray.shards.find import find_shards
 from finer_ray.shards.message import brief
-from finer_ray.shards.parquet import Layout, fingerprint
+from finer_ray.shards.parquet import Layout, fingerprint, published_names
+from finer_ray.shards.splits import is_split
 
 LABELS: tuple[str, ...] = ("class",)
 TASKS: tuple[str, ...] = ()
@@ -78,12 +79,12 @@ def _first(findings: Findings) -> str:
 
 def _small_columns(file: Any) -> tuple[list[str], list[Row]]:
     """Class names of the file's metadata, and its rows without the columns that hold bytes."""
-    parquet = pq.ParquetFile(file)
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
     Layout(Fields.defaults("parquet"), parquet.schema_arrow.names)
     small = [column.name for column in parquet.schema_arrow if not _holds_bytes(column.type)]
     table = parquet.read(columns=small)
     rows = table.to_pylist() if small else [{} for _ in range(parquet.metadata.num_rows)]
-    return _published(parquet.schema_arrow.metadata or {}), rows
+    return published_names(parquet.schema_arrow, LABEL_COLUMNS), rows
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -93,15 +94,6 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
         or pa.types.is_binary_view(kind)
     )  # fmt: skip
-
-
-def _published(metadata: dict[bytes, bytes]) -> list[str]:
-    """Names of the feature `label` in Hugging Face's metadata; none where there is no such thing."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [str(name) for column in LABEL_COLUMNS for name in features.get(column, {}).get("names", [])]
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return []
 
 
 def _label(row: Row, where: str, findings: Findings) -> int | str | None:
@@ -136,8 +128,7 @@ def _split(url: str, row: Row) -> str | None:
     if isinstance(row.get("split"), str) and row["split"]:
         return split_name(row["split"])
     head = re.match(r"[A-Za-z]+", url.rsplit("/", 1)[-1])
-    known = {*SPLITS, *SPLITS.values()}
-    return split_name(head[0]) if head and head[0].lower() in known else None
+    return split_name(head[0]) if head and is_split(head[0]) else None
 
 
 def _box(row: Row, where: str, findings: Findings) -> Any:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,56 @@ def test_birds525_with_faults(tmp_path: Path) -> None:
     assert kinds["refused"] == ["../up.jpg"]
     assert kinds["surplus"] == ["test/ABBOTTS BABBLER/surplus.jpg"]
     assert "birds.csv, line 11" in kinds["malformed"]
+
+
+def misspelt_birds(root: Path, folders: dict[str, dict[str, str]]) -> Path:
+    """Birds-525 whose CSV and folders differ: by split, the CSV's name of each species to its folder's."""
+    lines = ["class id,filepaths,labels,data set,scientific name"]
+    for split, names in folders.items():
+        for owner, (listed, there) in enumerate(names.items()):
+            for number in (1, 2):
+                lines.append(f"{owner}.0,{split}/{listed}/{number:03d}.jpg,{listed},{split},X")
+                put(root / split / there / f"{number:03d}.jpg", photo(owner * 10 + number, trees.SIZE))
+    put(root / "birds.csv", "\n".join(lines) + "\n")
+    return root
+
+
+def test_birds525_with_a_species_that_the_csv_misspells(tmp_path: Path) -> None:
+    same = {"ABBOTTS BABBLER": "ABBOTTS BABBLER"}
+    root = misspelt_birds(
+        tmp_path / "in",
+        {
+            "train": {**same, "PARAKETT  AKULET": "PARAKETT  AUKLET"},
+            "valid": {**same, "PARAKETT  AKULET": "PARAKETT AUKLET"},
+        },
+    )
+    made = make("birds525", root)
+    assert len(made.samples) == 8
+    for split, folder in (("train", "PARAKETT  AUKLET"), ("valid", "PARAKETT AUKLET")):
+        for number in (1, 2):
+            sample, _ = made.at(f"{split}/{folder}/{number:03d}.jpg")
+            assert (sample.image, sample.label) == (photo(10 + number, trees.SIZE), 1)
+    assert [line.split(", ")[0] for line in made.found] == [
+        "malformed: birds.csv: no file lies in train/PARAKETT AKULET",
+        "malformed: birds.csv: no file lies in valid/PARAKETT AKULET",
+    ]
+
+
+def test_birds525_joins_no_species_where_more_than_one_may_be_meant(tmp_path: Path) -> None:
+    root = misspelt_birds(tmp_path / "in", {"train": {"A": "B", "C": "D", "E": "E"}})
+    listing = list_dataset("birds525", str(root), choose("birds525"))
+    assert {record.image.split("/")[1] for record in listing.records} == {"E"}
+    assert Counter(finding.kind for finding in listing.findings) == {"missing": 4, "surplus": 4}
+    other = misspelt_birds(tmp_path / "other", {"train": {"A": "B", "E": "E"}})
+    put(other / "train" / "B" / "003.jpg", photo(3))
+    assert len(list_dataset("birds525", str(other), choose("birds525")).records) == 2
+
+
+def test_birds525_takes_the_file_that_the_csv_names_where_another_differs_in_blanks(tmp_path: Path) -> None:
+    root = misspelt_birds(tmp_path / "in", {"train": {"A B": "A B"}})
+    put(root / "train" / "A  B" / "001.jpg", photo(50))
+    listing = list_dataset("birds525", str(root), choose("birds525"))
+    assert {record.image for record in listing.records} == {"train/A B/001.jpg", "train/A B/002.jpg"}
 
 
 def test_image_folders(tmp_path: Path) -> None:
