@@ -16,6 +16,8 @@ from finer_ray.cli import app, main
 from finer_ray.config import Config
 from finer_ray.errors import InputError
 from finer_ray.pipeline.export import export
+from finer_ray.store.files import Folder
+from finer_ray.store.lease import current
 from tests.conftest import sample, write_tar
 from tests.store.exports import write_small_export
 
@@ -203,5 +205,5 @@ def test_a_signal_ends_a_run_in_order(number: signal.Signals, runner: str, tmp_p
     kept = len(list(parts.iterdir())) * 8
     assert said.splitlines()[-1] == f"stopped; {kept} of 400 images kept; the same command goes on"
     assert "Traceback" not in said
-    assert list(Path(config.output.url, "lease").iterdir()) == []
+    assert current(Folder(config.output.url)) is None
     assert psutil.wait_procs(family, timeout=30)[1] == []

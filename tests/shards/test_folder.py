@@ -24,7 +24,9 @@ def put(path: Path, content: bytes) -> Path:
 def read_all(root: Path) -> tuple[ShardIndex, dict[str, Sample]]:
     ref = ShardRef(str(root), "folder")
     index = index_shard(ref, FOLDER, 3)
-    samples = [sample for start in index.starts for sample in read_unit(ref, FOLDER, start, 3, 2**20)][: index.count]
+    counts = [min(3, index.count - start) for start in index.starts]
+    units = zip(index.starts, counts, strict=True)
+    samples = [sample for start, count in units for sample in read_unit(ref, FOLDER, start, count, 2**20)]
     assert [sample.key for sample in samples] == list(list_keys(ref, FOLDER))
     return index, {sample.key: sample for sample in samples}
 

@@ -64,8 +64,10 @@ def test_a_box_and_the_mask_of_it_are_one_region(width: int, height: int, data: 
     transform = Transform((32, 32), "shortest", 0.875)
     box = transform.apply_box((x1, y1, x2, y2), width, height)
     # Nearest resampling rounds at ties, so that the border alone may differ.
-    differing = box != transform.apply_mask(mask)
-    assert differing.sum() <= 2 * (box.any(0).sum() + box.any(1).sum()) + 4
+    other = transform.apply_mask(mask)
+    # One of them may be empty where the box is narrower than a pixel of the result.
+    either = box | other
+    assert (box != other).sum() <= 2 * (either.any(0).sum() + either.any(1).sum()) + 4
 
 
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
