@@ -168,7 +168,7 @@ def _model(found: Found) -> tuple[dict[str, Any], str]:
         return imagenet, f"An ImageNet classifier; labels are {kind}."
     if _all_imagenet(found.classes):
         return imagenet, "The labels are classes of ImageNet."
-    clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16", "weights": "openai", "head": "text"}
+    clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16-quickgelu", "weights": "openai", "head": "text"}
     clip["classes"] = found.class_file or list(found.classes)
     known = "all" if found.class_file or found.refs[0].format == "folder" else "those seen: complete the list"
     return clip, f"Classes by their names ({known}). A trained head is better: finer-ray probe."
