@@ -1,7 +1,9 @@
 """The export, as a recipe: lease, plan, template, units -> load -> explain -> write, publish."""
 
+import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,7 +22,7 @@ from finer_ray.pipeline.planning import draft, make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
-from finer_ray.pipeline.writing import write
+from finer_ray.pipeline.writing import unknown_label_note, write
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.lease import Lease, hold
@@ -73,7 +75,7 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
     write_manifest(folder, PLAN, plan)
     create_tensors(folder, plan.layout, plan.rows())
     if left:
-        _run(config, classifier, plan, left, folder, waiting, lease, crew)
+        notes += _run(config, classifier, plan, left, folder, waiting, lease, crew)
     _, waiting = units_left(plan, published, folder)
     made = publish(folder, waiting, plan, published, crew.each)
     lease.confirm()
@@ -112,17 +114,22 @@ def _run(
     waiting: list[int],
     lease: Lease,
     crew: Crew,
-) -> None:
+) -> list[str]:
+    """Explain the units that are left; what the user is to be told of their labels."""
     done = plan.images() - sum(unit.count for unit in left)
     failed = plan.counts["failures"] + failure_count(folder, waiting)
     work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
     folder.remove(LOST)
+    unknown, reasons = 0, Counter[str]()
     with Meter(plan.images(), done, failed) as meter:
         for line in work(config, classifier, plan.layout, left, folder.url):
             meter.advance(line["images"] + line["failures"], line["failures"])
             lease.tell(done=meter.done, total=meter.total, failures=meter.failures, rate=meter.rate)
             lease.check()
             _check_failures(config, meter, plan.images())
+            unknown += line["unknown_labels"]
+            reasons.update(json.loads(line["unknown_label_reasons"]))
+    return [unknown_label_note(unknown, reasons)] if unknown else []
 
 
 def _on_ray(
