@@ -212,7 +212,7 @@ def _model(found: Found) -> tuple[dict[str, Any], str]:
         return imagenet, f"An ImageNet classifier; labels are integers {meaning}."
     if _are_imagenet(found.classes, found.numbered):
         return imagenet, "The labels are classes of ImageNet."
-    clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16", "weights": "openai", "head": "text"}
+    clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16-quickgelu", "weights": "openai", "head": "text"}
     clip["classes"] = found.class_file or list(found.classes)
     whole = found.class_file or found.numbered or found.refs[0].format == "folder"
     known = "all" if whole else "those seen: complete the list"

@@ -253,7 +253,7 @@ def _made(folder: Path) -> list[tuple[ShardRef, Kind]]:
     members += [("far.jpg", photo(9)), ("far.cls", b"5000"), ("../../secret.jpg", photo(30))]
     members += [(f"{folder.parent}/secret.jpg", photo(31))]
     reads |= {"../../secret": None, f"{folder.parent}/secret": None}
-    fails["far"] = ("label", "out of range")
+    reads["far"] = None
     kind = Kind("all of them", "", lambda _: ref, fails, reads)
     ref = ShardRef(str(write_tar(folder / "a.tar", members)), "webdataset")
     return [*made, (ref, kind)]

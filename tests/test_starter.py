@@ -47,7 +47,7 @@ def test_tars_with_other_names_and_classes_beside(tmp_path: Path) -> None:
     config, text = started(tmp_path, str(tmp_path / "in"))
     assert (config.input.fields.label, config.input.fields.box) == ("json.species", "json.bbox")
     assert config.model.classes == str(tmp_path / "in" / "classes.txt")
-    assert (config.model.backbone, config.model.head) == ("open_clip:ViT-B-16", "text")
+    assert (config.model.backbone, config.model.head) == ("open_clip:ViT-B-16-quickgelu", "text")
     assert "1 have a label, 1 a box" in text
 
 
@@ -129,7 +129,7 @@ def test_folders_that_are_splits_are_refused(tmp_path: Path) -> None:
     ("names", "backbone", "classes"),
     [
         (["goldfish", "n01443537"], "timm:vit_base_patch16_224", "imagenet-1k"),
-        (["zebra stripes", "owl eyes"], "open_clip:ViT-B-16", ["owl eyes", "zebra stripes"]),
+        (["zebra stripes", "owl eyes"], "open_clip:ViT-B-16-quickgelu", ["owl eyes", "zebra stripes"]),
     ],
 )
 def test_folders_are_classes(tmp_path: Path, names: list[str], backbone: str, classes: object) -> None:

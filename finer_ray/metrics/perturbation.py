@@ -8,7 +8,8 @@ round(i / n * H * W) pixels:
     relative_drop   (p_c - p'_c) - mean_k (p_d - p'_d), with the top q of pixels replaced (Finer-CAM, Tab. 4, `RD.`)
     confidence_drop (p_c - p'_c) / p_c, likewise
 
-Areas are by the trapezoidal rule over the share of pixels changed, from 0 to 1 (RISE, Petsiuk et al. 2018).
+Areas are by the trapezoidal rule over the share of pixels changed, from 0 to 1 (RISE, Petsiuk et al. 2018). A map that
+is zero everywhere has no order of pixels, and so none of these, see `where_ordered`.
 """
 
 from collections.abc import Callable
@@ -35,6 +36,17 @@ def ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:
     order = upsample(maps, size).flatten(2).argsort(dim=2, descending=True, stable=True)
     places = torch.arange(order.shape[2], dtype=torch.int32, device=maps.device).expand_as(order)
     return torch.empty_like(places).scatter_(2, order, places).reshape(*order.shape[:2], *size)
+
+
+def where_ordered(values: Tensor, maps: Tensor) -> Tensor:
+    """Values that came of the order of maps, NaN where a map is zero everywhere.
+
+    Args:
+        values: (B, M, ...) float.
+        maps: (B, M, h, w) non-negative.
+    """
+    blank = (maps == 0).flatten(2).all(2)
+    return values.masked_fill(blank.reshape(*blank.shape, *[1] * (values.ndim - 2)), torch.nan)
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
 """Class names: from the names that people write to indices, and back."""
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -17,20 +19,28 @@ from finer_ray.errors import ConfigError
 class ClassNames:
     """The classes of a head, in its order.
 
+    Names, and what is looked up among them, are compared in one form, see `normal_form`.
+
     Attributes:
-        names: one per class, as shown to people.
+        names: one per class, as shown to people, in that form.
         aliases: other names by which a class may be called; those that mean two classes are left out.
         kind: what messages call one of them, `class` or `concept`.
+        named: False where the names are no more than the indices.
     """
 
     names: tuple[str, ...]
     aliases: dict[str, int] = field(default_factory=dict)
     kind: str = "class"
+    named: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(map(normal_form, self.names)))
+        object.__setattr__(self, "aliases", {normal_form(name): index for name, index in self.aliases.items()})
 
     @classmethod
     def numbered(cls, count: int) -> Self:
         """Names for a head of which nothing is known: its indices."""
-        return cls(tuple(map(str, range(count))))
+        return cls(tuple(map(str, range(count))), named=False)
 
     @classmethod
     def imagenet(cls) -> Self:
@@ -59,20 +69,49 @@ class ClassNames:
         """The index of a class given by index or name.
 
         Raises:
-            LookupError: out of range, unknown, or the name of two classes.
+            LookupError: out of range, unknown, the name of two classes, or a name where classes have none.
         """
         if isinstance(label, int):
             if 0 <= label < len(self.names):
                 return label
             raise LookupError(f"{self.kind} {label} is out of range: there are 0 to {len(self) - 1}")
-        count = self.names.count(label)
-        if count > 1:
+        if not self.named:
+            # A number that is a folder's name is a name, too: folder '10' is ImageFolder's class 2.
+            raise LookupError(
+                "model.classes is not given, so classes have numbers only: say which name is which class "
+                "(torchvision's ImageFolder has them in sorted order)"
+            )
+        found = self._indices.get(normal_form(label))
+        if found is None:
+            raise LookupError(f"no {self.kind} is called {label!r}{self._close_to(label)}")
+        if found < 0:
             raise LookupError(f"more than one {self.kind} is called {label!r}: give the index")
-        if count == 1:
-            return self.names.index(label)
-        if label in self.aliases:
-            return self.aliases[label]
-        raise LookupError(f"no {self.kind} is called {label!r}{nearest(label, [*self.names, *self.aliases])}")
+        return found
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        """By name and alias; -1 for the name of two classes."""
+        seen = Counter(self.names)
+        names = {name: index if seen[name] == 1 else -1 for index, name in enumerate(self.names)}
+        return {**self.aliases, **names}
+
+    def _close_to(self, label: str) -> str:
+        """The names closest to one that there is not, as a hint."""
+        looks = _look(label)
+        if alike := next((name for name in self._indices if _look(name) == looks), None):
+            return f"; {alike!a} looks the same, but has other characters than {label!a}"
+        return nearest(label, [*self._indices])
+
+
+def normal_form(name: str) -> str:
+    """A name as it is compared and shown: composed characters (Unicode's NFC), no blanks at the ends."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _look(name: str) -> str:
+    """What names have in common that look alike: without invisible characters, with one width and kind of blanks."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(visible.split())
 
 
 def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNames:
@@ -92,7 +131,7 @@ def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNam
     if not path.is_file():
         raise ConfigError(f"{where} is neither imagenet-1k nor a file (.txt or .json)")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} cannot be read: {error}") from None

@@ -1,29 +1,45 @@
 """open_clip backbones: ViTs with class-token or mean pooling, ResNets with attention pooling, timm towers."""
 
 import logging
-import pickle
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import open_clip
+from open_clip.factory import resize_pos_embed, resize_text_pos_embed
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
+from open_clip.transform import PreprocessCfg
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from finer_ray.config import LOCAL_DIR, ModelConfig, nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
-from finer_ray.models.checkpoint import check_numbers, load_into, read_checkpoint, weights_file
+from finer_ray.models.checkpoint import (
+    check_kinds,
+    check_numbers,
+    load_into,
+    name_faults,
+    read_checkpoint,
+    unwrapped,
+    weights_file,
+)
 from finer_ray.models.head import LinearHead
-from finer_ray.models.openclip_folder import OpenClipFolder
+from finer_ray.models.openclip_folder import CONFIG, OpenClipFolder
 from finer_ray.models.plain_block import PlainBlock, layer_scale
+from finer_ray.models.preprocessing import advice, chosen, read_beside, with_preprocessing
 from finer_ray.models.split import Attention, MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
 from finer_ray.shards import Transform
 
 POOL_TYPES = {"token": "tok", "avg": "avg"}
+# Of open_clip's names: from its hub, and of models with the activation of OpenAI's CLIP.
+HF_HUB, QUICK = "hf-hub:", "-quickgelu"
+# `model.resize` for open_clip's resize modes; the third one, longest, is none of ours.
+MODES = {"shortest": "shortest", "squash": "squash"}
 
 
 class OpenClipViT(TokenSplit):
@@ -184,6 +200,11 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
     if name.startswith(LOCAL_DIR):
         folder = OpenClipFolder.read(name.removeprefix(LOCAL_DIR))
         name = folder.name
+    elif name.startswith(HF_HUB):
+        raise ConfigError(
+            "model.backbone: open_clip's hf-hub: names are not supported yet: download the repository's folder, and "
+            "write model.backbone: open_clip:local-dir:FOLDER and model.weights: FOLDER/FILE"
+        )
     elif name not in open_clip.list_models():
         hint = nearest(name, open_clip.list_models())
         raise ConfigError(f"model.backbone: open_clip has no model {name!r}{hint}")
@@ -192,7 +213,10 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
             "model.head: open_clip backbones have no native classifier; use text (with model.classes) "
             "or the path of a safetensors file"
         )
-    model = _create(name, config)
+    path = weights_file(config.weights)
+    if path is not None and folder is None:
+        config = with_preprocessing(config, _beside(path, name), _published(name))
+    model = _create(name, path, config)
     texts = {"head": names if config.head == "text" else (), "concepts": concepts}
     tokenizer = folder.tokenizer if folder else partial(open_clip.get_tokenizer, name)
     heads = {
@@ -215,8 +239,56 @@ def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: lis
     return LinearHead(weights, biases, scale=model.logit_scale.exp().item(), normalize=True)
 
 
-def _create(name: str, config: ModelConfig) -> Any:
-    path = weights_file(config.weights)
+def _published(name: str) -> dict[str, dict[str, Any]]:
+    """The preprocessing of the model's pretrained tags, by tag."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return {tag: chosen(_tag_config(name, tag), "resize_mode", MODES) for tag in tags}
+
+
+def _tag_config(name: str, tag: str) -> dict[str, Any]:
+    """What open_clip knows of a tag; what that leaves open is as open_clip's default has it."""
+    return {**asdict(PreprocessCfg()), **open_clip.get_pretrained_cfg(name, tag)}
+
+
+def _beside(path: Path, name: str) -> dict[str, Any]:
+    """The preprocessing that an open_clip config beside a file of weights tells.
+
+    Raises:
+        ConfigError: it says that the weights have another activation than the model.
+    """
+    tree = read_beside(path, CONFIG)
+    model, settings = tree.get("model_cfg"), tree.get("preprocess_cfg")
+    if isinstance(model, dict):
+        check_activation(name, bool(model.get("quick_gelu", False)), f"{str(path)!r}")
+    if not isinstance(settings, dict):
+        return {}
+    return chosen({**asdict(PreprocessCfg()), **settings}, "resize_mode", MODES)
+
+
+def check_activation(name: str, quick: bool, weights: str) -> None:
+    """Refuse weights that were trained with another activation than the model's; open_clip only warns.
+
+    Args:
+        name: of the model.
+        quick: whether the weights were trained with QuickGELU.
+        weights: what messages call them.
+
+    Raises:
+        ConfigError: with the model that has the right one.
+    """
+    models = open_clip.list_models()
+    other = f"{name}{QUICK}" if quick else name.removesuffix(QUICK)
+    # A model of which there is no other form was trained as it is, whatever its tag leaves unsaid (roberta-ViT-B-32).
+    if other == name or other not in models or quick == bool(open_clip.get_model_config(name).get("quick_gelu", False)):
+        return
+    kind = "QuickGELU" if quick else "GELU"
+    raise ConfigError(
+        f"model.weights: {weights} were trained with {kind}, which open_clip:{name} does not have: use model.backbone "
+        f"open_clip:{other}"
+    )
+
+
+def _create(name: str, path: Path | None, config: ModelConfig) -> Any:
     tag = None if path is not None or config.weights == "random" else config.weights
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
@@ -224,6 +296,8 @@ def _create(name: str, config: ModelConfig) -> Any:
             f"model.weights: {tag!r} is neither a file nor a pretrained tag of open_clip:{name}"
             f"{nearest(tag, tags)}; its tags: {', '.join(tags) or 'none'}; or: random"
         )
+    if tag is not None:
+        check_activation(name, bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)), repr(tag))
     # open_clip warns of random weights even where a checkpoint follows.
     logging.getLogger().addFilter(_no_pretrained)
     try:
@@ -237,9 +311,9 @@ def _create(name: str, config: ModelConfig) -> Any:
             pretrained_text=False,
         )
     except Exception as error:
+        away = f"; where the network is missing, {advice(_published(name)[tag])}" if tag is not None else ""
         raise ConfigError(
-            f"model.weights: open_clip:{name} with {tag or 'no weights'} cannot be made ({error}); "
-            "where the network is missing, download the weights elsewhere and give the file's path"
+            f"model.weights: open_clip:{name} with {tag or 'no weights'} cannot be made ({error}){away}"
         ) from error
     finally:
         logging.getLogger().removeFilter(_no_pretrained)
@@ -250,19 +324,40 @@ def _create(name: str, config: ModelConfig) -> Any:
     return model.eval()
 
 
-def _load(model: Any, path: Any) -> None:
-    """By open_clip's own loader, which knows the other layouts that CLIP checkpoints come in."""
+def _load(model: Any, path: Path) -> None:
+    """Weights by their names; in the other layouts that CLIP checkpoints come in, by open_clip's own loader."""
+    where, wanted = f"model.weights: {str(path)!r}", model.state_dict()
+    differing = ""
     try:
-        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except pickle.UnpicklingError:
-        # PyTorch's own message says how to run the code nevertheless.
-        raise ConfigError(
-            f"model.weights: {str(path)!r} is no checkpoint that torch loads with weights_only=True; "
-            "save its state_dict with safetensors"
-        ) from None
+        if path.suffix == ".npz":
+            open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+        else:
+            state = unwrapped(read_checkpoint(path), wanted)
+            check_kinds(state, wanted, where)
+            differing = name_faults(state, wanted)
+            if differing:
+                open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+            else:
+                model.load_state_dict(_resized(model, state, wanted))
+    except ConfigError:
+        raise
     except Exception as error:
-        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {str(error)[:1000]}") from None
-    check_numbers(model.state_dict(), f"model.weights: {str(path)!r}")
+        # numpy's and torch's messages say how to run code in a file nevertheless; a KeyError says nothing.
+        fault = str(error)[:1000] if "size mismatch" in str(error) else differing
+        what = f"does not fit the backbone: {fault or type(error).__name__}"
+        if path.suffix == ".npz":
+            what = f"is no .npz archive of a SigLIP checkpoint that open_clip reads ({type(error).__name__})"
+        raise ConfigError(f"{where} {what}") from None
+    check_numbers(model.state_dict(), where)
+
+
+def _resized(model: Any, state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint with the model's own names, its position embeddings for the model's sizes, as open_clip does it."""
+    # CLIP's scale and bias have been numbers and vectors of one.
+    state = {name: value.reshape(wanted[name].shape) if value.numel() == 1 else value for name, value in state.items()}
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    return state
 
 
 def _no_pretrained(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """timm backbones: ViTs made of plain blocks, and CNNs whose features are one map."""
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 from finer_ray.config import ModelConfig, nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models.backbone import Backbone
-from finer_ray.models.checkpoint import load_into, read_checkpoint, weights_file
+from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint, unwrapped, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.plain_block import PlainBlock, layer_scale
+from finer_ray.models.preprocessing import advice, chosen, read_beside, with_preprocessing
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.shards import Transform
 
-CENTRED = ("center", "squash")
+# `model.resize` for timm's crop modes; the third one, border, is none of ours.
+MODES = {"center": "shortest", "squash": "squash"}
 
 
 class TimmViT(TokenSplit):
@@ -111,28 +114,59 @@ def build(config: ModelConfig) -> Backbone:
     name = config.backbone.removeprefix("timm:")
     if not timm.is_model(name):
         raise ConfigError(f"model.backbone: timm has no model {name!r}{nearest(name, timm.list_models())}")
+    plain, _, tag = name.partition(".")
+    if tag and tag not in _tags(plain):
+        raise ConfigError(f"model.backbone: timm:{plain} has no pretrained tag {tag!r}{nearest(tag, _tags(plain))}")
     native = config.head == "native"
-    model = _create(name, config, native)
+    path = weights_file(config.weights)
+    if path is not None:
+        config = with_preprocessing(config, _beside(path, name), _published(name))
+    model = _create(name, path, config, native)
     if config.pool is not None:
         _set_pool(model, config.pool)
     head = LinearHead.from_linear(_classifier(model, name)) if native else None
     return Backbone(split_timm(model), _transform(model, config), head)
 
 
-def _create(name: str, config: ModelConfig, native: bool) -> Any:
+def _tags(name: str) -> list[str]:
+    """A model's pretrained tags."""
+    return [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+
+
+def _published(name: str) -> dict[str, dict[str, Any]]:
+    """The preprocessing of the model's pretrained tags, by tag; of one alone where the name has it (NAME.TAG)."""
+    plain, _, own = name.partition(".")
+    return {
+        tag: chosen(timm.get_pretrained_cfg(f"{plain}.{tag}").to_dict(), "crop_mode", MODES)
+        for tag in ([own] if own else _tags(plain))
+    }
+
+
+def _beside(path: Path, name: str) -> dict[str, Any]:
+    """The preprocessing that a timm config beside a file of weights tells, if it is of this architecture."""
+    tree = read_beside(path, "config.json")
+    if tree.get("architecture") != name.partition(".")[0]:
+        return {}
+    settings = tree.get("pretrained_cfg", tree)
+    return chosen(settings, "crop_mode", MODES) if isinstance(settings, dict) else {}
+
+
+def _create(name: str, path: Path | None, config: ModelConfig, native: bool) -> Any:
     """The timm model with its weights; `num_classes=0` leaves the classifier off."""
     options: dict[str, Any] = {} if native else {"num_classes": 0}
     if config.image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
         options["img_size"] = config.image_size
-    path = weights_file(config.weights)
     if path is None and config.weights == "random":
         return timm.create_model(name, **options)
     if path is None:
         return _pretrained(name, config.weights, options)
     state = read_checkpoint(path)
     key = f"{timm.get_pretrained_cfg(name).classifier}.weight"
-    if native and config.match == "name" and key in state:
-        options["num_classes"] = len(state[key])
+    # In the checkpoint of a larger model the name has a prefix, or several where its means are kept, too.
+    heads = [key] if key in state else [other for other in state if other.endswith(f".{key}")]
+    counts = {len(state[head]) for head in heads if state[head].ndim}
+    if native and config.match == "name" and len(counts) == 1:
+        options["num_classes"] = counts.pop()
     model = timm.create_model(name, **options)
     if config.match == "order" and not native and len(state) != len(model.state_dict()):
         # The file has a classifier, which cannot be told from the rest by its name.
@@ -142,13 +176,19 @@ def _create(name: str, config: ModelConfig, native: bool) -> Any:
         model.reset_classifier(0)
         return model
     if config.match == "name":
-        state = _adapted(model, state, native)
+        state = _adapted(model, unwrapped(state, model.state_dict()), native, path)
     load_into(model, state, config.match, path)
     return model
 
 
 def _pretrained(name: str, tag: str, options: dict[str, Any]) -> Any:
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+    plain, _, named = name.partition(".")
+    if named:
+        raise ConfigError(
+            f"model.backbone: {named!r} is a pretrained tag, and has its own key: write model.backbone: timm:{plain} "
+            f"and model.weights: {tag}"
+        )
+    tags = _tags(name)
     if tag not in tags:
         listed = ", ".join(tags) or "none"
         raise ConfigError(
@@ -160,14 +200,18 @@ def _pretrained(name: str, tag: str, options: dict[str, Any]) -> Any:
     except Exception as error:
         raise ConfigError(
             f"model.weights: the pretrained weights {tag!r} of timm:{name} cannot be fetched ({error}); "
-            "download them elsewhere and give the file's path"
+            f"{advice(_published(name)[tag])}"
         ) from error
 
 
-def _adapted(model: Any, state: dict[str, Tensor], native: bool) -> dict[str, Tensor]:
+def _adapted(model: Any, state: dict[str, Tensor], native: bool, path: Path) -> dict[str, Tensor]:
     """A checkpoint as timm itself would take it: other authors' ViT names and sizes, no surplus classifier."""
     if isinstance(model, VisionTransformer):
-        state = checkpoint_filter_fn(state, model)
+        try:
+            state = checkpoint_filter_fn(state, model)
+        except Exception as error:
+            why = name_faults(state, model.state_dict()) or f"{type(error).__name__}: {error}"
+            raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {why}") from None
     if native:
         return state
     classifier = timm.get_pretrained_cfg(model.pretrained_cfg["architecture"]).classifier or ""
@@ -199,7 +243,7 @@ def _transform(model: Any, config: ModelConfig) -> Transform:
         height = width = config.image_size
     elif config.image_size is not None:
         height, width = config.image_size
-    if config.resize is None and data["crop_mode"] not in CENTRED:
+    if config.resize is None and data["crop_mode"] not in MODES:
         raise ConfigError(
             f"model.resize: this backbone was trained with crop mode {data['crop_mode']!r}; "
             "say shortest or squash to choose another"

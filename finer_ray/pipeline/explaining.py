@@ -122,7 +122,9 @@ class Explainer:
     def _explained(self, table: pa.Table) -> pa.Table:
         results = Results(table, self._layout, self._model.class_count)
         unit = self._unit(results)
-        left = np.flatnonzero([stage is None for stage in results.notes["stage"]])
+        # Batches are of rows by their place in the unit, those that failed included: which rows fail decides neither
+        # in which batch another lies nor where in it, and so not the last bit of its results.
+        left = np.arange(len(table))
         before: list[Begun] = []
         while len(left):
             rows, left = np.split(left, [self._size])
@@ -155,18 +157,25 @@ class Explainer:
         self._question = replace(self._question, memory=self._scorer.memory)
 
     def _batch(self, unit: "LoadedUnit", rows: Rows, results: Results) -> list["Begun"]:
-        """A batch, or none where no photo of it can be decoded."""
-        pixels, errors = unit.photos.take(rows)
-        for position, error in errors.items():
-            results.fail(int(rows[position]), error.stage, error.message)
-        rows = np.delete(rows, [*errors])
-        if not len(rows):
+        """A batch of rows, or none where all of them fail; the places of those that do are filled with another row."""
+        good = np.array([row for row in rows if results.notes["stage"][row] is None], np.intp)
+        if not len(good):
             return []
-        filled = rows
-        if self._config.compute.compile:
-            # Batches of one size, filled up with an image more than once: each size is compiled for by itself.
-            filled = np.concatenate([rows, np.repeat(rows[-1:], max(0, self._size - len(rows)))])
-            pixels = torch.cat([pixels, pixels[-1:].expand(len(filled) - len(rows), -1, -1, -1)])
+        pixels, errors = unit.photos.take(good)
+        for position, error in errors.items():
+            results.fail(int(good[position]), error.stage, error.message)
+        good = np.delete(good, [*errors])
+        if not len(good):
+            return []
+        # Each size is compiled for by itself.
+        size = max(len(rows), self._size) if self._config.compute.compile else len(rows)
+        places = np.searchsorted(rows, good)
+        sources = np.zeros(size, np.intp)
+        sources[places] = np.arange(len(good))
+        filled = good[sources]
+        if len(good) < size:
+            # An array as an index would make the GPU be waited for.
+            pixels = pixels.index_select(0, torch.from_numpy(sources).to(pixels.device, non_blocking=True))
         images = self._images(pixels)
         region = None if unit.regions is None else self._regions(unit.regions[filled])
         target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
@@ -175,7 +184,7 @@ class Explainer:
                 self._model, images, self._question, target, None if reference is None else reference[:, None]
             )
             scores = self._scorer(images, explanation, region)
-        return [Begun(rows, fetch(answers(explanation, self._model.class_count)), fetch(scores))]
+        return [Begun(good, places, fetch(answers(explanation, self._model.class_count)), fetch(scores))]
 
     def _batch_size(self, share: Resources) -> int:
         wanted = self._config.compute.batch_size
@@ -217,7 +226,12 @@ class Explainer:
         for row, (text, concept, base) in enumerate(zip(*columns, strict=True)):
             label = target = reference = None
             try:
-                label = self._targets.label(text)
+                try:
+                    label = self._targets.label(text)
+                except TargetError as error:
+                    if self._targets.need_labels:
+                        raise
+                    results.unknown_labels[row] = str(error)
                 target, reference = self._targets.pair(label, concept, base)
             except TargetError as error:
                 # What is wrong with the photo itself comes first, whoever decodes it.
@@ -267,15 +281,18 @@ class Begun:
     """A batch that the device has been given.
 
     Attributes:
-        rows: of the unit.
+        rows: of the unit, those that are good.
+        places: of these in the batch.
         answers, scores: wait for it, see `fetch`.
     """
 
     rows: Rows
+    places: Rows
     answers: Callable[[], Arrays]
     scores: Callable[[], Arrays]
 
 
 def _take_over(batches: list[Begun], results: Results, labels: list[int | None]) -> None:
     for batch in batches:
-        results.add(batch.rows, batch.answers(), batch.scores(), [labels[row] for row in batch.rows])
+        labelled = [labels[row] for row in batch.rows]
+        results.add(batch.rows, batch.places, batch.answers(), batch.scores(), labelled)

@@ -1,7 +1,9 @@
 """The export, as a recipe: lease, plan, template, units -> load -> explain -> write, publish."""
 
+import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +23,7 @@ from finer_ray.pipeline.planning import check_places, draft, make_plan, units_le
 from finer_ray.pipeline.progress import Meter, Summary
 from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
-from finer_ray.pipeline.writing import write
+from finer_ray.pipeline.writing import unknown_label_note, write
 from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
@@ -92,7 +94,7 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
         write_similarity(folder, classifier.class_weights())
     create_tensors(folder, plan.layout, plan.rows())
     if left:
-        _run(config, classifier, plan, left, folder, waiting, lease, crew)
+        notes += _run(config, classifier, plan, left, folder, waiting, lease, crew)
     missing, waiting = units_left(plan, published, folder)
     lease.confirm()
     if missing:
@@ -131,18 +133,23 @@ def _run(
     waiting: list[int],
     lease: Lease,
     crew: Crew,
-) -> None:
+) -> list[str]:
+    """Explain the units that are left; what the user is to be told of their labels."""
     done = plan.images() - sum(unit.count for unit in left)
     failed = plan.counts["failures"] + failure_count(folder, waiting)
     work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
     _check_failures(config, failed, plan.images())
     folder.remove(LOST)
+    unknown, reasons = 0, Counter[str]()
     with Meter(plan.images(), done, failed) as meter:
         for line in work(config, classifier, plan.layout, left, folder.url):
             meter.advance(line["images"] + line["failures"], line["failures"])
             lease.tell(done=meter.done, total=meter.total, failures=meter.failures, rate=meter.rate)
             lease.check()
             _check_failures(config, meter.failures, plan.images())
+            unknown += line["unknown_labels"]
+            reasons.update(json.loads(line["unknown_label_reasons"]))
+    return [unknown_label_note(unknown, reasons)] if unknown else []
 
 
 def _on_ray(

@@ -1,6 +1,7 @@
 """The question: the config's section `saliency` with its names turned into indices of the head's logits."""
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from finer_ray.config import FINER, ConceptConfig, Config, MapConfig, SaliencyConfig
@@ -8,6 +9,14 @@ from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
 from finer_ray.models.head import LinearHead
 from finer_ray.saliency import Gem, Map, Mask, Question, Rise
+from finer_ray.shards.splits import split_hint
+
+# Labels whose classes are remembered.
+MAX_LABELS = 4096
+NO_LABEL = (
+    " (-1 often marks no label: to do without labels, set input.fields.label: '' and a saliency.target other than "
+    "label)"
+)
 
 
 def question_of(config: Config, classifier: Classifier) -> Question:
@@ -104,13 +113,31 @@ class Targets:
         self._pairs = {} if self._concept is None else _pairs(self._concept, classifier)
         named = self._wanted not in ("predicted", "label", "concept")
         self._fixed = self._classes.index(self._wanted) if named else None
+        # Unknown labels come again and again, and their nearest names take long to find.
+        self._label = lru_cache(MAX_LABELS)(self._find_label)
+
+    @property
+    def need_labels(self) -> bool:
+        """Whether an image whose label is no class cannot be explained."""
+        return self._wanted == "label" or (self._concept is not None and self._concept.by == "label")
 
     def label(self, text: str | None) -> int | None:
         """The index of a label given as JSON. Raises TargetError where it is no class."""
+        if text is None:
+            return None
+        index, reason = self._label(text)
+        if reason is not None:
+            raise TargetError("label", reason)
+        return index
+
+    def _find_label(self, text: str) -> tuple[int, str | None]:
+        """The index of a label, or why it is no class."""
+        label = json.loads(text)
         try:
-            return None if text is None else self._classes.index(json.loads(text))
+            return self._classes.index(label), None
         except LookupError as error:
-            raise TargetError("label", str(error.args[0])) from None
+            hint = split_hint(label) if isinstance(label, str) else NO_LABEL if label == -1 else ""
+            return -1, f"{error.args[0]}{hint}"
 
     def pair(self, label: int | None, concept: str | None, base: str | None) -> tuple[int | None, int | None]:
         """Target and reference, None where the model is to choose.

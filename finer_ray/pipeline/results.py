@@ -37,6 +37,8 @@ class Results:
         self.source, self.layout, self.class_count = source, layout, class_count
         self.notes: dict[str, list[Any]] = {name: source[name].to_pylist() for name in NOTES}
         self.lines: list[dict[str, Any]] = [{} for _ in range(len(source))]
+        # Why a label is no class, of images that are explained without it.
+        self.unknown_labels: list[str | None] = [None] * len(source)
         self.tensors = {
             name: np.full((len(source), *shape), -1 if name == "references" else np.nan, ARRAYS[name].dtype)
             for name, shape in layout.shapes().items()
@@ -47,17 +49,24 @@ class Results:
         if self.notes["stage"][row] is None:
             self.notes["stage"][row], self.notes["error"][row] = stage, error
 
-    def add(self, rows: NDArray[np.intp], found: Arrays, scores: Arrays, labels: list[int | None]) -> None:
+    def add(
+        self,
+        rows: NDArray[np.intp],
+        places: NDArray[np.intp],
+        found: Arrays,
+        scores: Arrays,
+        labels: list[int | None],
+    ) -> None:
         """Take over a batch's results; images whose results are not finite fail.
 
         Args:
             rows: of the unit, (n,).
-            found: what `answers` gives, of n images or more; those beyond fill a batch up and are left out.
-            scores: the metrics, (n, M, ...) likewise.
+            places: of these rows in the batch, (n,); its other places are filled up and left out.
+            found: what `answers` gives of the batch.
+            scores: the metrics of the batch, (B, M, ...) each.
             labels: of the rows.
         """
-        count = len(rows)
-        found, scores = ({name: values[:count] for name, values in arrays.items()} for arrays in (found, scores))
+        found, scores = ({name: values[places] for name, values in arrays.items()} for arrays in (found, scores))
         tensors = self._stored(found)
         finite = found["finite"]
         if "embedding" in tensors:
@@ -79,6 +88,7 @@ class Results:
         """The unit as one table."""
         columns: dict[str, Any] = {name: pa.array(self.notes[name]) for name in NOTES}
         columns["line"] = pa.array([json.dumps(line) for line in self.lines])
+        columns["unknown_label"] = pa.array(self.unknown_labels, pa.string())
         for name, values in self.tensors.items():
             columns[name] = pack(values)
         return pa.table(columns)

@@ -6,7 +6,15 @@ from torchvision.transforms.functional import gaussian_blur
 
 from finer_ray.config import MetricsConfig
 from finer_ray.metrics import localisation, pointing_hit
-from finer_ray.metrics.perturbation import area, confidence_drop, ranks, relative_drop, replaced, step_counts
+from finer_ray.metrics.perturbation import (
+    area,
+    confidence_drop,
+    ranks,
+    relative_drop,
+    replaced,
+    step_counts,
+    where_ordered,
+)
 from finer_ray.models import Classifier
 from finer_ray.saliency import Explanation
 from finer_ray.saliency.budget import in_flight
@@ -44,7 +52,8 @@ class Scorer:
             columns["localisation"] = localisation(explanation.maps, region)
             columns["pointing_hit"] = pointing_hit(explanation.maps, region)
         if self._wanted.deletion or self._wanted.insertion or self._wanted.drops:
-            columns |= self._perturbations(images, explanation)
+            made = self._perturbations(images, explanation)
+            columns |= {name: where_ordered(values, explanation.maps) for name, values in made.items()}
         return columns
 
     def _perturbations(self, images: Tensor, explanation: Explanation) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Writing stage: an explained unit to its Zarr objects and its commit."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,11 @@ from finer_ray.store.parts import commit
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import write_unit
 
+# Of a unit, that its line for the driver carries.
+MAX_REASONS = 16
+# Of a run, that its note names.
+TOLD_REASONS = 3
+
 
 def write(table: pa.Table, url: str, layout: Layout, patience: float) -> pa.Table:
     """Write a unit: one Zarr shard object per array, then its parts.
@@ -23,7 +29,8 @@ def write(table: pa.Table, url: str, layout: Layout, patience: float) -> pa.Tabl
         patience: seconds for which a store that fails in passing is tried again.
 
     Returns:
-        One line for the driver: unit, images, failures.
+        One line for the driver: unit, images, failures; unknown_labels, images explained without their label, which is
+        no class; unknown_label_reasons, a JSON object of the commonest reasons with their counts.
 
     Raises:
         StoreError: the store refuses to, or does not answer.
@@ -34,7 +41,34 @@ def write(table: pa.Table, url: str, layout: Layout, patience: float) -> pa.Tabl
     folder = Folder(url, patience)
     write_unit(folder, layout, unit, tensors)
     commit(folder, unit, tables, joined_digest(table["digest"].to_pylist()))
-    return pa.table({"unit": [unit], "images": [tables["images"].num_rows], "failures": [tables["failures"].num_rows]})
+    unknown = unknown_labels(table)
+    return pa.table(
+        {
+            "unit": [unit],
+            "images": [tables["images"].num_rows],
+            "failures": [tables["failures"].num_rows],
+            "unknown_labels": [unknown.total()],
+            "unknown_label_reasons": [json.dumps(dict(unknown.most_common(MAX_REASONS)))],
+        }
+    )
+
+
+def unknown_labels(table: pa.Table) -> Counter[str]:
+    """Why labels of a unit's images are no class, with counts; images that failed have no say."""
+    columns = (table[name].to_pylist() for name in ("stage", "unknown_label"))
+    return Counter(reason for stage, reason in zip(*columns, strict=True) if stage is None and reason is not None)
+
+
+def unknown_label_note(count: int, reasons: Counter[str]) -> str:
+    """What the user is told of images that were explained without their label.
+
+    Args:
+        count: of these images.
+        reasons: why a label is no class, with counts.
+    """
+    told = "; ".join(f"{reason}: {images}" for reason, images in reasons.most_common(TOLD_REASONS))
+    more = "; ..." if len(reasons) > TOLD_REASONS else ""
+    return f"{count} images have a label that is no class, and are explained without it: {told}{more}"
 
 
 def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:

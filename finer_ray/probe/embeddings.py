@@ -26,8 +26,8 @@ class Embeddings:
     Attributes:
         size: E.
         counts: (C,) int64, images of each class.
-        unlabelled: images that have no label, and are not used.
-        unknown: images whose label is no class, and are not used.
+        unlabelled: images that have no label, or none that their export's model has a class for, and are not used.
+        unknown: images whose label is none of the C classes, or that failed for their label, and are not used.
         failed: images and shards that the exports list as failures for other reasons.
     """
 

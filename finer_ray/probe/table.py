@@ -49,7 +49,7 @@ def remarks(records: Sequence[Record]) -> list[str]:
 
 def _remark(record: Record) -> str:
     found = {
-        "images without a label": record.unlabelled,
+        "images without a label that is a class": record.unlabelled,
         "images whose label is no class": record.unknown,
         "images or shards failed": record.failed,
     }

@@ -665,7 +665,10 @@ OTHERS = [
     ("a pickled checkpoint with code in it", "refused before any work; the code does not run"),
     ("weights that hold NaN", "refused before any work"),
     ("weights that are finite and give NaN", "failures, stage model"),
-    ("a label that the model has no class for", "failure, stage label"),
+    (
+        "a label that the model has no class for",
+        "read, and the label is null; failure, stage label, where the target is the label or a concept by label",
+    ),
     ("a range of a billion shards, `{0..999999999}`", "refused before any work"),
 ]
 

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finer_ray.metrics import upsample
-from finer_ray.metrics.perturbation import area, confidence_drop, ranks, relative_drop, replaced, step_counts
+from finer_ray.metrics.perturbation import (
+    area,
+    confidence_drop,
+    ranks,
+    relative_drop,
+    replaced,
+    step_counts,
+    where_ordered,
+)
 
 GENERATOR = torch.Generator().manual_seed(2)
 IMAGES = torch.randn((3, 3, 8, 6), generator=GENERATOR)
@@ -54,6 +62,17 @@ def test_ranks_are_permutations_and_ties_go_by_position() -> None:
     assert (order.flatten(2).sort(2).values == torch.arange(48)).all()
     assert order[1, 1].flatten().tolist() == list(range(48))
     torch.testing.assert_close(ranks(MAPS * 1000, (8, 6)), order)
+
+
+def test_a_map_that_is_zero_everywhere_has_no_values() -> None:
+    maps = torch.zeros((2, 3, 4, 5))
+    maps[0, 0] = 0.5
+    maps[1, 2, 3, 4] = 1e-30
+    for shape in ((2, 3), (2, 3, 6), (2, 3, 2, 2)):
+        found = where_ordered(torch.ones(shape), maps)
+        assert found[0, 0].eq(1).all()
+        assert found[1, 2].eq(1).all()
+        assert found.isnan().sum() == 4 * torch.ones(shape)[0, 0].numel()
 
 
 def test_areas_are_numpys() -> None:

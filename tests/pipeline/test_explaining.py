@@ -24,7 +24,7 @@ from finer_ray.pipeline.planning import layout_of
 from finer_ray.saliency import explain
 from finer_ray.store.export import Export, open_export
 from finer_ray.store.verify import verify_export
-from tests.conftest import write_tar
+from tests.conftest import Members, photo, sample, write_tar
 from tests.pipeline.exports import many, same
 
 Job = Callable[..., Config]
@@ -86,6 +86,119 @@ def test_halves_of_odd_batches_are_filled_up_too(
     assert tried[0] == batch
     assert tried[-1] == 2
     assert verify_export(config.output.url) == []
+
+
+def damaged(count: int, bad: set[int]) -> Members:
+    """Samples, some of whose photos are cut in the middle: their header is good, and decoding them fails."""
+    return [
+        (name, body[: len(body) // 2] if name.endswith(".jpg") and int(name[1:4]) in bad else body)
+        for name, body in many(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "batch", "decoder", "maps", "counts"),
+    [
+        ("timm:test_vit", 32, "cpu", ["gradcam", "finer_layercam"], [1, 5, 9, 13, 15]),
+        ("timm:test_vit", 5, "device", ["gradcam", "finer_layercam"], [1, 5, 9, 13, 15]),
+        ("timm:test_efficientnet", 32, "device", ["gradcam", "finer_layercam"], [5, 13]),
+        ("timm:test_efficientnet", 5, "cpu", ["gradcam", "finer_layercam"], [9, 15]),
+        ("timm:test_vit", 5, "cpu", ["finer_scorecam", "finer_rise", "finer_mask"], [9]),
+    ],
+)
+def test_rows_that_fail_do_not_change_a_bit_of_the_others(
+    backbone: str, batch: int, decoder: str, maps: list[str], counts: list[int], tmp_path: Path, job: Job
+) -> None:
+    """Wherever they are found to be bad: while they are loaded, or on the model's device."""
+
+    def exported(name: str, bad: set[int]) -> Export:
+        tar = write_tar(tmp_path / name / "a.tar", damaged(16, bad))
+        config = job(
+            str(tar),
+            model={"backbone": backbone, "image_size": 32},
+            input={"max_failures": 1.0, "decoder": decoder},
+            saliency={"maps": maps, "rise": {"masks": 9}, "mask": {"steps": 2}},
+            metrics={"deletion": True, "drops": True, "steps": 3},
+            compute={"batch_size": batch},
+            output={"url": str(tmp_path / name / "out"), "rows_per_unit": 16},
+        )
+        export(config)
+        return open_export(config.output.url)
+
+    clean, order = exported("clean", set()), np.random.default_rng(1).permutation(16)
+    for count in counts:
+        bad = set(order[:count].tolist())
+        made = exported(str(count), bad)
+        rows = made.images["row"].to_pylist()
+        assert rows == sorted(set(range(16)) - bad)
+        for name in clean.manifest.layout.shapes():
+            np.testing.assert_array_equal(made.tensors[name][:][rows], clean.tensors[name][:][rows], err_msg=name)
+        for name in ("images", "metrics"):
+            ours, theirs = (
+                [{**line, "shard": ""} for line in getattr(of, name).to_pylist() if line["row"] in rows]
+                for of in (made, clean)
+            )
+            assert ours == theirs
+
+
+def test_a_batch_of_failures_alone_is_not_computed(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = too_large(monkeypatch, 100)
+    config = job(
+        str(write_tar(tmp_path / "a.tar", damaged(8, {0, 1, 2, 3, 5}))),
+        input={"max_failures": 1.0},
+        compute={"batch_size": 4},
+    )
+    export(config)
+    assert tried == [4]
+    assert open_export(config.output.url).images["key"].to_pylist() == ["p004", "p006", "p007"]
+
+
+def labelled(labels: list[int | str | None]) -> Members:
+    return [member for i, label in enumerate(labels) for member in sample(f"p{i:03d}", i, label, [10, 8, 60, 50])]
+
+
+# In two units of eight rows.
+LABELS: list[int | str | None] = [3, -1, None, "zebrra", 5000, -1, "zebrra", -1, 4, -1, "gnoo", 1]
+
+
+def test_labels_that_are_no_class_become_null_and_are_told_of(tmp_path: Path, job: Job) -> None:
+    tar = str(
+        write_tar(tmp_path / "a.tar", [*labelled(LABELS), ("bad.jpg", b"no photo"), ("bad.json", b'{"label": -1}')])
+    )
+    config = job(tar, model={"classes": "imagenet-1k"})
+    summary = export(config)
+    made = open_export(config.output.url)
+    assert made.images["label"].to_pylist() == [3, *[None] * 7, 4, None, None, 1]
+    assert made.failures["stage"].to_pylist() == ["decode"]
+    assert verify_export(config.output.url) == []
+    (note,) = summary.notes
+    assert note.startswith("8 images have a label that is no class, and are explained without it: class -1 is out of")
+    assert "do without labels, set input.fields.label: '' and a saliency.target other than label): 4; " in note
+    assert "no class is called 'zebrra' (nearest: zebra" in note
+    # What is done is not told of again.
+    assert export(config).notes == []
+
+    strict = job(tar, model={"classes": "imagenet-1k"}, saliency={"target": "label"}, input={"max_failures": 1.0})
+    strict = strict.model_copy(update={"output": strict.output.model_copy(update={"url": str(tmp_path / "strict")})})
+    assert export(strict).notes == []
+    failures = open_export(strict.output.url).failures.to_pylist()
+    assert [line["stage"] for line in failures] == ["label", "target", *["label"] * 7, "decode"]
+    assert "marks no label" in failures[0]["error"]
+
+
+def test_numbers_that_are_names_of_folders_are_no_indices(tmp_path: Path, job: Job) -> None:
+    for name in ("1", "2", "10"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.jpg").write_bytes(photo(int(name)))
+    config = job(str(tmp_path / "in"))
+    (note,) = export(config).notes
+    assert open_export(config.output.url).images["label"].to_pylist() == [None] * 3
+    assert "model.classes is not given" in note
+    assert note.endswith("in sorted order): 3")
+    named = job(str(tmp_path / "in"), model={"classes": [str(i) for i in range(1, 1001)]})
+    named = named.model_copy(update={"output": named.output.model_copy(update={"url": str(tmp_path / "named")})})
+    assert export(named).notes == []
+    assert sorted(open_export(named.output.url).images["label"].to_pylist()) == [0, 1, 9]
 
 
 def test_an_image_that_does_not_fit_alone_is_a_failure(

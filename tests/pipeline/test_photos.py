@@ -158,8 +158,9 @@ def test_an_export_decoded_on_the_device_is_the_cpus_but_for_rounding(tmp_path: 
     device = exported(job, tar, tmp_path / "device", input=DEVICE)
     assert device.failures.equals(cpu.failures)
     faults = {line["key"]: line["stage"] for line in cpu.failures.to_pylist()}
-    stages = {"c1": "region", "d0": "decode", "d1": "label", "e0": "decode", "e1": "decode", "b cut": "decode"}
+    stages = {"c1": "region", "d0": "decode", "e0": "decode", "e1": "decode", "b cut": "decode"}
     assert {key: faults[key] for key in stages} == stages
+    assert "d1" in cpu.images["key"].to_pylist()
     exact = ["row", "key", "label", "target", "references", "width", "height"]
     assert device.images.select(exact).equals(cpu.images.select(exact))
     assert device.metrics["region"].equals(cpu.metrics["region"])
@@ -175,6 +176,17 @@ def test_an_export_decoded_on_the_device_is_the_cpus_but_for_rounding(tmp_path: 
             np.testing.assert_array_equal(
                 device.tensors["embedding"][line["row"]], cpu.tensors["embedding"][line["row"]]
             )
+
+
+def test_what_is_wrong_with_a_photo_comes_before_its_label(tmp_path: Path, job: Job) -> None:
+    tar = write_tar(tmp_path / "a.tar", hard())
+    wanted = {"target": "label", "selection": [5, 6, 7]}
+    for decoder in ("cpu", "device"):
+        options = {"max_failures": 1.0, "decoder": decoder}
+        made = exported(job, tar, tmp_path / decoder, input=options, saliency=wanted)
+        faults = {line["key"]: line["stage"] for line in made.failures.to_pylist()}
+        stages = {"c0": "target", "c1": "region", "d0": "decode", "d1": "label", "e0": "decode", "e1": "decode"}
+        assert {key: faults[key] for key in stages} == stages
 
 
 def test_the_device_is_really_asked(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

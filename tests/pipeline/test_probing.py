@@ -95,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     (folder / "probes.yaml").write_text(yaml.safe_dump(tree))
     result = CliRunner().invoke(app, ["probe", str(folder / "probes.yaml"), "--set", "probe.seed=0"])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "named with vit: 1 images without a label; 1 images whose label is no class; 1 images or shards failed" in (
+    assert "named with vit: 2 images without a label that is a class; 1 images or shards failed" in (
         result.output.replace("\n", " ")
     )
     return folder, tree
@@ -118,7 +118,7 @@ def test_two_backbones_by_two_data_sets(world: tuple[Path, dict[str, Any]]) -> N
         assert json.loads(metadata["settings"])["penalty"] == 2.0
     one = found["named", "vit"]
     assert (one["train_count"], one["held_out_count"]) == (90, 60)
-    assert (one["unlabelled"], one["unknown"], one["failed"], one["untrained"]) == (1, 1, 1, ["never"])
+    assert (one["unlabelled"], one["unknown"], one["failed"], one["untrained"]) == (2, 0, 1, ["never"])
     other = found["numbered", "vit"]
     assert other["train_count"] + other["held_out_count"] == 120
     assert 30 < other["held_out_count"] < 66
@@ -126,7 +126,7 @@ def test_two_backbones_by_two_data_sets(world: tuple[Path, dict[str, Any]]) -> N
     row = next(line for line in text.splitlines() if line.startswith("| vit"))
     for line in (one, other):
         assert f"{100 * line['held_out_accuracy']:.1f} ({100 * line['train_accuracy']:.1f})" in row
-    assert "no class" in text
+    assert "2 images without a label that is a class" in text
     assert verify_export(str(folder / "probes" / "embeddings" / "named" / "vit" / "train")) == []
 
 

@@ -65,6 +65,35 @@ def test_pairs_by_label() -> None:
         every.label('"cardinla"')
 
 
+@pytest.mark.parametrize(
+    ("wanted", "needed"),
+    [
+        (config(), False),
+        (config(target="finch"), False),
+        (config(target="label"), True),
+        (concept("label", default=["black wing", "bird"]), True),
+        (concept("predicted", default=["black wing", "bird"]), False),
+        (concept("image", default=["black wing", "bird"]), False),
+    ],
+)
+def test_which_jobs_need_labels(wanted: Config, needed: bool) -> None:
+    assert Targets(wanted, MODEL).need_labels == needed
+
+
+def test_labels_that_are_no_class() -> None:
+    targets = Targets(config(target="label"), MODEL)
+    for _ in range(2):
+        assert targets.label(None) is None
+        assert targets.label('" finch "') == 2
+        with pytest.raises(
+            TargetError, match=r"class -1 is out of range: .*marks no label: .*input\.fields\.label: ''"
+        ):
+            targets.label("-1")
+        with pytest.raises(TargetError, match=r"class 3 is out of range: there are 0 to 2$") as caught:
+            targets.label("3")
+        assert caught.value.stage == "label"
+
+
 def test_an_images_own_concept() -> None:
     targets = Targets(concept("image", default=["red bill", "bird"]), MODEL)
     assert targets.pair(None, "black wing", "red bill") == (BLACK, RED)

@@ -1,11 +1,12 @@
 """The writing stage: lines of the tables."""
 
 import json
+from collections import Counter
 
 import pyarrow as pa
 import pytest
 
-from finer_ray.pipeline.writing import unit_tables
+from finer_ray.pipeline.writing import unit_tables, unknown_label_note, unknown_labels
 from tests.store.exports import LAYOUT
 
 
@@ -22,3 +23,16 @@ def test_metrics_carry_the_class_of_the_label_or_else_the_target(label: int | No
         (16, of, "finer_gradcam"),
     ]
     assert [(row["localisation"], row["pointing_hit"]) for row in found] == [(0.25, True), (0.5, None)]
+
+
+def test_the_note_of_unknown_labels_names_the_commonest_reasons() -> None:
+    reasons = Counter({"a": 1, "b": 30, "c": 20, "d": 10})
+    assert unknown_label_note(61, reasons) == (
+        "61 images have a label that is no class, and are explained without it: b: 30; c: 20; d: 10; ..."
+    )
+    assert unknown_label_note(30, Counter({"b": 30})).endswith("without it: b: 30")
+
+
+def test_failed_images_have_no_say_about_labels() -> None:
+    table = pa.table({"stage": [None, "decode", None, None], "unknown_label": ["no", "no", None, "no"]})
+    assert unknown_labels(table) == {"no": 2}

@@ -1,0 +1,105 @@
+"""The preprocessing that weights were trained with, where they come from a file, which holds tensors alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finer_ray.config import ModelConfig
+from finer_ray.errors import ConfigError
+
+# Of the section `model`. (What is cut off at the borders, `crop_pct`, differs by tag more often and matters less.)
+KEYS = ("mean", "std", "resize", "interpolation")
+# Tags that a message names for one value.
+MAX_TAGS = 3
+
+
+def with_preprocessing(
+    config: ModelConfig, beside: Mapping[str, Any], tags: Mapping[str, Mapping[str, Any]]
+) -> ModelConfig:
+    """A config for weights from a file, with the keys of the preprocessing that it leaves open.
+
+    They are those of a config beside the file, else what all published weights of the backbone have; a backbone
+    without any has its library's default.
+
+    Args:
+        config: the section `model`.
+        beside: values of `KEYS` from a config beside the file; empty where there is none.
+        tags: values of `KEYS` for each pretrained tag of the backbone, by the tag's name.
+
+    Raises:
+        ConfigError: the tags differ, and nothing says which of them the file is; or `beside` has impossible values.
+    """
+    found, unclear = dict(beside), []
+    for key in KEYS:
+        values = {settings[key] for settings in tags.values() if key in settings}
+        if getattr(config, key) is not None:
+            found.pop(key, None)
+        elif key not in found and len(values) == 1:
+            found[key] = values.pop()
+        elif key not in found and values:
+            unclear.append(f"model.{key} ({_by_value(key, tags)})")
+    if unclear:
+        raise ConfigError(
+            "model.weights: a file does not tell how its images were prepared, and the published weights of "
+            f"{config.backbone} differ in it: set {', '.join(unclear)}"
+        )
+    try:
+        return ModelConfig.model_validate({**config.model_dump(), **found})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(
+            f"model.weights: the config beside {config.weights!r} has no usable {fault['loc'][0]} ({fault['msg']}): "
+            f"set model.{fault['loc'][0]}"
+        ) from None
+
+
+def advice(settings: Mapping[str, Any]) -> str:
+    """What to do where weights cannot be fetched, with the preprocessing that belongs to them."""
+    keys = ", ".join(f"model.{key}: {shown(settings[key])}" for key in KEYS if key in settings)
+    return f"download them elsewhere and give the file's path, with {keys}"
+
+
+def read_beside(weights: Path, name: str) -> dict[str, Any]:
+    """The JSON object of a config in the folder of a file of weights; empty where there is none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    file = weights.parent / name
+    if not file.is_file():
+        return {}
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"model.weights: {str(file)!r}, beside the file, cannot be read as JSON: {error}") from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def chosen(settings: Mapping[str, Any], resize: str, modes: Mapping[str, str]) -> dict[str, Any]:
+    """Values of `KEYS` from a library's description of preprocessing; those that it lacks are left out.
+
+    Args:
+        settings: the library's, as it names them.
+        resize: its key for how images are resized.
+        modes: its values of that key as values of `model.resize`; others are left out.
+    """
+    found = {key: settings[key] for key in KEYS if settings.get(key) is not None}
+    if (mode := modes.get(str(settings.get(resize)))) is not None:
+        found["resize"] = mode
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+
+
+def shown(value: object) -> str:
+    """A value as it is written in a job."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _by_value(key: str, tags: Mapping[str, Mapping[str, Any]]) -> str:
+    owners: dict[str, list[str]] = {}
+    for tag, settings in tags.items():
+        owners.setdefault(shown(settings.get(key)), []).append(tag)
+    more = {value: ", ..." if len(names) > MAX_TAGS else "" for value, names in owners.items()}
+    return "; ".join(f"{value}: {', '.join(names[:MAX_TAGS])}{more[value]}" for value, names in owners.items())
