@@ -188,10 +188,10 @@ def connected() -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Whether RAY_ADDRESS names something that a job can join at all.
+    """Whether RAY_ADDRESS names something that a job can join, and something answers there.
 
     Raises:
-        ConfigError: the dashboard, Ray's client, or what is not known.
+        ConfigError: the dashboard, Ray's client, or what is not known. WorkerError: nothing answers.
     """
     if "://" in address:
         why = (
@@ -200,6 +200,10 @@ def check_address(address: str) -> None:
             else "no cluster answers there"
         )
         raise ConfigError(f"RAY_ADDRESS is {address}: {why}; {ADVICE}")
+    try:
+        _reach(get_ray_address_from_environment(address, None))
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"RAY_ADDRESS is {address}: no cluster answers there; {ADVICE}") from error
 
 
 def _join(address: str) -> None:
@@ -208,13 +212,9 @@ def _join(address: str) -> None:
     Ray by itself waits for minutes, and ends with its own log and a traceback.
 
     Raises:
-        ConfigError: by `check_address`. WorkerError: no cluster answers.
+        ConfigError, WorkerError: by `check_address`, or where what answers cannot be joined.
     """
     check_address(address)
-    try:
-        _reach(get_ray_address_from_environment(address, None))
-    except (OSError, ValueError) as error:
-        raise WorkerError(f"RAY_ADDRESS is {address}: no cluster answers there; {ADVICE}") from error
     _keep_token_private()
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
@@ -357,11 +357,13 @@ def check_device(compute: ComputeConfig) -> None:
     """Whether the GPUs that are asked for are here, where the work will be; a cluster may yet start nodes with some.
 
     Raises:
-        ConfigError: they are not, and Ray would wait for them forever; or RAY_ADDRESS names what no job can join.
+        ConfigError: they are not, and Ray would wait for them forever.
+        ConfigError, WorkerError: RAY_ADDRESS names what no job can join, by `check_address`.
     """
     inline = compute.runner == "inline"
-    if not inline and not ray.is_initialized():
-        check_address(os.environ.get("RAY_ADDRESS", ""))
+    address = os.environ.get("RAY_ADDRESS") or OUR_OWN
+    if not inline and address != OUR_OWN and not ray.is_initialized():
+        check_address(address)
     if compute.device != "cuda" or (not inline and (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))):
         return
     needed, found = 1.0 if inline else compute.gpus_per_actor * compute.actors_min, torch.cuda.device_count()

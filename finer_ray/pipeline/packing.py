@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from io import BufferedRandom
@@ -144,7 +144,7 @@ def pack(packing: Packing) -> Packed:
     listing = list_dataset(packing.format, packing.source, choice)
     plans = _plans(packing, listing)
     folder = Folder(packing.to)
-    _claim(folder, packing, choice, plans)
+    _claim(folder, packing, choice, plans, listing.tables)
     done = {plan.name: shard for plan in plans if (shard := _finished(folder, plan)) is not None}
     left = [plan for plan in plans if plan.name not in done]
     if left:
@@ -224,17 +224,19 @@ def _plans(packing: Packing, listing: Listing) -> list[Plan]:
     ]
 
 
-def _claim(folder: Folder, packing: Packing, choice: Choice, plans: list[Plan]) -> None:
+def _claim(folder: Folder, packing: Packing, choice: Choice, plans: list[Plan], tables: Iterable[str]) -> None:
     """Make the folder this packing's, or go on with it: leftovers of a killed run and of a larger set are removed.
 
     Raises:
-        ConfigError: it holds shards of other options, or shards that no pack.json tells of.
+        ConfigError: it holds shards of other options, or files of these names that no pack.json tells of.
     """
     names = [plan.name for plan in plans]
+    known = set(names)
     options = _options(packing, choice)
     content = folder.read(PACK)
     if content is None:
-        found = next((name for name in names if folder.fs.exists(folder.path(name))), None)
+        ours = (*names, FINDINGS, CLASSES, *tables)
+        found = next((name for name in ours if folder.fs.exists(folder.path(name))), None)
         if found is not None:
             raise ConfigError(f"--to: {folder.url!r} holds {found}, but no {PACK}: choose another folder")
     else:
@@ -243,13 +245,17 @@ def _claim(folder: Folder, packing: Packing, choice: Choice, plans: list[Plan]) 
             then = {key: value for key, value in before["options"].items() if options.get(key) != value}
             now = {key: options.get(key) for key in then}
             raise ConfigError(f"--to: {folder.url!r} was packed with {then}, now {now}: choose another folder")
-        for name in {str(shard["name"]) for shard in before["shards"]} - set(names):
+        known |= {str(shard["name"]) for shard in before["shards"]}
+        for name in known - set(names):
             if Path(name).name == name and name.endswith(WRITERS[packing.form].suffix):
                 folder.remove(name)
                 folder.remove(f"{DONE}/{name}.json")
     if folder.local:
         for draft in Path(folder.root).glob(f"*{WRITERS[packing.form].suffix}.*{DRAFT}"):
-            draft.unlink()
+            # `whole_file` has put eight digits between.
+            name, _, digits = draft.name.removesuffix(DRAFT).rpartition(".")
+            if name in known and len(digits) == 8:
+                draft.unlink()
     running = {"status": "running", "options": options, "shards": [{"name": name} for name in names]}
     folder.write(PACK, _json(running))
 

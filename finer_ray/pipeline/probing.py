@@ -52,7 +52,7 @@ class Cell:
     @property
     def file(self) -> str:
         """Its place in the output."""
-        return f"{self.dataset}/{self.backbone}.safetensors"
+        return probe_file(self.dataset, self.backbone)
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the probe: settings, classes, and the rows of the exports."""
@@ -60,6 +60,11 @@ class Cell:
         settings = self.settings.model_dump(mode="json", exclude={"cache_rows"})
         parts = [settings, self.classes, rows, None if self.test else self.share]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def probe_file(dataset: str, backbone: str) -> str:
+    """The place of a probe's file in the output."""
+    return f"{dataset}/{backbone}.safetensors"
 
 
 def probe(config: ProbesConfig) -> list[Record]:
@@ -79,6 +84,7 @@ def probe(config: ProbesConfig) -> list[Record]:
     classes = [_class_names(place, dataset) for place, dataset in enumerate(config.datasets)]
     _check(config)
     folder = Folder(config.output.url)
+    _check_files(config, folder)
     with connected():
         cells = [
             _embedded(config, backbone, dataset, names)
@@ -92,6 +98,19 @@ def probe(config: ProbesConfig) -> list[Record]:
     if failed:
         raise InputError("no probe could be trained for\n" + "\n".join(f"  {line}" for line in failed))
     return records
+
+
+def _check_files(config: ProbesConfig, folder: Folder) -> None:
+    """Refuse to write over files that are no probes. Raises ExportError."""
+    for dataset in config.datasets:
+        for backbone in config.backbones:
+            file = probe_file(dataset.name, backbone.title)
+            content = folder.read(file)
+            if content is not None and Record.read(content) is None:
+                raise ExportError(
+                    f"output.url: {folder.url}/{file} is no probe that was trained here, and would be written over: "
+                    "choose another output.url"
+                )
 
 
 def _class_names(place: int, dataset: DatasetConfig) -> list[str] | None:

@@ -52,8 +52,9 @@ def test_gpus_that_are_not_here(compute: dict[str, Any], enough: bool, job: Job)
 
 def test_a_cluster_may_yet_start_them(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
-    check_device(job("a.tar", compute={"device": "cuda", "runner": "ray"}).compute)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        check_device(job("a.tar", compute={"device": "cuda", "runner": "ray"}).compute)
     with pytest.raises(ConfigError, match=r"compute\.device"):
         check_device(job("a.tar", compute={"device": "cuda", "runner": "inline"}).compute)
 
@@ -114,13 +115,22 @@ def test_an_address_where_no_cluster_is(
         pass
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
-def test_an_address_that_never_works_is_refused_before_any_work(
-    address: str, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("http://127.0.0.1:8265", ConfigError),
+        ("ray://127.0.0.1:10001", ConfigError),
+        ("127.0.0.1:{free}", WorkerError),
+    ],
+)
+def test_an_address_that_does_not_work_is_refused_before_any_work(
+    address: str, kind: type[FinerRayError], tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(cluster, "CONNECT_PAUSE", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", address.format(free=server.getsockname()[1]))
     config = job("a.tar", output={"url": str(tmp_path / "out")}, compute={"runner": "ray"})
-    with pytest.raises(ConfigError, match="RAY_ADDRESS is"):
+    with pytest.raises(kind, match="RAY_ADDRESS is"):
         export(config)
     assert not (tmp_path / "out").exists()
     check_device(config.compute.model_copy(update={"runner": "inline"}))

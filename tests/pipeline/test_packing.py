@@ -152,6 +152,11 @@ def test_other_options_and_foreign_shards_are_refused(packing: Packing, tmp_path
     with pytest.raises(ConfigError, match=r"holds train-000000\.tar, but no pack\.json"):
         pack(replace(packing, to=str(tmp_path / "foreign")))
     assert contents(str(tmp_path / "foreign")) == {"train-000000.tar": hashlib.sha256(b"mine").hexdigest()}
+    for name in ("classes.txt", "findings.txt", "attributes.json"):
+        put(tmp_path / name / name, b"mine")
+        with pytest.raises(ConfigError, match=rf"holds {name}, but no pack\.json"):
+            pack(replace(packing, to=str(tmp_path / name)))
+        assert contents(str(tmp_path / name)) == {name: hashlib.sha256(b"mine").hexdigest()}
     with pytest.raises(ConfigError, match="lies in the source's folder"):
         pack(replace(packing, to=f"{packing.source}/out"))
     with pytest.raises(ConfigError, match="--split: 'val' is none of all, train, test"):
@@ -159,6 +164,15 @@ def test_other_options_and_foreign_shards_are_refused(packing: Packing, tmp_path
     with pytest.raises(ConfigError, match="--as: 'zip' is none of webdataset, parquet"):
         pack(replace(packing, form="zip"))
     assert not (tmp_path / "x").exists()
+
+
+def test_only_our_own_drafts_are_removed(packing: Packing) -> None:
+    pack(packing)
+    mine = ["train-000000.tar.bak.tmp", "holiday.tar.0a1b2c3d.tmp", "notes.tmp"]
+    for name in (*mine, "train-000000.tar.0a1b2c3d.tmp"):
+        put(Path(packing.to) / name, b"mine")
+    pack(packing)
+    assert sorted(path.name for path in Path(packing.to).glob("*.tmp")) == sorted(mine)
 
 
 def test_a_set_that_changed_is_packed_anew_where_it_did(packing: Packing, tmp_path: Path) -> None:

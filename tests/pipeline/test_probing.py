@@ -21,7 +21,7 @@ from finer_ray.models.head import probe_metadata
 from finer_ray.pipeline import probing
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.probing import probe
+from finer_ray.pipeline.probing import probe, probe_file
 from finer_ray.probe.config import ProbesConfig
 from finer_ray.store.export import open_export
 from finer_ray.store.verify import verify_export
@@ -183,6 +183,18 @@ def test_what_is_finished_is_not_done_again(world: tuple[Path, dict[str, Any]]) 
         probe(parse_section(ProbesConfig, other))
     probe(parse_section(ProbesConfig, tree))
     np.testing.assert_array_equal(weights("named/vit.safetensors"), first)
+
+
+def test_a_file_that_is_no_probe_is_not_written_over(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, tree = world
+    config = parse_section(ProbesConfig, {**tree, "output": {"url": str(tmp_path / "mine")}})
+    file = tmp_path / "mine" / probe_file(config.datasets[-1].name, config.backbones[0].title)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    with pytest.raises(ExportError, match=r"is no probe that was trained here.*choose another output\.url"):
+        probe(config)
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [file]
+    assert file.read_bytes() == b"mine"
 
 
 def test_exports_instead_of_shards(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
