@@ -173,6 +173,9 @@ def similarity(
     tensor: Annotated[str | None, typer.Option(help="The classifier's weights among a model's tensors.")] = None,
 ) -> None:
     """How similar are a classifier's classes to each other? (sorted weight-similarity curve)"""
+    if classifier.suffix in (".yaml", ".yml"):
+        # Only looked at: a wrong one is refused before torch is imported.
+        load_config(classifier)
     from finer_ray.studies.similarity import similarity_study
 
     _say(similarity_study(classifier, to, tensor))

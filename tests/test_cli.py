@@ -45,6 +45,7 @@ except SystemExit as end:
         ["finer-ray", "export", "{job}", "--dry-run"],
         ["finer-ray", "probe", "{job}"],
         ["finer-ray", "study", "aggregation", "{job}"],
+        ["finer-ray", "study", "similarity", "{job}"],
         ["finer-ray", "study", "faithfulness", "{job}", "{job}", "--attributes", "a.json", "--word", "bird"],
         ["jobs/export_saliency.py", "--config", "{job}"],
         ["jobs/scheduled_export.py", "--config", "{job}"],
