@@ -76,7 +76,7 @@ def hugging_face(path: Path, column: str, labels: list[int], names: list[str]) -
 def test_class_names_of_hugging_face(tmp_path: Path, column: str) -> None:
     config, text = started(tmp_path, str(hugging_face(tmp_path / "a.parquet", column, [0, 1, 1], ["cat's", "dog: 2"])))
     assert config.model.classes == ["cat's", "dog: 2"]
-    assert config.model.backbone == "open_clip:ViT-B-16"
+    assert config.model.backbone == "open_clip:ViT-B-16-quickgelu"
     assert config.input.fields.label == (None if column == "label" else column)
     assert "Classes by their names (all)" in text
 
@@ -90,7 +90,7 @@ def test_integer_labels_are_of_imagenet_only_in_its_order(tmp_path: Path, beside
         (tmp_path / "in" / "classes.txt").write_text("\n".join(ten))
     config, _ = started(tmp_path, str(place))
     assert config.model.classes == (str(tmp_path / "in" / "classes.txt") if beside else ten)
-    assert config.model.backbone == "open_clip:ViT-B-16"
+    assert config.model.backbone == "open_clip:ViT-B-16-quickgelu"
 
 
 def test_all_of_imagenet_in_its_order(tmp_path: Path) -> None:

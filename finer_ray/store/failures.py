@@ -116,7 +116,8 @@ def over_limit(folder: Folder, failures: int, samples: int, share: float, summar
         summary: by `failure_summary`; read from the folder when None.
     """
     summary = failure_summary(folder) if summary is None else summary
-    label = ", or read no labels (input.fields.label: '')" if "label: " in summary else ""
+    label = ", or do without labels (input.fields.label: '', and a saliency.target other than label)"
+    label = label if "label: " in summary else ""
     return (
         f"{failures} of {samples} samples failed so far, more than input.max_failures {share:g} allows "
         f"({int(share * samples)}); what is done is kept. Commonest: {summary or 'unknown'}. Mend the input, or raise "

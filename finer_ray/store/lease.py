@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finer_ray.errors import FinerRayError, LeaseError
+from finer_ray.errors import FinerRayError, LeaseError, StoreError
 from finer_ray.store.files import Folder
 
 FOLDER = "lease"
@@ -92,8 +92,13 @@ class Lease:
         self._thread.join()
         with suppress(FinerRayError):
             self._look()
-            if self._lost is None:
+            if self._lost is not None:
+                return
+            try:
                 self._write(released=True, expires=time.time())
+            except StoreError:
+                # On a full disk there is room for no file, but one can be removed.
+                self._folder.remove(_name(self._number))
 
     def _renew(self) -> None:
         while not self._over.wait(self._seconds / 4):

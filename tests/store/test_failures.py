@@ -72,7 +72,11 @@ def stopped(tmp_path: Path, job: Job) -> Config:
     members += [("none0.jpg", b"no photo"), ("none1.jpg", b"no photo")]
     members += [part for i in range(16) for part in sample(f"good{i:03d}", 20 + i, 1)]
     write_tar(tmp_path / "in" / "a.tar", members)
-    config = job(str(tmp_path / "in"), model={"classes": [f"class {i}" for i in range(1000)]})
+    config = job(
+        str(tmp_path / "in"),
+        model={"classes": [f"class {i}" for i in range(1000)]},
+        saliency={"target": "label"},
+    )
     with pytest.raises(InputError) as caught:
         export(config)
     assert caught.value.exit_code == 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finer_ray.errors import LeaseError
+from finer_ray.errors import LeaseError, StoreError
 from finer_ray.store.files import Folder
 from finer_ray.store.lease import current, hold
 
@@ -203,3 +203,15 @@ def test_of_many_threads_one_succeeds_in_memory() -> None:
     for thread in threads:
         thread.join()
     assert sorted(results) == ["held"] + ["refused"] * 7
+
+
+def test_a_lease_is_given_back_on_a_full_disk(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no file can be written, its own is removed: it would refuse others as long as this process lives."""
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    with hold(folder, 3600):
+        monkeypatch.setattr(folder, "write", full)
+    assert current(folder) is None
+    assert folder.names("lease", ".json") == []
