@@ -86,7 +86,7 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)
 
     def join(self) -> None:
         """Connect to Ray, until the end of this context; a second time does nothing."""
@@ -182,9 +182,19 @@ def connected() -> Iterator[None]:
     threading.Thread(target=watch, daemon=True, name="cluster").start()
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        _kill_at_shutdown()
+        raise
     finally:
         over.set()
         ray.shutdown()
+
+
+def _kill_at_shutdown() -> None:
+    """Have Ray's shutdown kill the processes that it started, instead of waiting a second for them to end in order."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        node.kill_all_processes = lambda **_: _kill_our_own()
 
 
 def check_address(address: str) -> None:
@@ -289,7 +299,7 @@ def _kill_our_own() -> None:
         pid = info.process.pid
         with suppress(OSError):
             children += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    node.kill_all_processes(check_alive=False, allow_graceful=False)
+    type(node).kill_all_processes(node, check_alive=False, allow_graceful=False)
     for child in children:
         with suppress(OSError):
             os.kill(int(child), signal.SIGKILL)
