@@ -30,7 +30,7 @@ from finer_ray.models.checkpoint import (
 from finer_ray.models.head import LinearHead
 from finer_ray.models.openclip_folder import CONFIG, OpenClipFolder
 from finer_ray.models.plain_block import PlainBlock, layer_scale
-from finer_ray.models.preprocessing import advice, chosen, read_beside, with_preprocessing
+from finer_ray.models.preprocessing import advice, agreed, chosen, read_beside, with_preprocessing
 from finer_ray.models.split import Attention, MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
 from finer_ray.shards import Transform
@@ -216,6 +216,8 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
     path = weights_file(config.weights)
     if path is not None and folder is None:
         config = with_preprocessing(config, _beside(path, name), _published(name))
+    elif config.weights == "random" and folder is None:
+        config = with_preprocessing(config, agreed(_published(name)), {})
     model = _create(name, path, config)
     texts = {"head": names if config.head == "text" else (), "concepts": concepts}
     tokenizer = folder.tokenizer if folder else partial(open_clip.get_tokenizer, name)

@@ -32,15 +32,10 @@ def with_preprocessing(
     Raises:
         ConfigError: the tags differ, and nothing says which of them the file is; or `beside` has impossible values.
     """
-    found, unclear = dict(beside), []
-    for key in KEYS:
-        values = {settings[key] for settings in tags.values() if key in settings}
-        if getattr(config, key) is not None:
-            found.pop(key, None)
-        elif key not in found and len(values) == 1:
-            found[key] = values.pop()
-        elif key not in found and values:
-            unclear.append(f"model.{key} ({_by_value(key, tags)})")
+    given = {key for key in KEYS if getattr(config, key) is not None}
+    found = {key: value for key, value in {**agreed(tags), **beside}.items() if key not in given}
+    differing = {key for settings in tags.values() for key in settings} - given - found.keys()
+    unclear = [f"model.{key} ({_by_value(key, tags)})" for key in KEYS if key in differing]
     if unclear:
         raise ConfigError(
             "model.weights: a file does not tell how its images were prepared, and the published weights of "
@@ -54,6 +49,12 @@ def with_preprocessing(
             f"model.weights: the config beside {config.weights!r} has no usable {fault['loc'][0]} ({fault['msg']}): "
             f"set model.{fault['loc'][0]}"
         ) from None
+
+
+def agreed(tags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Values of `KEYS` that all pretrained tags of a backbone have; arguments as of `with_preprocessing`."""
+    values = {key: {settings[key] for settings in tags.values() if key in settings} for key in KEYS}
+    return {key: found.pop() for key, found in values.items() if len(found) == 1}
 
 
 def advice(settings: Mapping[str, Any]) -> str:

@@ -61,6 +61,9 @@ ADVICE = (
 DIED = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError)
 # Of the cluster that RAY_ADDRESS names: attempts, seconds for each, and between them.
 CONNECTS, CONNECT_SECONDS, CONNECT_PAUSE = 3, 5.0, 1.0
+# How a client of HTTP/2, and so of gRPC, begins (RFC 9113, section 3.4): a fixed text and a frame of no settings.
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+FRAME_HEADER, SETTINGS_FRAME = 9, 4
 # Seconds without the control process (GCS) of a cluster after which a run ends; until then it may come back. Ray ends
 # the process after 60, with the exit code of an unknown error.
 LOST_SECONDS, WATCH_SECONDS = 45.0, 2.0
@@ -236,15 +239,27 @@ def _join(address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raises OSError or ValueError where nothing takes a connection at HOST:PORT."""
+    """Raises OSError or ValueError where no gRPC server, as a cluster's control process is, answers at HOST:PORT."""
     for attempt in range(1, CONNECTS + 1):
         try:
-            _connect(address)
+            with _connect(address) as connection:
+                _greet(connection)
             return
         except OSError:
             if attempt == CONNECTS:
                 raise
             time.sleep(CONNECT_PAUSE)
+
+
+def _greet(connection: socket.socket) -> None:
+    """Raises OSError where what answers does not speak HTTP/2: Ray would ask it again and again, for minutes."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
+    connection.sendall(HTTP2_PREFACE)
+    answer = connection.recv(FRAME_HEADER)
+    # A server begins with its settings, too.
+    if len(answer) < FRAME_HEADER or answer[3] != SETTINGS_FRAME:
+        raise ConnectionError("what answers is no gRPC server")
 
 
 def _watch(gcs: str, over: threading.Event) -> None:
@@ -255,7 +270,7 @@ def _watch(gcs: str, over: threading.Event) -> None:
     since: float | None = None
     while not over.wait(WATCH_SECONDS):
         try:
-            _connect(gcs)
+            _connect(gcs).close()
             since = None
         except OSError:
             since = since or time.monotonic()
@@ -272,9 +287,9 @@ def _watch_our_own(gcs: str, over: threading.Event) -> None:
                 _give_up(gcs, name)
 
 
-def _connect(address: str) -> None:
+def _connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    return socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
 
 
 def _give_up(gcs: str, name: str) -> NoReturn:

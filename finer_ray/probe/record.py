@@ -39,8 +39,8 @@ class Record(BaseModel):
         held_out_count, train_count: images that they are over.
         class_count: C.
         untrained: classes with no training image.
-        unlabelled, unknown, failed: images of both parts that were not used: with no label, with a label that is no
-            class, or lines of failures for another reason.
+        unlabelled, unknown, failed: images of both parts that were not used: with no label that is a class of their
+            export, with one that is none of the probe's, or lines of failures for another reason.
         iterations: of the training; as many as its settings allow mean that it has not converged.
         fingerprint: of everything that decides the probe.
         model_fingerprint: of the backbone with its weights.

@@ -279,8 +279,8 @@ class _Parts:
             )
         if unknown := self._layout.unknown_images(self._run):
             return (
-                f"{reason}. A key ends at the first dot of a file's name, so that this one's extension is "
-                f".{clipped(unknown[0], LONGEST_NAME)}: rename the file (dots to underscores), or name the extension "
+                f"no image member: a key ends at the first dot of a file's name, so that this one's extension is "
+                f"'.{clipped(unknown[0], LONGEST_NAME)}': rename the file (dots to underscores), or name the extension "
                 "in input.fields.image where it is always the same"
             )
         return reason

@@ -461,7 +461,7 @@ def tar_kinds() -> list[Kind]:
             "a file name with dots before its suffix, as `a.final.jpg`",
             "failure, stage read; its extension is named",
             among(("b.final.jpg", photo(9))),
-            {"b": ("read", "this one's extension is .final.jpg")},
+            {"b": ("read", "this one's extension is '.final.jpg'")},
         ),
         Kind(
             "annotations that do not lie beside their image",

@@ -17,7 +17,7 @@ from timm.models import get_pretrained_cfg, list_pretrained
 from finer_ray.config import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier, openclip_backbone, timm_backbone
-from finer_ray.models.preprocessing import with_preprocessing
+from finer_ray.models.preprocessing import agreed, with_preprocessing
 from finer_ray.shards import Transform
 
 HALF = (0.5, 0.5, 0.5)
@@ -167,3 +167,10 @@ def test_weights_that_cannot_be_fetched_come_with_what_to_set(
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(ConfigError, match=r"give the file's path, with model\.mean: \[0\.5, 0\.5, 0\.5\], .*resize"):
         build_classifier(ModelConfig(backbone=backbone, weights=tag, head="none", classes=["a", "b"]))
+
+
+def test_random_open_clip_weights_are_prepared_as_all_published_ones() -> None:
+    """open_clip's own default is CLIP's, which is right for no SigLIP."""
+    found = agreed(openclip_backbone._published("ViT-B-16-SigLIP"))
+    assert found == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize": "squash", "interpolation": "bicubic"}
+    assert "mean" not in agreed({"a": {"mean": (0.5,)}, "b": {"mean": (0.4,)}, "c": {}})

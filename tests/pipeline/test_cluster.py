@@ -3,13 +3,15 @@
 import os
 import socket
 import stat
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from finer_ray.config import Config
@@ -52,8 +54,8 @@ def test_gpus_that_are_not_here(compute: dict[str, Any], enough: bool, job: Job)
 
 def test_a_cluster_may_yet_start_them(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+    with answering(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
         check_device(job("a.tar", compute={"device": "cuda", "runner": "ray"}).compute)
     with pytest.raises(ConfigError, match=r"compute\.device"):
         check_device(job("a.tar", compute={"device": "cuda", "runner": "inline"}).compute)
@@ -113,6 +115,46 @@ def test_an_address_where_no_cluster_is(
     monkeypatch.setenv("RAY_ADDRESS", address.format(free=free))
     with pytest.raises(kind, match=rf"RAY_ADDRESS is .*{message}.*unset it.*HOST:6379.*ray job submit"), connected():
         pass
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The address of a server that answers so whoever connects."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection = server.accept()[0]
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(100)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"SSH-2.0-OpenSSH_9"])
+def test_a_server_that_is_no_cluster(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dashboard's port, for one."""
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(cluster, "CONNECT_PAUSE", 0.0)
+    with answering(answer) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(WorkerError, match="no cluster answers there"), connected():
+            pass
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_there_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same greeting."""
+    monkeypatch.undo()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with connected():
+        cluster._reach(ray.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize(
