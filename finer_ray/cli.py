@@ -1,6 +1,5 @@
 """The command line: `finer-ray export | status | verify | table | report | query | show | study | ...`."""
 
-import gc
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -436,9 +435,5 @@ def _show(table: Table) -> None:
 
 def main() -> None:
     """Entry of the console script: known errors become one plain message and an exit code of their kind."""
-    try:
-        with plainly():
-            app()
-    finally:
-        # Else the interpreter looks through all that was loaded for garbage before it ends, which takes a second.
-        gc.freeze()
+    with plainly():
+        app()

@@ -37,12 +37,13 @@ from finer_ray.pipeline.results import Results, answers
 from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import Map, explain
 from finer_ray.saliency.cams import MASKED
+from finer_ray.store import parts
 from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 
 Rows = NDArray[np.intp]
 # Marks of units that have ended processes by losing them their GPU; each run begins anew.
-LOST = "parts/lost"
+LOST = f"parts/{parts.LOST}"
 # How many a unit may end, and with which exit code.
 LOSSES, LOST_CODE = 3, 75
 # All calls of a process lose its GPU together, and that is one loss.

@@ -85,6 +85,9 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
         # Also the late commits of a run that stood still while another published.
         if plan_file.manifest is not None or committed(folder):
             clear(folder, plan_file, export_file)
+        if plan.shards != published.shards:
+            # Shards that were read again and are the same have other times now: once is enough.
+            export_file.write(published.model_copy(update={"shards": plan.shards}))
         return Summary(**published.counts, new=0, notes=notes)
     lease.confirm()
     similarity = similarity_files(classifier.class_weights()) if published is None else published.tables["similarity"]

@@ -11,6 +11,7 @@ import pytest
 
 from finer_ray.config import Config
 from finer_ray.errors import ConfigError, ExportError
+from finer_ray.pipeline import planning
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import check_places
 from finer_ray.store.export import open_export
@@ -138,13 +139,20 @@ def later(path: Path) -> None:
     os.utime(path, (stat.st_atime + 60, stat.st_mtime + 60))
 
 
-def test_a_shard_whose_headers_are_the_same_is_found_changed_by_its_bodies(tmp_path: Path, job: Job) -> None:
+def test_a_shard_whose_headers_are_the_same_is_found_changed_by_its_bodies(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_tar(tmp_path / "in" / "a.tar", bmps("123456789"))
     config = job(str(tmp_path / "in"), input=REPLACE)
     export(config)
-    # Touched, and the same: read, and nothing is done.
+    # Touched, and the same: read, once, and nothing is done.
     later(path)
+    tables = open_export(config.output.url).manifest.tables
     assert export(config).new == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "unit_digest", lambda *_: pytest.fail("read again"))
+        assert export(config).new == 0
+    assert open_export(config.output.url).manifest.tables == tables
     write_tar(path, bmps("123456780"))
     later(path)
     with pytest.raises(ExportError, match=r"1 changed: .*a\.tar \(9 images then, 9 now\)"):
