@@ -89,6 +89,14 @@ def test_ray_is_started_again(failing: int, message: str | None, monkeypatch: py
     assert all(options["address"] == "local" for options in tried)
 
 
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port at which nothing listens, and which no other process can take meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
 @pytest.mark.parametrize(
     ("address", "kind", "message"),
     [
@@ -110,11 +118,11 @@ def test_an_address_where_no_cluster_is(
     # Another test's cluster on this machine is not meant.
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free = server.getsockname()[1]
-    monkeypatch.setenv("RAY_ADDRESS", address.format(free=free))
-    with pytest.raises(kind, match=rf"RAY_ADDRESS is .*{message}.*unset it.*HOST:6379.*ray job submit"), connected():
-        pass
+    wanted = rf"RAY_ADDRESS is .*{message}.*unset it.*HOST:6379.*ray job submit"
+    with deaf_port() as free:
+        monkeypatch.setenv("RAY_ADDRESS", address.format(free=free))
+        with pytest.raises(kind, match=wanted), connected():
+            pass
 
 
 @contextmanager
@@ -169,11 +177,11 @@ def test_an_address_that_does_not_work_is_refused_before_any_work(
     address: str, kind: type[FinerRayError], tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_PAUSE", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RAY_ADDRESS", address.format(free=server.getsockname()[1]))
     config = job("a.tar", output={"url": str(tmp_path / "out")}, compute={"runner": "ray"})
-    with pytest.raises(kind, match="RAY_ADDRESS is"):
-        export(config)
+    with deaf_port() as free:
+        monkeypatch.setenv("RAY_ADDRESS", address.format(free=free))
+        with pytest.raises(kind, match="RAY_ADDRESS is"):
+            export(config)
     assert not (tmp_path / "out").exists()
     check_device(config.compute.model_copy(update={"runner": "inline"}))
 
