@@ -129,7 +129,7 @@ def test_killed_at_any_time_and_run_again(packing: Packing, tmp_path: Path) -> N
             labels.write(f"{image} 1\n")
     code = f"from finer_ray.pipeline.packing import *; pack({packing!r})"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=alone())
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(Path(packing.to).glob("done/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
