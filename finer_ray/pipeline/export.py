@@ -90,8 +90,7 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
             export_file.write(published.model_copy(update={"shards": plan.shards}))
         return Summary(**published.counts, new=0, notes=notes)
     lease.confirm()
-    similarity = similarity_files(classifier.class_weights()) if published is None else published.tables["similarity"]
-    plan = _erased(plan, published, folder).model_copy(update={"tables": {"similarity": similarity}})
+    plan = _erased(plan, published, folder).model_copy(update={"tables": _kept_tables(classifier, published)})
     plan_file.write(plan)
     if published is None:
         write_similarity(folder, classifier.class_weights())
@@ -110,6 +109,14 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
     create_tensors(folder, plan.layout, plan.rows())
     made = publish(folder, waiting, plan_file, export_file, crew.each, lease.confirm)
     return Summary(**made.counts, new=sum(unit.count for unit in left), notes=notes)
+
+
+def _kept_tables(classifier: Classifier, published: Manifest | None) -> dict[str, list[str]]:
+    """Tables that come of no unit: the similarity, which the first run writes; a later one has the same head."""
+    if published is None:
+        return {"similarity": similarity_files(classifier.class_weights())}
+    # Exports of earlier versions have no such table.
+    return {"similarity": published.tables.get("similarity", [])}
 
 
 def _has_news(plan: Manifest, published: Manifest) -> bool:

@@ -253,13 +253,12 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, eac
         elif (index.fingerprint, index.count) == (entry.shard.fingerprint, entry.shard.count) and not (
             is_tag(mark) and is_tag(entry.stamp)
         ):
-            doubtful.append((entry, fresh))
+            doubtful.append((entry, fresh, digests(entry)))
         else:
             changed.append(entry)
             renewed.append(fresh)
     # Headers are the same; whether bodies are, only reading them tells.
-    compare = partial(_is_same, config, [digests(entry) for entry, _ in doubtful])
-    for (entry, fresh), kept in zip(doubtful, each(compare, [*enumerate(doubtful)]), strict=True):
+    for (entry, fresh, _), kept in zip(doubtful, each(partial(_is_same, config), doubtful), strict=True):
         if kept:
             entries.append(entry.model_copy(update={"stamp": fresh.stamp}))
         else:
@@ -269,19 +268,15 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, eac
     return Survey([*entries, *new], changed, vanished, renewed)
 
 
-def _is_same(
-    config: Config, known: list[list[str | None]], numbered: tuple[int, tuple[ShardEntry, ShardEntry]]
-) -> bool:
+def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, list[str | None]]) -> bool:
     """Whether what was read of a shard is what it holds now; headers are known to be the same.
 
     Args:
         config: of the job.
-        known: for each shard, the digests of its units; None for those of which nothing was read yet, '' for those
-            that an earlier version has read.
-        numbered: the shard's number, and its entry as it was and as it is.
+        shard_then_and_now: its entry as it was and as it is, and the digests of its units: None for those of which
+            nothing was read yet, '' for those that an earlier version has read.
     """
-    number, (entry, fresh) = numbered
-    digests = known[number]
+    entry, fresh, digests = shard_then_and_now
     if all(digest is None for digest in digests):
         return True
     if "" in digests:

@@ -260,9 +260,17 @@ def test_exports_made_before_bodies_were_compared_go_on(tmp_path: Path, job: Job
                 entry["stamp"] = None
         for key in ("base", "obsolete"):
             del tree[key]
+        # Nor had the first versions a table of similarity.
+        del tree["tables"]["similarity"]
         file.write_text(json.dumps(tree))
         assert export(config).new == 0
         if name == "tar":
             later(tmp_path / "in" / "a.tar")
             with pytest.raises(ExportError, match="1 changed"):
                 export(config)
+            write_tar(tmp_path / "in" / "b.tar", bmps("56"))
+            config = job(
+                str(source / "b.tar"), input={"fields": {"label": ""}}, output={"url": str(tmp_path / "out-tar")}
+            )
+            assert export(config).new == 2
+            assert verify_export(config.output.url) == []

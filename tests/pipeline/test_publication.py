@@ -98,6 +98,12 @@ def s3() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["local", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, s3: None) -> str:
+    """Where exports go."""
+    return str(tmp_path / "out") if request.param == "local" else f"s3://bucket/{tmp_path.name}/out"
+
+
 class Scene:
     """An input that changes once, and the states that an undisturbed export of it has."""
 
@@ -223,35 +229,29 @@ def never_less(config: Config, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("stage", ["old", "new"])
-@pytest.mark.parametrize("place", ["local", "s3"])
-def test_a_run_killed_at_any_step(
-    place: str, stage: str, scene: Scene, processes: Any, tmp_path: Path, s3: None
-) -> None:
-    url = str(tmp_path / "out") if place == "local" else f"s3://bucket/{tmp_path.name}/out"
+def test_a_run_killed_at_any_step(url: str, stage: str, scene: Scene, processes: Any) -> None:
     steps = steps_of(scene, stage, processes)
     assert len(steps) > 40
-    for at in chosen(steps, f"killed {place} {stage}"):
+    for at in chosen(steps, f"killed {stage}"):
         config = prepared(scene, stage, url)
         killed = code(start(processes, config, at))
         # On S3 some steps of local disks are none.
-        assert killed == -signal.SIGKILL or (place == "s3" and killed == 0)
+        assert killed == -signal.SIGKILL or (url.startswith("s3") and killed == 0)
         never_less(config, scene)
         export(config)
         check(config, scene, stage)
 
 
 @pytest.mark.parametrize("stage", ["old", "new"])
-@pytest.mark.parametrize("place", ["local", "s3"])
 def test_a_run_that_stood_still_while_another_came_and_ended(
-    place: str, stage: str, scene: Scene, processes: Any, tmp_path: Path, s3: None
+    url: str, stage: str, scene: Scene, processes: Any
 ) -> None:
-    url = str(tmp_path / "out") if place == "local" else f"s3://bucket/{tmp_path.name}/out"
     steps = steps_of(scene, stage, processes)
-    for at in chosen(steps, f"stopped {place} {stage}"):
+    for at in chosen(steps, f"stopped {stage}"):
         config = prepared(scene, stage, url)
         first = start(processes, config, at, signal.SIGSTOP)
         still = stopped(first)
-        assert still or place == "s3"
+        assert still or url.startswith("s3")
         if still:
             time.sleep(LEASE + 0.1)
         second = code(start(processes, config))
