@@ -85,9 +85,9 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
         # Also the late commits of a run that stood still while another published.
         if plan_file.manifest is not None or committed(folder):
             clear(folder, plan_file, export_file)
-        if plan.shards != published.shards:
+        if (stamped := _with_stamps(published, plan)) != published:
             # Shards that were read again and are the same have other times now: once is enough.
-            export_file.write(published.model_copy(update={"shards": plan.shards}))
+            export_file.write(stamped)
         return Summary(**published.counts, new=0, notes=notes)
     lease.confirm()
     plan = _erased(plan, published, folder).model_copy(update={"tables": _kept_tables(classifier, published)})
@@ -109,6 +109,18 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
     create_tensors(folder, plan.layout, plan.rows())
     made = publish(folder, waiting, plan_file, export_file, crew.each, lease.confirm)
     return Summary(**made.counts, new=sum(unit.count for unit in left), notes=notes)
+
+
+def _with_stamps(published: Manifest, plan: Manifest) -> Manifest:
+    """The published manifest with the plan's signs of change for the shards that have rows."""
+    stamps = {entry.first_unit: entry.stamp for entry in plan.shards if entry.index["starts"]}
+    shards = [
+        entry.model_copy(update={"stamp": stamps.get(entry.first_unit, entry.stamp)})
+        if entry.index["starts"]
+        else entry
+        for entry in published.shards
+    ]
+    return published.model_copy(update={"shards": shards})
 
 
 def _kept_tables(classifier: Classifier, published: Manifest | None) -> dict[str, list[str]]:

@@ -166,6 +166,24 @@ def test_a_shard_whose_headers_are_the_same_is_found_changed_by_its_bodies(
     assert export(config).new == 0
 
 
+def test_a_damaged_shard_among_others_leaves_a_finished_export_alone(tmp_path: Path, job: Job) -> None:
+    """It is counted at every run, and has no units, so that its place among them says nothing."""
+    write_tar(tmp_path / "in" / "a.tar", many(9))
+    (tmp_path / "in" / "b.tar").write_bytes(b"no tar")
+    write_tar(tmp_path / "in" / "c.tar", many(3, 20))
+    config = job(str(tmp_path / "in" / "*.tar"))
+    export(config)
+    before = files_of(Path(config.output.url))
+    for _ in range(2):
+        assert export(config).new == 0
+        assert files_of(Path(config.output.url)) == before
+    later(tmp_path / "in" / "c.tar")
+    assert export(config).new == 0
+    after = files_of(Path(config.output.url))
+    assert {path.name for path in before if before[path] != after[path]} == {"export.json"}
+    assert before.keys() == after.keys()
+
+
 def test_bodies_are_compared_also_of_units_that_are_only_committed(
     tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
