@@ -95,8 +95,10 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
     if published is None:
         write_similarity(folder, classifier.class_weights())
     create_tensors(folder, plan.layout, plan.rows())
+    failed = plan.counts["failures"] + failure_count(folder, waiting)
+    _check_failures(config, failed, plan.images())
     if left:
-        notes += _run(config, classifier, plan, left, folder, waiting, lease, crew)
+        notes += _run(config, classifier, plan, left, folder, failed, lease, crew)
     missing, waiting = units_left(plan, published, folder)
     lease.confirm()
     if missing:
@@ -104,7 +106,6 @@ def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease
             f"{len(missing)} of {len(left)} units that this run has committed to {folder.url}/parts are not there any "
             "more; nothing is published. Run the same command again"
         )
-    _check_failures(config, plan.counts["failures"] + failure_count(folder, waiting), plan.images())
     # Again, in case a run that stood still has come between.
     create_tensors(folder, plan.layout, plan.rows())
     made = publish(folder, waiting, plan_file, export_file, crew.each, lease.confirm)
@@ -152,15 +153,16 @@ def _run(
     plan: Manifest,
     left: list[Unit],
     folder: Folder,
-    waiting: list[int],
+    failed: int,
     lease: Lease,
     crew: Crew,
 ) -> list[str]:
-    """Explain the units that are left; what the user is to be told of their labels."""
+    """Explain the units that are left; what the user is to be told of their labels.
+
+    `failed` is how many images of the others could not be used.
+    """
     done = plan.images() - sum(unit.count for unit in left)
-    failed = plan.counts["failures"] + failure_count(folder, waiting)
     work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
-    _check_failures(config, failed, plan.images())
     folder.remove(LOST)
     unknown, reasons = 0, Counter[str]()
     with Meter(plan.images(), done, failed) as meter:

@@ -237,13 +237,17 @@ class Folder:
 
     def read_table(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file that `write_table` wrote, or some of its columns. Raises FileNotFoundError."""
+        table = self.read_parquet(name, columns)
+        return table.cast(schema if columns is None else pa.schema([schema.field(column) for column in columns]))
+
+    def read_parquet(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Such a file as it is, with its schema's metadata. Raises FileNotFoundError."""
 
         def read() -> pa.Table:
             with self.fs.open(self.path(name), "rb") as file:
                 return pq.read_table(file, columns=columns)
 
-        table = self._reading(name, read)
-        return table.cast(schema if columns is None else pa.schema([schema.field(column) for column in columns]))
+        return self._reading(name, read)
 
     def read_schema(self, name: str) -> pa.Schema:
         """The schema of such a file, with its metadata. Raises FileNotFoundError."""

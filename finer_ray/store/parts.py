@@ -260,10 +260,12 @@ def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) ->
     for unit in units:
         for name, schema in PARTS.items():
             try:
-                pieces[name].append(folder.read_table(_part(name, unit.number), schema))
+                part = folder.read_parquet(_part(name, unit.number))
             except FileNotFoundError:
                 raise StoreError(_lost(folder, unit, "is not there any more")) from None
-        digests[unit.number] = _digest(folder.read_schema(_part("images", unit.number)))
+            pieces[name].append(part.cast(schema))
+            # Each part has it; the last one that is read is the commit.
+            digests[unit.number] = _digest(part.schema)
         _check_commit(folder, unit, rows_per_unit, [pieces[name][-1] for name in ("images", "failures")])
     files = tuple(_file(name, units, tag) for name in PARTS)
     for file, tables in zip(files, pieces.values(), strict=True):
