@@ -25,20 +25,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from finer_ray.config import Config, parse_config, parse_section
-from finer_ray.demo.birds.mark import marked
-from finer_ray.demo.birds.pictures import pictures, rendered
-from finer_ray.demo.birds.rendering import differing_mask, object_mask, part_mask
-from finer_ray.demo.birds.shards import write_birds
-from finer_ray.demo.birds.species import SPECIES, siblings
+from birds.mark import marked
+from birds.pictures import pictures, rendered
+from birds.rendering import differing_mask, object_mask, part_mask
+from birds.shards import write_birds
+from birds.species import SPECIES, siblings
+from finer_ray.config.loading import parse_config, parse_section
+from finer_ray.config.schema import Config
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.metrics.bootstrap import paired_interval
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.probing import probe
 from finer_ray.probe.config import ProbesConfig
-from finer_ray.store.export import Export, open_export
-from finer_ray.studies.aggregation import aggregation_study
+from finer_ray.store.reading import Export, open_export
+from finer_ray.studies.aggregations import aggregation_study
 from finer_ray.studies.faithfulness import faithfulness_study
 
 MODEL = Path(__file__).parents[1] / "finer_ray" / "demo" / "birds" / "model"

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.operations import Operations
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.saliency import Map, Question, contrast, explain
 

@@ -20,14 +20,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from finer_ray.config import Config, parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import Config
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import Crew
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import draft, make_plan, units_left
 from finer_ray.shards import ShardIndex, ShardRef
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import PLAN, Manifest, ManifestFile, ShardEntry, read_manifest
+from finer_ray.store.storage import Folder
 from tests.conftest import sample, write_tar
 from tests.s3 import served
 

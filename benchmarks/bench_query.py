@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from finer_ray.config import OutputConfig
-from finer_ray.store.export import Export
-from finer_ray.store.files import Folder
+from finer_ray.config.schema import OutputConfig
 from finer_ray.store.manifest import Manifest
 from finer_ray.store.parts import UNITS_PER_FILE
 from finer_ray.store.query import connect
+from finer_ray.store.reading import Export
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import IMAGES, METRICS, write_options
 
 IMAGES_MADE = 5_000_000

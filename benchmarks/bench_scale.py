@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.timed import rate_between, run_timed
-from finer_ray.config import parse_config
+from finer_ray.config.loading import parse_config
 from finer_ray.pipeline.cluster import connected
 from finer_ray.store.verify import verify_export
 

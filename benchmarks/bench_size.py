@@ -15,9 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from finer_ray.demo.tour import demo_config
+from finer_ray.demo.run import demo_config
 from finer_ray.pipeline.export import export
-from finer_ray.store.export import Export, open_export
+from finer_ray.store.reading import Export, open_export
 
 SIZE = (224, 224)
 # The script's four settings: gamma, and which references by position.

@@ -6,7 +6,6 @@
 First the floor: operations and bytes of an image. Then what the machine's parts can do, each alone. Then the library's
 plain forward pass and the engine on the same batches, half precision against float32, the whole job, the official
 script's loop, and a profile. A section that fails or runs out of its time is recorded as that, with what it had found.
-`benchmarks.carry` makes the folder of wheels for a machine that lacks some.
 """
 
 import argparse
@@ -28,7 +27,6 @@ from typing import Any
 
 import torch
 
-from benchmarks import carry
 from benchmarks.card.ceilings import ceilings
 from benchmarks.card.engine import profiled, rates_compiled, rates_of_models
 from benchmarks.card.floor import floor
@@ -65,7 +63,6 @@ def machine(setting: Setting, record: Record, found: Record) -> None:
     found["compiler"] = shutil.which("gcc") or shutil.which("cc")
     found["Python.h"] = (Path(sysconfig.get_path("include")) / "Python.h").exists()
     found["free in shared memory"] = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else None
-    found["missing or too old"] = carry.unmet()
     found["tf32 as it came"] = {
         "matmul": torch.backends.cuda.matmul.allow_tf32,
         "convolutions": torch.backends.cudnn.allow_tf32,

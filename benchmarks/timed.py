@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.pipeline import export
 from finer_ray.pipeline.progress import Meter
 

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from finer_ray.config import NO_SECRETS, load_config, load_section
+from finer_ray.config.loading import load_config, load_section
+from finer_ray.config.schema import NO_SECRETS
 from finer_ray.errors import plainly
 from finer_ray.urls import holds_secret
 from finer_ray.version import __version__
@@ -95,7 +96,7 @@ def probe(
     job = load_section(ProbesConfig, config, set_ or [])
     from finer_ray.pipeline.probing import probe as run
     from finer_ray.pipeline.stopping import stoppable
-    from finer_ray.probe.table import TITLE, accuracy_table, remarks
+    from finer_ray.probe.accuracy_table import TITLE, accuracy_table, remarks
 
     with stoppable():
         records = run(job)
@@ -115,7 +116,7 @@ def verify(
 
     Each is one line of images or of failures, with its own key.
     """
-    from finer_ray.store.export import open_export
+    from finer_ray.store.reading import open_export
     from finer_ray.store.verify import verify_export
 
     findings = verify_export(url, keys)
@@ -140,7 +141,7 @@ def status(
 
     Exit codes: 0 complete, 10 at work, 11 stopped, 12 none.
     """
-    from finer_ray.report.status import status_lines
+    from finer_ray.report.status_text import status_lines
     from finer_ray.store.status import status_of
 
     found = status_of(url)
@@ -160,8 +161,8 @@ def table(
 
     Below each finer map stands its paired difference to its baseline.
     """
-    from finer_ray.report.table import paper_table
-    from finer_ray.store.export import open_export
+    from finer_ray.report.paper_table import paper_table
+    from finer_ray.store.reading import open_export
 
     _show(paper_table(open_export(url)))
 
@@ -176,7 +177,7 @@ def similarity(
     if classifier.suffix in (".yaml", ".yml"):
         # Only looked at: a wrong one is refused before torch is imported.
         load_config(classifier)
-    from finer_ray.studies.similarity import similarity_study
+    from finer_ray.studies.similarity_curve import similarity_study
 
     _say(similarity_study(classifier, to, tensor))
 
@@ -192,7 +193,7 @@ def gamma(
     """How does gamma move the maps onto the annotated objects? From the stored basis: no model is needed."""
     if high < low:
         raise typer.BadParameter(f"--high {high:g} is below --low {low:g}")
-    from finer_ray.store.export import open_export
+    from finer_ray.store.reading import open_export
     from finer_ray.studies.sweep import sweep_study
 
     gammas = [round(low + step * place, 6) for place in range(int((high - low) / step + 1.5))]
@@ -208,9 +209,9 @@ def aggregation(
     """Does it matter how the references become one map? (Tab. 7) Running it again does only what is missing."""
     job = load_config(config, set_ or [])
     from finer_ray.pipeline.stopping import stoppable
-    from finer_ray.report.table import paper_table
-    from finer_ray.store.export import open_export
-    from finer_ray.studies.aggregation import EXPORT, aggregation_study
+    from finer_ray.report.paper_table import paper_table
+    from finer_ray.store.reading import open_export
+    from finer_ray.studies.aggregations import EXPORT, aggregation_study
 
     with stoppable(str(to / EXPORT)):
         places = aggregation_study(job, to)
@@ -244,7 +245,7 @@ def failure_cases(
     shown: Annotated[int, typer.Option(min=0, max=100, help="How many are drawn.")] = 12,
 ) -> None:
     """Where is the finer map worse than its baseline, or the prediction wrong? (C.1) Ranked, the first ones drawn."""
-    from finer_ray.store.export import open_export
+    from finer_ray.store.reading import open_export
     from finer_ray.studies.failure_cases import failure_cases_study
 
     _say(failure_cases_study(open_export(url), to, name, by, shown))
@@ -284,7 +285,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo writes.")] = Path("demo_export"),
 ) -> None:
     """Explain 40 real photos and 48 drawn birds: begin here."""
-    from finer_ray.demo.tour import tour
+    from finer_ray.demo.run import tour
 
     tour(folder)
 
@@ -301,7 +302,7 @@ def birds(
 
     They become WebDataset shards with all masks.
     """
-    from finer_ray.demo.birds.shards import write_birds
+    from birds.shards import write_birds
 
     for path in write_birds(folder, split, per_class, size, mark):
         typer.echo(path)
@@ -320,7 +321,7 @@ def report(
     A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls.
     """
     from finer_ray.report.site import write_report
-    from finer_ray.store.export import open_export
+    from finer_ray.store.reading import open_export
 
     made = open_export(url)
     typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
@@ -337,7 +338,7 @@ def query(
 
     Tables: images, metrics, classes, failures, similarity, names. Nothing is written, no other file is read.
     """
-    from finer_ray.report.answer import EXAMPLES, answer_table, ask, overview, write_answer
+    from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed
 
     made = open_committed(url)
@@ -373,8 +374,8 @@ def show(
     ] = None,
 ) -> None:
     """Draw one image as a PNG: photo, maps, and the contrast at any gamma."""
-    from finer_ray.report.close_up import close_up, find_row
-    from finer_ray.store.export import open_export
+    from finer_ray.report.image_figure import close_up, find_row
+    from finer_ray.store.reading import open_export
 
     made = open_export(url)
     if key is not None and row is None:

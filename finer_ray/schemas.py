@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.probe.config import ProbesConfig
 from finer_ray.store.layout import describe
 from finer_ray.store.manifest import Manifest

@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
-from finer_ray.config import InputConfig, parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import InputConfig
 from finer_ray.errors import InputError
+from finer_ray.images.sample import Sample
 from finer_ray.models.classes import ClassNames
-from finer_ray.shards import Fields, Sample, ShardRef, find_shards, index_shard, list_keys, read_unit
+from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, list_keys, read_unit
 from finer_ray.shards.files import is_local, locate
 from finer_ray.shards.parquet import class_names
 from finer_ray.shards.splits import is_split

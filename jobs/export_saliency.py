@@ -6,7 +6,7 @@ ray job submit --working-dir . -- python jobs/export_saliency.py --config my_job
 import argparse
 import sys
 
-from finer_ray.config import load_config
+from finer_ray.config.loading import load_config
 from finer_ray.errors import plainly
 
 

@@ -5,10 +5,10 @@ ray job submit --working-dir . -- python jobs/pack_shards.py --format cub --sour
 
 import argparse
 
+from finer_ray.datasets import DATASETS
+from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import plainly
 from finer_ray.pipeline.packing import Packing, pack
-from finer_ray.shards.datasets import DATASETS
-from finer_ray.shards.writers import WRITERS
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from datetime import UTC, date, datetime
 
-from finer_ray.config import load_config
+from finer_ray.config.loading import load_config
 from finer_ray.errors import ExportError, plainly
 
 

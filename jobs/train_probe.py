@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/train_probe.py --config my_probes.
 
 import argparse
 
-from finer_ray.config import load_section
+from finer_ray.config.loading import load_section
 from finer_ray.errors import plainly
 from finer_ray.probe.config import ProbesConfig
 
@@ -20,7 +20,7 @@ def main() -> None:
         # After the config was checked, for to import torch and Ray takes seconds.
         from finer_ray.pipeline.probing import probe
         from finer_ray.pipeline.stopping import stoppable
-        from finer_ray.probe.table import accuracy_markdown
+        from finer_ray.probe.accuracy_table import accuracy_markdown
 
         with stoppable():
             records = probe(config)

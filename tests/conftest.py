@@ -12,7 +12,8 @@ import open_clip
 import pytest
 from PIL import Image
 
-from finer_ray.config import Config, parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import Config
 
 Members = list[tuple[str, bytes]]
 

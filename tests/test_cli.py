@@ -13,11 +13,11 @@ import yaml
 from typer.testing import CliRunner
 
 from finer_ray.cli import app, main
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
 from finer_ray.pipeline.export import export
-from finer_ray.store.files import Folder
 from finer_ray.store.lease import current
+from finer_ray.store.storage import Folder
 from tests.conftest import sample, write_tar
 from tests.store.exports import write_small_export
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from finer_ray.config import Config, load_config
+from finer_ray.config.loading import load_config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError, LeaseError, StoreError
-from finer_ray.store.export import open_export
-from finer_ray.store.files import Folder
 from finer_ray.store.lease import hold
+from finer_ray.store.reading import open_export
+from finer_ray.store.storage import Folder
 from tests.conftest import write_tar
 from tests.jobs import run
 from tests.pipeline.exports import many

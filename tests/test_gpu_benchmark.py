@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import carry
 from benchmarks.card.goals import goals
 from benchmarks.card.setting import DINO, VIT
 
@@ -81,10 +80,3 @@ def test_a_gpu_that_is_not_there_is_asked_for_in_vain() -> None:
     done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True)
     assert done.returncode == 1
     assert "there is no GPU here" in done.stderr
-
-
-def test_what_is_carried_and_what_is_there_are_all_that_is_needed() -> None:
-    needed = carry.needed()
-    assert {"ray", "zarr", "pydantic", "numcodecs", "grad-cam"} <= set(needed)
-    assert not carry.PRESENT & set(needed)
-    assert carry.unmet() == []

@@ -19,14 +19,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from finer_ray.config import Config, load_config, parse_config
+from finer_ray.config.loading import load_config, parse_config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, InputError
+from finer_ray.images.decode import decode
+from finer_ray.images.sample import Sample
+from finer_ray.images.transform import Transform
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.shards import ShardRef, Transform, decode, find_shards
-from finer_ray.shards.sample import Sample
-from finer_ray.store.export import Export, open_export
+from finer_ray.shards import ShardRef, find_shards
+from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo, write_tar
 from tests.hostile import images, kinds

@@ -19,8 +19,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.store.export import open_export
 from finer_ray.store.layout import ARRAYS
+from finer_ray.store.reading import open_export
 from finer_ray.store.tables import AVERAGED, SCHEMAS
 
 ROOT = Path(__file__).parents[1]

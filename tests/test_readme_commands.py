@@ -13,12 +13,12 @@ import yaml
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import load_config, parse_config
+from finer_ray.config.loading import load_config, parse_config
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from tests.conftest import sample, write_tar
+from tests.datasets import trees
 from tests.s3 import served
-from tests.shards.datasets import trees
 from tests.store.exports import write_small_export
 from tests.test_readme import README, blocks, commands, section
 

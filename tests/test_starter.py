@@ -11,7 +11,8 @@ from timm.data import ImageNetInfo
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config, load_config
+from finer_ray.config.loading import load_config
+from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
 from finer_ray.starter import look
 from tests.conftest import photo, sample, write_tar

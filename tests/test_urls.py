@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from finer_ray.config import without_secrets
+from finer_ray.config.schema import without_secrets
 from finer_ray.errors import StoreError
 from finer_ray.urls import holds_secret, redacted
 

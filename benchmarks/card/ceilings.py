@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.io import decode_jpeg
 
 from benchmarks.card.clock import rates, spread
 from benchmarks.card.job import job_config
-from benchmarks.card.photos import encoded_photos, write_shards
+from benchmarks.card.photos import write_shards
 from benchmarks.card.setting import VIT, Record, Setting
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import cpus, own_resources
@@ -19,12 +18,11 @@ from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import layout_of
 from finer_ray.pipeline.writing import write
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import Unit
+from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors
 
 ROOT = Path(__file__).parents[2]
-DECODED_AT_A_TIME = 64
 WRITES = 6
 
 
@@ -34,7 +32,6 @@ def ceilings(setting: Setting, record: Record, found: Record) -> None:
     found["memory, bytes/s (read and written)"] = _memory(setting)
     found["host to device, bytes/s"] = _bus(setting)
     found["loading, images/s"] = _loading(setting)
-    found["decode_jpeg on the device, images/s"] = _device_jpeg(setting)
     found["writing, images/s of one process"] = _writing(setting)
 
 
@@ -90,13 +87,6 @@ def _loading(setting: Setting) -> Record:
         command = [sys.executable, "-m", "benchmarks.card.decoding", *arguments]
         found[name] = float(subprocess.check_output(command, text=True, cwd=ROOT))
     return found
-
-
-def _device_jpeg(setting: Setting) -> Record:
-    """torchvision's decoder alone, without resizing, of batches of encoded photos in host memory."""
-    bodies = encoded_photos(setting, DECODED_AT_A_TIME)
-    encoded = [torch.frombuffer(bytearray(body), dtype=torch.uint8) for body in bodies]
-    return rates(setting, {"jpeg": lambda: decode_jpeg(encoded, device=setting.device)}, len(encoded))["jpeg"]
 
 
 def _writing(setting: Setting) -> Record:

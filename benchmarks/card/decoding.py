@@ -9,9 +9,9 @@ import multiprocessing
 import sys
 import time
 
-from finer_ray.config import InputConfig
+from finer_ray.config.schema import InputConfig
+from finer_ray.images.transform import Transform
 from finer_ray.pipeline.loading import Loader
-from finer_ray.shards import Transform
 from finer_ray.store.manifest import Unit
 
 

@@ -7,16 +7,16 @@ from typing import Any
 from benchmarks.card.photos import write_shards
 from benchmarks.card.setting import VIT, Record, Setting
 from benchmarks.timed import rate_between, run_timed
-from finer_ray.config import Config, parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import Config
+from finer_ray.config.yaml_text import read_yaml
 from finer_ray.errors import ConfigError
 from finer_ray.pipeline.cluster import connected
-from finer_ray.yaml_text import read_yaml
 
 # What is measured, the most wanted first. A key that the config does not have is recorded as refused.
 VARIANTS: dict[str, dict[str, Any]] = {
     "no deletion": {},
     "deletion and drops": {"metrics": {"deletion": True, "steps": 20, "drops": True}},
-    "no deletion, photos decoded on the device": {"input": {"decoder": "device"}},
     "no deletion, compiled": {"compute": {"compile": True}},
 }
 

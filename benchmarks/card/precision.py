@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.card.setting import VIT, Record, Setting
-from finer_ray.config import InputConfig, load_config
+from finer_ray.config.loading import load_config
+from finer_ray.config.schema import InputConfig
+from finer_ray.images.transform import Transform
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.head import LinearHead
 from finer_ray.models.preparing import autocast, prepare
 from finer_ray.pipeline.columns import unpack_some
 from finer_ray.pipeline.loading import Loader
 from finer_ray.saliency import Explanation, Question, explain
-from finer_ray.shards import Fields, Transform, find_shards, index_shard
+from finer_ray.shards import Fields, find_shards, index_shard
 from finer_ray.store.manifest import Unit
 
 DEMO = resources.files("finer_ray.demo")

@@ -14,8 +14,9 @@ from torch.nn import functional
 from benchmarks.card.clock import seconds_of
 from benchmarks.card.photos import encoded_photos
 from benchmarks.card.setting import VIT, Record, Setting
+from finer_ray.images.decode import decode
+from finer_ray.images.sample import Sample
 from finer_ray.models import Classifier
-from finer_ray.shards import Sample, decode
 
 GAMMA = 0.6
 # Its three modes: gamma, and the references by their place.

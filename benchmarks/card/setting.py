@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 
 VIT, DINO = "ViT-B/16", "DINOv2 ViT-B/14"

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from finer_ray.images.transform import Transform
 from finer_ray.models.head import LinearHead
 from finer_ray.models.split import Split
-from finer_ray.shards import Transform
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from finer_ray.config import nearest
+from finer_ray.config.messages import nearest
 from finer_ray.errors import ConfigError
 
 PACKAGE = "package:"

@@ -11,7 +11,7 @@ from typing import Self
 
 from timm.data import ImageNetInfo
 
-from finer_ray.config import nearest
+from finer_ray.config.messages import nearest
 from finer_ray.errors import ConfigError
 
 

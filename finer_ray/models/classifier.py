@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
+from finer_ray.images.transform import Transform
 from finer_ray.models import openclip_backbone, timm_backbone
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import fingerprint
@@ -14,7 +15,6 @@ from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
 from finer_ray.models.split import Attention, Split, Unsupported
-from finer_ray.shards import Transform
 
 # Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
 TOLERANCE = 1e-3

@@ -15,8 +15,10 @@ from open_clip.transform import PreprocessCfg
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from finer_ray.config import LOCAL_DIR, ModelConfig, nearest
+from finer_ray.config.messages import nearest
+from finer_ray.config.schema import LOCAL_DIR, ModelConfig
 from finer_ray.errors import ConfigError
+from finer_ray.images.transform import Transform
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import (
     check_kinds,
@@ -33,7 +35,6 @@ from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.preprocessing import advice, agreed, chosen, read_beside, with_preprocessing
 from finer_ray.models.split import Attention, MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
-from finer_ray.shards import Transform
 
 POOL_TYPES = {"token": "tok", "avg": "avg"}
 # Of open_clip's names: from its hub, and of models with the activation of OpenAI's CLIP.

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import open_clip
 
-from finer_ray.config import LOCAL_DIR
+from finer_ray.config.schema import LOCAL_DIR
 from finer_ray.errors import ConfigError
 from finer_ray.models.checkpoint import package_path
 

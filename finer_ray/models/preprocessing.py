@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 
 # Of the section `model`. (What is cut off at the borders, `crop_pct`, differs by tag more often and matters less.)

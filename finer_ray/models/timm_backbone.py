@@ -8,15 +8,16 @@ from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from finer_ray.config import ModelConfig, nearest
+from finer_ray.config.messages import nearest
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
+from finer_ray.images.transform import Transform
 from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint, unwrapped, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.preprocessing import advice, chosen, read_beside, with_preprocessing
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
-from finer_ray.shards import Transform
 
 # `model.resize` for timm's crop modes; the third one, border, is none of ours.
 MODES = {"center": "shortest", "squash": "squash"}

@@ -22,7 +22,7 @@ from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from finer_ray.config import ComputeConfig
+from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
 
 

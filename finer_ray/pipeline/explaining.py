@@ -14,14 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import WorkerError
 from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
-from finer_ray.pipeline.cluster import Resources
-from finer_ray.pipeline.columns import unpack
-from finer_ray.pipeline.feeding import Arrays, Feeder, fetch
-from finer_ray.pipeline.fitting import (
+from finer_ray.pipeline.batch_size import (
     CPU_BATCH,
     LARGEST_BATCH,
     gpu_budget,
@@ -31,15 +28,17 @@ from finer_ray.pipeline.fitting import (
     largest_batch,
     masked_memory,
 )
-from finer_ray.pipeline.photos import Photos
-from finer_ray.pipeline.question import TargetError, Targets, question_of
+from finer_ray.pipeline.cluster import Resources
+from finer_ray.pipeline.columns import unpack, unpack_some
+from finer_ray.pipeline.device_transfer import Arrays, Feeder, fetch
 from finer_ray.pipeline.results import Results, answers
 from finer_ray.pipeline.scoring import Scorer
+from finer_ray.pipeline.targets import TargetError, Targets, question_of
 from finer_ray.saliency import Map, explain
 from finer_ray.saliency.cams import MASKED
 from finer_ray.store import parts
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
+from finer_ray.store.storage import Folder
 
 Rows = NDArray[np.intp]
 # Marks of units that have ended processes by losing them their GPU; each run begins anew.
@@ -162,22 +161,13 @@ class Explainer:
         good = np.array([row for row in rows if results.notes["stage"][row] is None], np.intp)
         if not len(good):
             return []
-        pixels, errors = unit.photos.take(good)
-        for position, error in errors.items():
-            results.fail(int(good[position]), error.stage, error.message)
-        good = np.delete(good, [*errors])
-        if not len(good):
-            return []
         # Each size is compiled for by itself.
         size = max(len(rows), self._size) if self._config.compute.compile else len(rows)
         places = np.searchsorted(rows, good)
         sources = np.zeros(size, np.intp)
         sources[places] = np.arange(len(good))
         filled = good[sources]
-        if len(good) < size:
-            # An array as an index would make the GPU be waited for.
-            pixels = pixels.index_select(0, torch.from_numpy(sources).to(pixels.device, non_blocking=True))
-        images = self._images(pixels)
+        images = self._images(self._feed(unit.pixels, unit.places[filled]))
         region = None if unit.regions is None else self._regions(unit.regions[filled])
         target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
         with autocast(self._device, self._config.compute.precision):
@@ -219,10 +209,10 @@ class Explainer:
         """A unit's arrays and annotations; rows in which annotations fail are marked."""
         source = results.source
         height, width = self._model.transform.size
-        photos = Photos(source, self._model.transform, self._config.input, self._feed)
+        pixels, places = unpack_some(source["pixels"], np.uint8, (height, width, 3))
         bits = -(-height * width // 8)
         regions = unpack(source["region"], np.uint8, (bits,)) if "region" in source.column_names else None
-        unit = LoadedUnit(photos, regions, [], [], [])
+        unit = LoadedUnit(pixels, places, regions, [], [], [])
         columns = (source[name].to_pylist() for name in ("label", "concept", "base"))
         for row, (text, concept, base) in enumerate(zip(*columns, strict=True)):
             label = target = reference = None
@@ -235,9 +225,6 @@ class Explainer:
                     results.unknown_labels[row] = str(error)
                 target, reference = self._targets.pair(label, concept, base)
             except TargetError as error:
-                # What is wrong with the photo itself comes first, whoever decodes it.
-                if fault := photos.fault(row):
-                    results.fail(row, fault.stage, fault.message)
                 results.fail(row, error.stage, str(error))
             unit.labels.append(label)
             unit.targets.append(target)
@@ -265,12 +252,14 @@ class LoadedUnit:
     """A unit's images and annotations, by row.
 
     Attributes:
-        photos: as pixels or encoded.
+        pixels: (m, h, w, 3) uint8 of those that could be decoded.
+        places: (n,) of each image among them; anything for those that could not.
         regions: (n, bytes) uint8, a bit a pixel; or None.
         labels, targets, references: None where there is none or the model is to choose.
     """
 
-    photos: Photos
+    pixels: NDArray[np.uint8]
+    places: NDArray[np.int64]
     regions: NDArray[np.uint8] | None
     labels: list[int | None]
     targets: list[int | None]

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import InputError, StoreError
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import Crew, Resources, check_device, own_resources, plain_errors, resources
@@ -21,16 +21,16 @@ from finer_ray.pipeline.explaining import LOST, Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.progress import Meter, Summary
-from finer_ray.pipeline.question import check_question
 from finer_ray.pipeline.source import UnitSource
+from finer_ray.pipeline.targets import check_question
 from finer_ray.pipeline.writing import unknown_label_note, write
 from finer_ray.store.failures import over_limit, too_many
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.lease import Lease, hold
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, Unit, check_vacant, pending
 from finer_ray.store.parts import clear, committed, failure_count, publish
 from finer_ray.store.similarity import similarity_files, write_similarity
+from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors, erase_units
 
 # Units that one Ray Data pipeline is given: it holds a task for each from the beginning.

@@ -5,19 +5,19 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import Crew, check_device, own_resources
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
-from finer_ray.pipeline.question import check_question
+from finer_ray.pipeline.targets import check_question
 from finer_ray.pipeline.writing import write
 from finer_ray.store.failures import over_limit, too_many
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Unit, check_vacant, pending, read_manifest
 from finer_ray.store.parts import failure_count
+from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors
 
 WARM, TRIED, SHOWN = 2, 24, 5

@@ -1,4 +1,4 @@
-"""Loading stage: a unit's images from their shard, on CPU tasks: as pixels, or encoded for the model's device."""
+"""Loading stage: a unit's images from their shard as pixels, on CPU tasks."""
 
 import json
 from dataclasses import dataclass
@@ -7,21 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finer_ray.config import InputConfig
+from finer_ray.config.schema import InputConfig
+from finer_ray.images.decode import Decoded, DecodeError, decode
+from finer_ray.images.sample import Sample
+from finer_ray.images.transform import Transform
 from finer_ray.pipeline.columns import pack, pack_some
 from finer_ray.retry import patiently
-from finer_ray.shards import (
-    Decoded,
-    DecodeError,
-    Deferred,
-    Fields,
-    Sample,
-    ShardRef,
-    Transform,
-    decode,
-    defer,
-    read_unit,
-)
+from finer_ray.shards import Fields, ShardRef, read_unit
 from finer_ray.store.manifest import Unit
 
 TYPES = {
@@ -40,8 +32,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads and decodes units, one image at a time: encoded images are never held together, but for those that are left
-    to the model's device, which are small.
+    """Reads and decodes units, one image at a time: encoded images are never held together.
 
     Attributes:
         config: of the input.
@@ -65,10 +56,9 @@ class Loader:
         """A unit's photos.
 
         Returns:
-            unit, index, shard, key, label (JSON), concept, base; of a good image either `pixels` (packed (h, w, 3)
-            uint8) or `encoded` (a JPEG that is left to the model's device), null in the other; where wanted, `region`
-            (packed bits of (h, w)); `region_kind`, `width`, `height`; `digest` of what was read; `stage` and `error`,
-            null for good images.
+            unit, index, shard, key, label (JSON), concept, base; of a good image `pixels` (packed (h, w, 3) uint8);
+            where wanted, `region` (packed bits of (h, w)); `region_kind`, `width`, `height`; `digest` of what was read;
+            `stage` and `error`, null for good images.
 
         Raises:
             StoreError: the shard's store does not answer.
@@ -79,7 +69,6 @@ class Loader:
         height, width = self.transform.size
         # Filled from the front; the memory of what stays empty is never touched.
         pixels, present = np.zeros((unit.count, height, width, 3), np.uint8), np.zeros(unit.count, bool)
-        encoded: list[bytes | None] = [None] * unit.count
         regions = np.zeros((unit.count, -(-height * width // 8)), np.uint8)
         notes: list[dict[str, Any]] = []
         fields = Fields.with_defaults(unit.format, self.config.fields.model_dump())
@@ -92,11 +81,8 @@ class Loader:
             except DecodeError as error:
                 notes[-1] |= {"stage": error.stage, "error": error.message}
                 continue
-            if isinstance(found, Deferred):
-                encoded[position] = found.encoded
-            else:
-                pixels[present.sum()] = found.image
-                present[position] = True
+            pixels[present.sum()] = found.image
+            present[position] = True
             if found.region is not None:
                 regions[position] = np.packbits(found.region.reshape(-1))
             notes[-1] |= {"region_kind": found.region_kind, "width": found.width, "height": found.height}
@@ -106,17 +92,13 @@ class Loader:
             "shard": pa.array([unit.url] * unit.count, pa.string()),
             **{name: pa.array([note.get(name) for note in notes], kind) for name, kind in TYPES.items()},
             "pixels": pack_some(pixels[: present.sum()], present),
-            "encoded": pa.array(encoded, pa.large_binary()),
         }
         if self.region:
             columns["region"] = pack(regions)
         return pa.table(columns)
 
-    def _take(self, sample: Sample) -> Decoded | Deferred:
-        most = self.config.max_image_pixels
-        if self.config.decoder == "device" and (left := defer(sample, self.transform, most, self.region)):
-            return left
-        return decode(sample, self.transform, most, self.config.fast_jpeg, self.region)
+    def _take(self, sample: Sample) -> Decoded:
+        return decode(sample, self.transform, self.config.max_image_pixels, self.config.fast_jpeg, self.region)
 
 
 def _note(sample: Sample) -> dict[str, Any]:

@@ -15,16 +15,16 @@ from typing import Any, cast
 import ray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finer_ray.config import NO_SECRETS
+from finer_ray.config.messages import brief
+from finer_ray.config.schema import NO_SECRETS
+from finer_ray.datasets import Choice, Finding, Findings, Listing, Record, choose, list_dataset
+from finer_ray.datasets.entry import read_entries
+from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.progress import Meter
-from finer_ray.shards.datasets import Choice, Finding, Findings, Listing, Record, choose, list_dataset
-from finer_ray.shards.entry import read_entries
 from finer_ray.shards.files import DRAFT, whole_file
-from finer_ray.shards.message import brief
-from finer_ray.shards.writers import WRITERS
-from finer_ray.store.files import Folder
+from finer_ray.store.storage import Folder
 from finer_ray.urls import holds_secret
 from finer_ray.version import __version__
 
@@ -40,7 +40,7 @@ class Packing:
     """What to pack, where to, and how.
 
     Attributes:
-        format: the data set's layout, a name in `finer_ray.shards.datasets.DATASETS`.
+        format: the data set's layout, a name in `finer_ray.datasets.DATASETS`.
         source: its folder (for `parquet` also a file or another fsspec URL); every node must reach it.
         to: the folder or fsspec URL that gets the shards.
         form: webdataset or parquet.

@@ -11,18 +11,18 @@ from itertools import islice
 from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
-from finer_ray.config import Config
+from finer_ray.config.messages import clipped
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
-from finer_ray.pipeline.question import question_of
+from finer_ray.pipeline.targets import question_of
 from finer_ray.retry import patiently
 from finer_ray.shards import Fields, ShardIndex, ShardRef, find_shards, index_shard, stamps, unit_digest
 from finer_ray.shards.files import is_tag, locate
-from finer_ray.shards.message import clipped
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
 from finer_ray.store.parts import Each, committed, committed_digests
+from finer_ray.store.storage import Folder
 from finer_ray.version import __version__
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "pillow", "ray", "zarr")

@@ -10,21 +10,21 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from finer_ray.config import Config, InputConfig, MetricsConfig, ModelConfig, OutputConfig, SaliencyConfig
+from finer_ray.config.schema import Config, InputConfig, MetricsConfig, ModelConfig, OutputConfig, SaliencyConfig
 from finer_ray.errors import ConfigError, ExportError, FinerRayError, InputError
 from finer_ray.models import build_classifier
 from finer_ray.models.classes import read_classes
 from finer_ray.models.head import probe_bytes
 from finer_ray.pipeline.cluster import check_device, connected, resources
 from finer_ray.pipeline.export import export
+from finer_ray.probe.accuracy_table import accuracy_lines, accuracy_markdown
 from finer_ray.probe.config import BackboneConfig, DatasetConfig, ExportConfig, ProbesConfig, TrainingConfig
 from finer_ray.probe.embeddings import Embeddings, held_out
 from finer_ray.probe.record import Record
-from finer_ray.probe.table import accuracy_lines, accuracy_markdown
 from finer_ray.probe.training import correct, train
 from finer_ray.shards import find_shards
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.files import Folder
+from finer_ray.store.reading import Export, open_export
+from finer_ray.store.storage import Folder
 
 # Settings of a backbone's section that may differ between a config and an export that holds its embeddings.
 FREE = {"weights", "match", "seed", "head", "classes", "templates", "concepts"}

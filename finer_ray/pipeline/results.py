@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finer_ray.pipeline.columns import or_null, pack
-from finer_ray.pipeline.feeding import Arrays
+from finer_ray.pipeline.device_transfer import Arrays
 from finer_ray.saliency import Explanation
 from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.layout import ARRAYS, Layout

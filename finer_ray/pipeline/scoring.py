@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from finer_ray.config import MetricsConfig
+from finer_ray.config.schema import MetricsConfig
 from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.metrics.perturbation import (
     area,

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from finer_ray.pipeline.columns import unpack
 from finer_ray.shards.formats import joined_digest
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.parts import commit
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import write_unit
 

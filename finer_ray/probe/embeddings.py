@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
-from finer_ray.store.export import Export
+from finer_ray.store.reading import Export
 
 # Rows that are read together: whole chunks, this many where they allow it.
 PIECE_ROWS = 2048

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from finer_ray.report.photos import read_photos
-from finer_ray.store.export import Export
+from finer_ray.store.reading import Export
 
 ACROSS = 2
 # Characters that fit above one picture.

@@ -7,11 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from finer_ray.config import InputConfig, parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.config.messages import brief
+from finer_ray.config.schema import InputConfig
 from finer_ray.errors import ExportError, StoreError
-from finer_ray.shards import Decoded, DecodeError, Fields, Sample, ShardRef, Transform, decode, read_unit
-from finer_ray.shards.message import brief
-from finer_ray.store.export import Export
+from finer_ray.images.decode import Decoded, DecodeError, decode
+from finer_ray.images.sample import Sample
+from finer_ray.images.transform import Transform
+from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.store.reading import Export
 
 
 def read_photos(export: Export, rows: Sequence[int]) -> list[NDArray[np.uint8]]:

@@ -1,13 +1,13 @@
 """Saliency maps as pure tensor functions: no Ray, no I/O, no state between batches."""
 
 from finer_ray.saliency.aggregation import AGGREGATIONS, contrast
-from finer_ray.saliency.classifier import SplitClassifier
 from finer_ray.saliency.explanation import Explanation, explain
 from finer_ray.saliency.gem import Gem
 from finer_ray.saliency.mask import Mask
 from finer_ray.saliency.objective import WEIGHTINGS, reference_weights
-from finer_ray.saliency.question import Map, Question
 from finer_ray.saliency.rise import Rise
+from finer_ray.saliency.spec import Map, Question
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 __all__ = [
     "AGGREGATIONS",

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from finer_ray.saliency.aggregation import combine, linear
-from finer_ray.saliency.classifier import SplitClassifier
 from finer_ray.saliency.gem import gem, gem_basis
 from finer_ray.saliency.layercam import layercam
 from finer_ray.saliency.mask import circle_probabilities, perturbation
 from finer_ray.saliency.objective import reference_weights
-from finer_ray.saliency.question import CamName, Map, Question
 from finer_ray.saliency.rise import rise_basis
 from finer_ray.saliency.scorecam import masked_logits, scorecam
+from finer_ray.saliency.spec import CamName, Map, Question
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 
 @dataclass(frozen=True)

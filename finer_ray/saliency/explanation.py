@@ -9,9 +9,9 @@ from torch import Tensor
 
 from finer_ray.saliency import objective
 from finer_ray.saliency.cams import CAMS, Evidence, draw
-from finer_ray.saliency.classifier import SplitClassifier
 from finer_ray.saliency.gradcam import contrast_basis
-from finer_ray.saliency.question import Question
+from finer_ray.saliency.spec import Question
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finer_ray.saliency.aggregation import linear
-from finer_ray.saliency.classifier import SplitClassifier
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 
 @dataclass(frozen=True)

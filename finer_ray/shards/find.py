@@ -12,12 +12,11 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
-from finer_ray.config import nearest
+from finer_ray.config.messages import clipped, nearest
 from finer_ray.errors import InputError
 from finer_ray.shards.fields import Format
 from finer_ray.shards.files import is_local, listing, locate
 from finer_ray.shards.folder import EXTENSIONS
-from finer_ray.shards.message import clipped
 from finer_ray.shards.shard import ShardRef
 
 SUFFIXES: dict[str, Format] = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}

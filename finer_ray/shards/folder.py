@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finer_ray.config.messages import brief, printable
+from finer_ray.images.sample import Sample
 from finer_ray.retry import of_store
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import is_local, locate
-from finer_ray.shards.message import brief, printable
-from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 LINK = "a link out of the folder (or to a folder, or to nothing): give the real folder, or copy"

@@ -8,12 +8,12 @@ from types import ModuleType
 
 import pyarrow as pa
 
+from finer_ray.config.messages import brief, clipped, printable
 from finer_ray.errors import StoreError
+from finer_ray.images.sample import DIGEST_BYTES, Sample
 from finer_ray.retry import transient
 from finer_ray.shards import folder, parquet, webdataset
 from finer_ray.shards.fields import Fields
-from finer_ray.shards.message import brief, clipped, printable
-from finer_ray.shards.sample import DIGEST_BYTES, Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 READERS: dict[str, ModuleType] = {"webdataset": webdataset, "parquet": parquet, "folder": folder}

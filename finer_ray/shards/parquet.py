@@ -12,6 +12,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finer_ray.config.messages import brief, printable, short_key
+from finer_ray.images.sample import Sample
 from finer_ray.retry import of_store
 from finer_ray.shards.annotation import (
     MOST_JSON,
@@ -24,8 +26,6 @@ from finer_ray.shards.annotation import (
 )
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_random, size_of
-from finer_ray.shards.message import brief, printable, short_key
-from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 BATCH = 32

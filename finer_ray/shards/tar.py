@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import BinaryIO
 
+from finer_ray.config.messages import brief
 from finer_ray.shards.files import size_of
-from finer_ray.shards.message import brief
 
 BLOCK = tarfile.BLOCKSIZE
 LONGEST_EXTENSION = 2**20

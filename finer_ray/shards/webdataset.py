@@ -11,12 +11,12 @@ from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
+from finer_ray.config.messages import clipped, short_key
+from finer_ray.images.sample import Sample
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_read, open_scan
 from finer_ray.shards.folder import EXTENSIONS
-from finer_ray.shards.message import clipped, short_key
-from finer_ray.shards.sample import Sample
 from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.tar import Member, TarFault, TarScan
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, pending, read_manifest
 from finer_ray.store.parts import committed, read_tables
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES
 
 MAX_REASONS = 3

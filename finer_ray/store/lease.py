@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finer_ray.errors import FinerRayError, LeaseError, StoreError
-from finer_ray.store.files import Folder
+from finer_ray.store.storage import Folder
 
 FOLDER = "lease"
 # A lease file that cannot be read is one that is just being written, or removed; after so many seconds, a damaged one.

@@ -6,11 +6,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finer_ray.config import differences, fingerprinted
+from finer_ray.config.messages import differences
+from finer_ray.config.schema import fingerprinted
 from finer_ray.errors import ExportError
 from finer_ray.shards import ShardIndex
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
+from finer_ray.store.storage import Folder
 
 PLAN, EXPORT = "plan.json", "export.json"
 LEASE_FILE = re.compile(r"lock|\d{8,}\.json(\..*)?")

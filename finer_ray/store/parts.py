@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.errors import FinerRayError, LeaseError, StoreError
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import AVERAGED, CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, summarise, sums
 
 UNITS_PER_FILE = 1024

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from finer_ray.store.export import Export, open_export
 from finer_ray.store.failures import waiting_parts
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
+from finer_ray.store.reading import Export, open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import PARTS, SCHEMAS
 
 TABLES = ("images", "metrics", "classes", "failures", "similarity")

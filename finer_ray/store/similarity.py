@@ -3,8 +3,8 @@
 import pyarrow as pa
 from torch import Tensor
 
-from finer_ray.metrics.similarity import similarity_curve
-from finer_ray.store.files import Folder
+from finer_ray.metrics.weight_similarity import similarity_curve
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import SIMILARITY
 
 SIMILARITY_FILE = "similarity.parquet"

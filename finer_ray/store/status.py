@@ -11,10 +11,10 @@ from finer_ray.store.failures import (
     too_many,
     waiting_parts,
 )
-from finer_ray.store.files import Folder
 from finer_ray.store.lease import Holder, current
 from finer_ray.store.manifest import EXPORT, PLAN, pending, read_manifest
 from finer_ray.store.parts import committed, failure_count
+from finer_ray.store.storage import Folder
 
 State = Literal["none", "planning", "running", "stopped", "complete"]
 # Counting failures reads a small file for each unit; beyond so many it is left to the run itself.

@@ -10,8 +10,8 @@ import zarr
 from numpy.typing import NDArray
 
 from finer_ray.errors import LeaseError
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import ARRAYS, Layout
+from finer_ray.store.storage import Folder
 
 NAME = "saliency.zarr"
 

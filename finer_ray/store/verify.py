@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from finer_ray.shards import Fields, list_keys
-from finer_ray.store.export import Export, open_export
 from finer_ray.store.manifest import ShardEntry, entry_units
+from finer_ray.store.reading import Export, open_export
 
 LISTED = 5
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from finer_ray.config import Share
+from finer_ray.config.schema import Share
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames
 

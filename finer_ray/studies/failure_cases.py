@@ -6,11 +6,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finer_ray.config import nearest
+from finer_ray.config.messages import nearest
 from finer_ray.errors import ExportError
 from finer_ray.report.contact_sheet import contact_sheet
-from finer_ray.report.table import HIGHER_IS_BETTER, PREFERRED, baselines
-from finer_ray.store.export import Export
+from finer_ray.report.paper_table import HIGHER_IS_BETTER, PREFERRED, baselines
+from finer_ray.store.reading import Export
 from finer_ray.studies.output import write_study
 
 NAME = "failure_cases"

@@ -20,15 +20,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError
+from finer_ray.images.transform import Transform
+from finer_ray.metrics.agreement import cosine, pearson, resample, to_peak
 from finer_ray.metrics.bootstrap import paired_interval
-from finer_ray.metrics.faithfulness import cosine, pearson, resample, to_peak
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.columns import or_null
 from finer_ray.pipeline.export import export
-from finer_ray.shards import Transform
-from finer_ray.store.export import Export, open_export
+from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.attributes import Choice
 from finer_ray.studies.faithfulness_plan import Plan, make_plan
 from finer_ray.studies.output import write_study

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finer_ray.config import Config, parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
-from finer_ray.metrics.similarity import most_similar
+from finer_ray.metrics.weight_similarity import most_similar
 from finer_ray.models import ClassNames, build_classifier
-from finer_ray.pipeline.question import check_question
+from finer_ray.pipeline.targets import check_question
 from finer_ray.shards import find_shards
 from finer_ray.studies.attributes import Choice, choose, read_attributes
 

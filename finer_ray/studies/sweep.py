@@ -15,7 +15,7 @@ from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.report.photos import read_rows
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
-from finer_ray.store.export import Export
+from finer_ray.store.reading import Export
 from finer_ray.studies.output import write_study
 
 SCHEMA = pa.schema(

@@ -14,10 +14,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finer_ray.config import Config, load_config, parse_config
+from finer_ray.config.loading import load_config, parse_config
+from finer_ray.config.schema import Config
+from finer_ray.config.yaml_text import read_yaml
 from finer_ray.errors import ConfigError
-from finer_ray.shards import DecodeError, Fields, Sample, ShardRef, decode, index_shard, list_keys, read_unit
-from finer_ray.yaml_text import read_yaml
+from finer_ray.images.decode import DecodeError, decode
+from finer_ray.images.sample import Sample
+from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
 from tests.fuzz import seeds
 from tests.hostile.kinds import BASE
 from tests.hostile.through import TRANSFORM

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from finer_ray.config.messages import short_key
 from finer_ray.shards import ShardRef
-from finer_ray.shards.message import short_key
 from tests.conftest import Members, photo, sample, write_tar
 from tests.hostile import images
 from tests.hostile.through import MAX_BYTES

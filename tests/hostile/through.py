@@ -4,17 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finer_ray.shards import (
-    Decoded,
-    DecodeError,
-    Fields,
-    ShardRef,
-    Transform,
-    decode,
-    index_shard,
-    list_keys,
-    read_unit,
-)
+from finer_ray.images.decode import Decoded, DecodeError, decode
+from finer_ray.images.transform import Transform
+from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
 
 MAX_PIXELS = 10**6
 MAX_BYTES = 2**20

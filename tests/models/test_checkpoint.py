@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier
 from finer_ray.models.checkpoint import MAX_NAME, package_path, read_checkpoint

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames, build_classifier
 from finer_ray.saliency import Question, explain

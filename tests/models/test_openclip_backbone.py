@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier, openclip_backbone
 

@@ -12,8 +12,9 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 
-from finer_ray.config import ModelConfig, parse_config
-from finer_ray.demo.birds.merges import learn_merges, write_merges
+from birds.merges import learn_merges, write_merges
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier
 from finer_ray.saliency import Question, explain

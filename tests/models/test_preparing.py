@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
-from finer_ray.pipeline.feeding import Feeder, fetch
+from finer_ray.pipeline.device_transfer import Feeder, fetch
 from finer_ray.saliency import Map, Mask, Question, Rise, explain
 
 CPU = torch.device("cpu")

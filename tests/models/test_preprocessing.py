@@ -14,11 +14,11 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg, list_pretrained
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
+from finer_ray.images.transform import Transform
 from finer_ray.models import build_classifier, openclip_backbone, timm_backbone
 from finer_ray.models.preprocessing import agreed, with_preprocessing
-from finer_ray.shards import Transform
 
 HALF = (0.5, 0.5, 0.5)
 KEYS = ("mean", "std", "resize", "interpolation")

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from finer_ray.pipeline import export as exporting
 from finer_ray.pipeline.explaining import Explainer
-from finer_ray.store.export import Export
+from finer_ray.store.reading import Export
 from tests.conftest import Members, sample
 
 

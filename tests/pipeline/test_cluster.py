@@ -14,7 +14,7 @@ import pytest
 import ray
 import torch
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
 from finer_ray.pipeline import cluster
 from finer_ray.pipeline.cluster import check_device, connected, cpus, own_resources

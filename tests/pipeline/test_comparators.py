@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
+from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.question import check_question, question_of
+from finer_ray.pipeline.targets import check_question, question_of
 from finer_ray.saliency import Gem, Mask, Rise, explain
-from finer_ray.shards import Fields, ShardRef, decode, read_unit
-from finer_ray.store.export import open_export
+from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import sample, write_tar
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import WorkerError
 from finer_ray.models import build_classifier
 from finer_ray.models.split import Split
@@ -22,7 +22,7 @@ from finer_ray.pipeline.cluster import own_resources
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import layout_of
 from finer_ray.saliency import explain
-from finer_ray.store.export import Export, open_export
+from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import Members, photo, sample, write_tar
 from tests.pipeline.exports import many, same
@@ -97,26 +97,24 @@ def damaged(count: int, bad: set[int]) -> Members:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "batch", "decoder", "maps", "counts"),
+    ("backbone", "batch", "maps", "counts"),
     [
-        ("timm:test_vit", 32, "cpu", ["gradcam", "finer_layercam"], [1, 5, 9, 13, 15]),
-        ("timm:test_vit", 5, "device", ["gradcam", "finer_layercam"], [1, 5, 9, 13, 15]),
-        ("timm:test_efficientnet", 32, "device", ["gradcam", "finer_layercam"], [5, 13]),
-        ("timm:test_efficientnet", 5, "cpu", ["gradcam", "finer_layercam"], [9, 15]),
-        ("timm:test_vit", 5, "cpu", ["finer_scorecam", "finer_rise", "finer_mask"], [9]),
+        ("timm:test_vit", 32, ["gradcam", "finer_layercam"], [1, 5, 9, 13, 15]),
+        ("timm:test_vit", 5, ["gradcam", "finer_layercam"], [1, 5, 9, 13, 15]),
+        ("timm:test_efficientnet", 32, ["gradcam", "finer_layercam"], [5, 13]),
+        ("timm:test_efficientnet", 5, ["gradcam", "finer_layercam"], [9, 15]),
+        ("timm:test_vit", 5, ["finer_scorecam", "finer_rise", "finer_mask"], [9]),
     ],
 )
 def test_rows_that_fail_do_not_change_a_bit_of_the_others(
-    backbone: str, batch: int, decoder: str, maps: list[str], counts: list[int], tmp_path: Path, job: Job
+    backbone: str, batch: int, maps: list[str], counts: list[int], tmp_path: Path, job: Job
 ) -> None:
-    """Wherever they are found to be bad: while they are loaded, or on the model's device."""
-
     def exported(name: str, bad: set[int]) -> Export:
         tar = write_tar(tmp_path / name / "a.tar", damaged(16, bad))
         config = job(
             str(tar),
             model={"backbone": backbone, "image_size": 32},
-            input={"max_failures": 1.0, "decoder": decoder},
+            input={"max_failures": 1.0},
             saliency={"maps": maps, "rise": {"masks": 9}, "mask": {"steps": 2}},
             metrics={"deletion": True, "drops": True, "steps": 3},
             compute={"batch_size": batch},

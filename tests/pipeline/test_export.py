@@ -17,15 +17,16 @@ import torch
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
+from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.explaining import question_of
 from finer_ray.pipeline.export import export
 from finer_ray.saliency import explain
-from finer_ray.shards import Fields, ShardRef, decode, read_unit
-from finer_ray.store.export import Export, open_export
+from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo, sample, write_tar
 from tests.pipeline.exports import files_of

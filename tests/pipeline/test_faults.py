@@ -22,11 +22,11 @@ import ray
 import yaml
 from ray.cluster_utils import Cluster
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.pipeline import export as exporting
 from finer_ray.pipeline.export import export
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.files import Folder
+from finer_ray.store.reading import Export, open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import jobs_in, write_tar
 from tests.pipeline.exports import many, same, slow_down

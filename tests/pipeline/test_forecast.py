@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.forecast import forecast

@@ -16,15 +16,15 @@ import pytest
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError, LeaseError
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.files import Folder
 from finer_ray.store.lease import hold
+from finer_ray.store.reading import Export, open_export
 from finer_ray.store.similarity import similarity_table
+from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import write_tar
 from tests.pipeline.exports import by_key, files_of, many, same

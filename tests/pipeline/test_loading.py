@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from finer_ray.config import InputConfig
+from finer_ray.config.schema import InputConfig
+from finer_ray.images.transform import Transform
 from finer_ray.pipeline.loading import Loader
-from finer_ray.shards import Fields, ShardRef, Transform, index_shard
+from finer_ray.shards import Fields, ShardRef, index_shard
 from finer_ray.store.manifest import Unit
 from tests.conftest import write_tar
 

@@ -18,18 +18,19 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
+from finer_ray.images.sample import Sample
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.packing import Packing, pack
-from finer_ray.shards import Fields, Sample, find_shards, index_shard, read_unit
-from finer_ray.store.export import open_export
+from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo
+from tests.datasets import trees
+from tests.datasets.trees import put
 from tests.jobs import run
-from tests.shards.datasets import trees
-from tests.shards.datasets.trees import put
 
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).parents[2] / "jobs" / "pack_shards.py"
@@ -231,8 +232,8 @@ def test_a_set_without_any_image(packing: Packing) -> None:
 
 def test_remote_folders(packing: Packing) -> None:
     # Ray's workers do not share this process's memory, so the shards go through the same code here.
+    from finer_ray.datasets import choose, list_dataset
     from finer_ray.pipeline.packing import Plan, write_shard
-    from finer_ray.shards.datasets import choose, list_dataset
 
     records = list_dataset("cub", packing.source, choose("cub")).records
     shard = write_shard(replace(packing, to="memory://bucket/cub"), Plan("a.tar", "train", tuple(records)))

@@ -9,13 +9,13 @@ from typing import Any
 import fsspec
 import pytest
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError
 from finer_ray.pipeline import planning
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import check_places
-from finer_ray.store.export import open_export
-from finer_ray.store.files import Folder
+from finer_ray.store.reading import open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import Members, photo, write_tar
 from tests.pipeline.exports import by_key, files_of, many

@@ -13,20 +13,18 @@ from typing import Any
 import pytest
 import torch
 from torch.utils import backend_registration
-from torchvision.io import decode_jpeg
 
-from finer_ray.config import MetricsConfig
+from finer_ray.config.schema import MetricsConfig
 from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, prepare
 from finer_ray.pipeline import export as job_of
 from finer_ray.pipeline.cluster import Resources
+from finer_ray.pipeline.device_transfer import fetch
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.feeding import fetch
 from finer_ray.pipeline.results import answers
 from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import Explanation, Map, Question, explain
-from finer_ray.shards import device_jpeg
-from finer_ray.store.export import open_export
+from finer_ray.store.reading import open_export
 from tests.conftest import jobs_in, photo, write_tar
 from tests.pipeline.exports import many
 from tests.saliency.models import build
@@ -154,23 +152,19 @@ def test_the_device_notices(apart: ProcessPoolExecutor) -> None:
     apart.submit(notice_what_is_wrong).result()
 
 
-def agree_on_an_export(folder: Path, decoder: str) -> None:
+def agree_on_an_export(folder: Path) -> None:
     from tests.pretend import DEVICE, pretend
-
-    def decoded_there(encoded: list[torch.Tensor], **options: Any) -> list[torch.Tensor]:
-        return [photo.to(DEVICE) for photo in decode_jpeg(encoded, mode=options["mode"])]
 
     others = [("bad.jpg", b"no photo"), ("cut.jpg", photo(1)[:900]), ("flat.png", photo(2, format="PNG"))]
     tar = str(write_tar(folder / "a.tar", [*many(9), *others, *many(3, 20)]))
     maps: list[Any] = ["gradcam", "finer_gradcam", "finer_layercam"]
     sections: dict[str, Any] = {"saliency": {"maps": maps}, "metrics": METRICS.model_dump()}
-    sections["input"] = {"decoder": decoder, "max_failures": 0.5}
+    sections["input"] = {"max_failures": 0.5}
     jobs = [jobs_in(folder)(tar, output={"url": str(folder / place)}, **sections) for place in ("here", "there")]
     assert export(jobs[0]).images == 13
     share = job_of.own_resources(jobs[1].compute)
     with pytest.MonkeyPatch.context() as patch, pretend():
         patch.setattr(job_of, "own_resources", lambda _: Resources(**vars(share) | {"device": DEVICE.type}))
-        patch.setattr(device_jpeg, "decode_jpeg", decoded_there)
         export(jobs[1])
     here, there = (open_export(job.output.url) for job in jobs)
     assert there.failures.equals(here.failures)
@@ -182,6 +176,5 @@ def agree_on_an_export(folder: Path, decoder: str) -> None:
         assert there.metrics[name].equals(here.metrics[name])
 
 
-@pytest.mark.parametrize("decoder", ["cpu", "device"])
-def test_an_export(tmp_path: Path, decoder: str, apart: ProcessPoolExecutor) -> None:
-    apart.submit(agree_on_an_export, tmp_path, decoder).result()
+def test_an_export(tmp_path: Path, apart: ProcessPoolExecutor) -> None:
+    apart.submit(agree_on_an_export, tmp_path).result()

@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config, load_section, parse_section
+from finer_ray.config.loading import load_section, parse_section
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, FinerRayError, InputError
 from finer_ray.models.head import probe_metadata
 from finer_ray.pipeline import probing
@@ -23,7 +24,7 @@ from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.probing import probe, probe_file
 from finer_ray.probe.config import ProbesConfig
-from finer_ray.store.export import open_export
+from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import Members, write_tar
 from tests.probe.exports import write_export

@@ -20,12 +20,12 @@ import fsspec
 import psutil
 import pytest
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import FinerRayError
 from finer_ray.pipeline.export import export
-from finer_ray.store import files, tensors
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.files import Folder
+from finer_ray.store import storage, tensors
+from finer_ray.store.reading import Export, open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import jobs_in, write_tar
 from tests.pipeline.exports import many, same
@@ -62,7 +62,7 @@ def watch(step: Callable[[str], None]) -> None:
 def run(config: Config, at: int, what: int, steps: Any) -> None:
     """A process: the export, which sends itself a signal at some step. Ends with the exit code of the command."""
     count = 0
-    files.LOCK_SECONDS = 0.5
+    storage.LOCK_SECONDS = 0.5
 
     def step(name: str) -> None:
         nonlocal count

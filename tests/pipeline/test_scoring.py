@@ -2,7 +2,7 @@
 
 import torch
 
-from finer_ray.config import MetricsConfig, ModelConfig
+from finer_ray.config.schema import MetricsConfig, ModelConfig
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import Map, Question, explain

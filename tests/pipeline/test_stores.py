@@ -12,14 +12,14 @@ import fsspec
 import pytest
 
 from finer_ray import retry
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, LeaseError, StoreError
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
-from finer_ray.store.export import open_export
-from finer_ray.store.files import Folder
 from finer_ray.store.lease import current, hold
+from finer_ray.store.reading import open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import write_tar
 from tests.pipeline.exports import by_key, many, same

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from finer_ray.shards import ShardIndex, ShardRef
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
 from finer_ray.store.parts import commit
+from finer_ray.store.reading import Export, open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, write_unit
 from tests.store.exports import publish_all

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from finer_ray.config import ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 
 SMALL = {"layers": 2, "width": 64, "patch_size": 16, "head_width": 32}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finer_ray.shards import Fields, Sample, ShardIndex, ShardRef, index_shard, list_keys, read_unit
+from finer_ray.images.sample import Sample
+from finer_ray.shards import Fields, ShardIndex, ShardRef, index_shard, list_keys, read_unit
 from tests.conftest import photo
 
 FOLDER = Fields.defaults("folder")

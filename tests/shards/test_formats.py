@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finer_ray.errors import InputError, StoreError
+from finer_ray.images.sample import Sample
 from finer_ray.shards import (
     Fields,
-    Sample,
     ShardIndex,
     ShardRef,
     find_shards,

@@ -10,7 +10,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from finer_ray.shards import Fields, Sample, ShardRef, find_shards, index_shard, list_keys, read_unit
+from finer_ray.images.sample import Sample
+from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, list_keys, read_unit
 from finer_ray.shards.parquet import hive_columns
 from tests.conftest import photo
 

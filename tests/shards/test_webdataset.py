@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finer_ray.shards import Fields, Sample, ShardRef, index_shard, list_keys, read_unit
+from finer_ray.images.sample import Sample
+from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
 from finer_ray.shards.webdataset import MAX_LINKS
 from tests.conftest import photo, write_tar
 

@@ -8,14 +8,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from finer_ray.config import parse_config
+from finer_ray.config.loading import parse_config
+from finer_ray.images.transform import Transform
 from finer_ray.models.classes import ClassNames
 from finer_ray.saliency.aggregation import contrast
-from finer_ray.shards import Fields, ShardRef, Transform, find_shards, index_shard, read_unit
-from finer_ray.store.files import Folder
+from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, read_unit
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, ShardEntry, Unit
 from finer_ray.store.parts import commit, publish
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import sample, write_tar

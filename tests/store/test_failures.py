@@ -6,17 +6,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.forecast import forecast, forecast_lines
-from finer_ray.report.status import status_lines
+from finer_ray.report.status_text import status_lines
 from finer_ray.store import failures as module
 from finer_ray.store.failures import common_reasons, failure_summary, grouped, read_failures, too_many
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import PLAN, read_manifest
 from finer_ray.store.query import connect, open_committed
 from finer_ray.store.status import status_of
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES
 from tests.conftest import sample, write_tar
 

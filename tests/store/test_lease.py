@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from finer_ray.errors import LeaseError, StoreError
-from finer_ray.store.files import Folder
 from finer_ray.store.lease import current, hold
+from finer_ray.store.storage import Folder
 
 HOLD = """
 import sys, time
-from finer_ray.store.files import Folder
+from finer_ray.store.storage import Folder
 from finer_ray.store.lease import hold
 with hold(Folder(sys.argv[1]), 60):
     print("held", flush=True)

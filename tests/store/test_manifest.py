@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError, LeaseError
-from finer_ray.shards import Transform
-from finer_ray.store.export import open_export
-from finer_ray.store.files import Folder
+from finer_ray.images.transform import Transform
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, check_vacant, pending
+from finer_ray.store.reading import open_export
+from finer_ray.store.storage import Folder
 from tests.store.exports import LAYOUT
 
 Job = Callable[..., Config]

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from finer_ray.errors import LeaseError, StoreError
-from finer_ray.store.export import open_export
-from finer_ray.store.files import Folder
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile
 from finer_ray.store.parts import commit, committed_digests, publish
+from finer_ray.store.reading import open_export
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import PARTS
 from finer_ray.store.verify import verify_export
 

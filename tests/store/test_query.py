@@ -13,8 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from finer_ray.errors import ExportError
-from finer_ray.store.export import Export
 from finer_ray.store.query import TABLES, connect
+from finer_ray.store.reading import Export
 from finer_ray.store.tables import SCHEMAS
 from tests.probe.exports import write_export
 

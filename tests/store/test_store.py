@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import finer_ray
 from finer_ray.errors import ExportError, StoreError
-from finer_ray.store.files import Folder
 from finer_ray.store.layout import Layout
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import IMAGES, METRICS, summarise, sums
 from finer_ray.store.tensors import create_tensors, open_tensors, to_half, write_unit
 

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.config import Config
+from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
+from finer_ray.images.decode import decode
 from finer_ray.models import Classifier, ClassNames, build_classifier
 from finer_ray.saliency import Map, Question, explain
-from finer_ray.shards import Fields, ShardRef, decode, read_unit
+from finer_ray.shards import Fields, ShardRef, read_unit
 from finer_ray.studies.attributes import choose, read_attributes
 from finer_ray.studies.faithfulness import another
 from finer_ray.studies.faithfulness_plan import make_plan

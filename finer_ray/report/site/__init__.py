@@ -1,5 +1,5 @@
 """The report: a static folder that shows an export in any browser, from disk and without a network."""
 
-from finer_ray.report.site.writing import write_report
+from finer_ray.report.site.site_writer import write_report
 
 __all__ = ["write_report"]

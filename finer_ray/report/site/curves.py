@@ -7,8 +7,8 @@ import numpy as np
 from markupsafe import Markup
 
 from finer_ray.report.site.charts import Series, line_chart
-from finer_ray.store.export import Export
 from finer_ray.store.query import connect
+from finer_ray.store.reading import Export
 
 # What happens to the pixels, by the beginning of the column's name.
 KINDS = {"deletion": "removed", "insertion": "inserted"}

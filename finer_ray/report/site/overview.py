@@ -10,10 +10,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from finer_ray.metrics.bootstrap import paired_interval
+from finer_ray.report.paper_table import COLUMNS, HIGHER_IS_BETTER, Cell, compare, metric_values
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
-from finer_ray.report.table import COLUMNS, HIGHER_IS_BETTER, Cell, compare, metric_values
-from finer_ray.store.export import Export
 from finer_ray.store.failures import grouped
+from finer_ray.store.reading import Export
 
 # Lines of the table of confused pairs.
 PAIRS = 10

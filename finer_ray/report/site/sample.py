@@ -8,8 +8,8 @@ import duckdb
 import numpy as np
 import pyarrow.compute as pc
 
-from finer_ray.report.table import HIGHER_IS_BETTER, PREFERRED, baselines
-from finer_ray.store.export import Export
+from finer_ray.report.paper_table import HIGHER_IS_BETTER, PREFERRED, baselines
+from finer_ray.store.reading import Export
 
 # Best, median and worst images of a class: as many of each.
 PICKS = 3

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from finer_ray.config import parse_config
-from finer_ray.shards import Fields, ShardRef, Transform, index_shard
-from finer_ray.store.export import Export, open_export
-from finer_ray.store.files import Folder
+from finer_ray.config.loading import parse_config
+from finer_ray.images.transform import Transform
+from finer_ray.shards import Fields, ShardRef, index_shard
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
 from finer_ray.store.parts import commit
+from finer_ray.store.reading import Export, open_export
 from finer_ray.store.similarity import similarity_files, write_similarity
+from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import photo, write_tar

@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from finer_ray.report.site import write_report
 from finer_ray.report.site.colours import colour_table
-from finer_ray.store.export import Export
+from finer_ray.store.reading import Export
 from tests.report.site.exports import SIZE, make
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,0 +1,203 @@
+"""The question: the config's section `saliency` with its names turned into indices of the head's logits."""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from finer_ray.config.schema import FINER, ConceptConfig, Config, MapConfig, SaliencyConfig
+from finer_ray.errors import ConfigError
+from finer_ray.models import Classifier
+from finer_ray.models.head import LinearHead
+from finer_ray.saliency import Gem, Map, Mask, Question, Rise
+from finer_ray.shards.splits import split_hint
+
+# Labels whose classes are remembered.
+MAX_LABELS = 4096
+NO_LABEL = (
+    " (-1 often marks no label: to do without labels, set input.fields.label: '' and a saliency.target other than "
+    "label)"
+)
+
+
+def question_of(config: Config, classifier: Classifier) -> Question:
+    """What is asked of every image. Raises LookupError for classes and concepts that there are not."""
+    saliency = config.saliency
+    selection: Any = saliency.selection
+    if isinstance(selection, list):
+        selection = tuple(classifier.classes.index(name) for name in selection)
+    concept, pairs, references = saliency.concept, None, saliency.references
+    if concept is not None:
+        references = 1
+        by_class = _pairs(concept, classifier)
+        if concept.by == "predicted":
+            pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
+    return Question(
+        maps=tuple(map_of(item, saliency) for item in saliency.maps),
+        references=references,
+        selection=selection,
+        pairs=pairs,
+        rise=Rise(**saliency.rise.model_dump()),
+        mask=Mask(**saliency.mask.model_dump()),
+        gem=Gem(**saliency.gem.model_dump()),
+    )
+
+
+def map_of(item: str | MapConfig, saliency: SaliencyConfig) -> Map:
+    """One of `saliency.maps`; what it leaves open is the section's. A name without `finer_` is a baseline."""
+    if isinstance(item, str):
+        gamma = saliency.gamma if item.startswith(FINER) else 0.0
+        cam: Any = item.removeprefix(FINER)
+        return Map(item, cam, gamma, saliency.aggregation, saliency.weighting)
+    gamma = saliency.gamma if item.gamma is None else item.gamma
+    aggregation, weighting = item.aggregation or saliency.aggregation, item.weighting or saliency.weighting
+    return Map(item.name, item.cam, gamma, aggregation, weighting, item.reverse)
+
+
+def check_question(config: Config, classifier: Classifier) -> None:
+    """Raises ConfigError with its place where the section names classes or concepts that there are not, or a map
+    that this classifier cannot have."""
+    saliency = config.saliency
+    concept = saliency.concept
+    try:
+        place = "saliency.concept" if concept is not None else "saliency.selection"
+        question_of(config, classifier)
+        place = "saliency.target"
+        Targets(config, classifier)
+    except LookupError as error:
+        raise ConfigError(f"{place}: {error.args[0]}") from None
+    for number, item in enumerate(saliency.maps):
+        if map_of(item, saliency).cam == "gem":
+            _check_gem(config, classifier, f"saliency.maps.{number}")
+
+
+def _check_gem(config: Config, classifier: Classifier, place: str) -> None:
+    if not classifier.split.side_blocks:
+        raise ConfigError(
+            f"{place}: gem needs one of open_clip's own ViTs, with class-token or mean pooling; "
+            f"model.backbone is {config.model.backbone}"
+        )
+    head = classifier.head
+    # Concepts are texts whatever the classes are.
+    compares = config.saliency.target == "concept" or (
+        head.normalize if isinstance(head, LinearHead) else head.normalize[0]
+    )
+    if not compares:
+        raise ConfigError(
+            f"{place}: gem compares patches with texts, and model.head {config.model.head!r} is none of texts; "
+            "use head: text, a probe on normalised embeddings, or target: concept"
+        )
+
+
+class TargetError(LookupError):
+    """An image's target cannot be told.
+
+    Attributes:
+        stage: `label` or `target`.
+    """
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class Targets:
+    """From an image's annotations to its label, its target and its reference.
+
+    Raises:
+        LookupError: the config names a class or a concept that there is not.
+    """
+
+    def __init__(self, config: Config, classifier: Classifier) -> None:
+        self._classes, self._classifier = classifier.classes, classifier
+        self._concept, self._wanted = config.saliency.concept, config.saliency.target
+        self._pairs = {} if self._concept is None else _pairs(self._concept, classifier)
+        named = self._wanted not in ("predicted", "label", "concept")
+        self._fixed = self._classes.index(self._wanted) if named else None
+        # Unknown labels come again and again, and their nearest names take long to find.
+        self._label = lru_cache(MAX_LABELS)(self._find_label)
+
+    @property
+    def need_labels(self) -> bool:
+        """Whether an image whose label is no class cannot be explained."""
+        return self._wanted == "label" or (self._concept is not None and self._concept.by == "label")
+
+    def label(self, text: str | None) -> int | None:
+        """The index of a label given as JSON. Raises TargetError where it is no class."""
+        if text is None:
+            return None
+        index, reason = self._label(text)
+        if reason is not None:
+            raise TargetError("label", reason)
+        return index
+
+    def _find_label(self, text: str) -> tuple[int, str | None]:
+        """The index of a label, or why it is no class."""
+        label = json.loads(text)
+        try:
+            return self._classes.index(label), None
+        except LookupError as error:
+            hint = split_hint(label) if isinstance(label, str) else NO_LABEL if label == -1 else ""
+            return -1, f"{error.args[0]}{hint}"
+
+    def pair(self, label: int | None, concept: str | None, base: str | None) -> tuple[int | None, int | None]:
+        """Target and reference, None where the model is to choose.
+
+        Args:
+            label: of the image, or None.
+            concept, base: the image's own texts, or None.
+
+        Raises:
+            TargetError: what the config wants of this image it does not have.
+        """
+        if self._wanted == "label":
+            if label is None:
+                raise TargetError("target", "saliency.target is label, and the image has none")
+            return label, None
+        if self._concept is None or self._concept.by == "predicted":
+            return self._fixed, None
+        if self._concept.by == "label":
+            if label is None and self._concept.default is None:
+                raise TargetError("target", "saliency.concept.by is label, and the image has none")
+            return self._pairs[-1 if label is None else label]
+        return self._own(concept, base)
+
+    def _own(self, concept: str | None, base: str | None) -> tuple[int, int]:
+        default = self._pairs.get(-1)
+        if (concept is None or base is None) and default is None:
+            missing = "concept" if concept is None else "base"
+            raise TargetError("target", f"the image has no {missing}, and saliency.concept has no default")
+        try:
+            found = [None if text is None else concept_index(self._classifier, text) for text in (concept, base)]
+        except LookupError as error:
+            raise TargetError("target", str(error.args[0])) from None
+        target, reference = (own if own is not None else (default or (0, 0))[i] for i, own in enumerate(found))
+        if target == reference:
+            raise TargetError("target", f"the image's concept and its base are the same ({concept or base!r})")
+        return target, reference
+
+
+def concept_index(classifier: Classifier, text: str) -> int:
+    """The logit of a concept. Raises LookupError."""
+    try:
+        return len(classifier.classes) + classifier.concepts.index(text)
+    except LookupError as error:
+        raise LookupError(f"{error.args[0]}; model.concepts lists them") from None
+
+
+def _pairs(concept: ConceptConfig, classifier: Classifier) -> dict[int, tuple[int, int]]:
+    """Target and reference by class, and for -1 the default. Raises LookupError."""
+    given = {classifier.classes.index(name): pair for name, pair in concept.pairs.items()}
+    found = {number: _indices(classifier, pair) for number, pair in given.items()}
+    if concept.default is not None:
+        default = _indices(classifier, concept.default)
+        found = {-1: default, **dict.fromkeys(range(len(classifier.classes)), default), **found}
+    elif concept.by != "image" and len(found) < len(classifier.classes):
+        lacking = next(name for number, name in enumerate(classifier.classes.names) if number not in found)
+        raise LookupError(f"the class {lacking!r} has no pair, and there is no default")
+    if same := next((pair for pair in found.values() if pair[0] == pair[1]), None):
+        raise LookupError(f"{classifier.concepts.names[same[0] - len(classifier.classes)]!r} is compared with itself")
+    return found
+
+
+def _indices(classifier: Classifier, pair: tuple[str, str]) -> tuple[int, int]:
+    return concept_index(classifier, pair[0]), concept_index(classifier, pair[1])

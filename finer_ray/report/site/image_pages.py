@@ -1,0 +1,178 @@
+"""Images: for each one that gets a page, its photo as files, and the numbers from which the page redraws its maps."""
+
+import base64
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from finer_ray.errors import FinerRayError
+from finer_ray.images.decode import Decoded
+from finer_ray.metrics import localisation, pointing_hit
+from finer_ray.report.contact_sheet import overlay
+from finer_ray.report.paper_table import baselines
+from finer_ray.report.photos import try_rows
+from finer_ray.saliency.aggregation import contrast
+from finer_ray.saliency.objective import reference_weights
+from finer_ray.store.reading import Export
+
+GAMMAS = np.linspace(-1, 3, 41).round(6)
+QUALITY = 90
+# Rows whose tensors are in memory together.
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image as a page shows it.
+
+    Attributes:
+        line: of the table `images`.
+        metrics: lines of the table `metrics`, in the order of the maps.
+        problem: why its photo cannot be shown, or None.
+        region: whether its annotated region is at hand.
+        data: what the page's script needs (see `_data`).
+        sweep: localisation and pointing hit at `GAMMAS`, (2, G); None without a region or a basis.
+    """
+
+    line: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    problem: str | None
+    region: bool
+    data: dict[str, Any]
+    sweep: NDArray[np.float64] | None
+
+
+def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[Shown]:
+    """Write ROW.jpg (the model's view), ROW-map.jpg and, where there is a region, ROW-region.png; no name comes from
+    the input.
+
+    Args:
+        export: any.
+        rows: sorted.
+        folder: that gets the files.
+
+    Yields:
+        What each page shows, in the order of rows.
+    """
+    for first in range(0, len(rows), BATCH):
+        batch = rows[first : first + BATCH]
+        lines, metrics = _lines(export, "images", batch), _lines(export, "metrics", batch)
+        stored = {name: export.tensors[name].oindex[np.array(batch)] for name in export.manifest.layout.shapes()
+                  if name in ("maps", "maps_scale", "basis", "basis_scale")}  # fmt: skip
+        photos = _photos(export, batch)
+        for place, row in enumerate(batch):
+            tensors = {name: values[place] for name, values in stored.items()}
+            found = photos[row]
+            decoded = None if isinstance(found, str) else found
+            if decoded is not None:
+                heat = export.maps([row], main_map(export), decoded.image.shape[:2])[0]
+                _write(folder / str(row), decoded, heat)
+            yield Shown(
+                line=lines[row][0],
+                metrics=metrics.get(row, []),
+                problem=found if isinstance(found, str) else None,
+                region=decoded is not None and decoded.region is not None,
+                data=_data(export, lines[row][0], tensors, decoded),
+                sweep=_sweep(export, row, decoded),
+            )
+
+
+def main_map(export: Export) -> str:
+    """The map that stands for an export: the first finer one with a baseline, or the first."""
+    return next(iter(baselines(export)), export.manifest.layout.maps[0])
+
+
+def _photos(export: Export, rows: Sequence[int]) -> dict[int, Decoded | str]:
+    try:
+        return dict(try_rows(export, rows, region=True))
+    except (FinerRayError, TypeError) as error:
+        return dict.fromkeys(rows, f"the export does not say how its photos are read: {error}")
+
+
+def _lines(export: Export, table: str, rows: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    whole: pa.Table = getattr(export, table)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for line in whole.filter(pc.is_in(whole["row"], pa.array(rows, pa.int64()))).to_pylist():
+        found.setdefault(line["row"], []).append(line)
+    return found
+
+
+def _write(stem: Path, decoded: Decoded, heat: NDArray[np.float32]) -> None:
+    Image.fromarray(decoded.image).save(f"{stem}.jpg", quality=QUALITY, subsampling=0)
+    drawn = (overlay(decoded.image, heat) * 255).round().astype(np.uint8)
+    Image.fromarray(drawn).save(f"{stem}-map.jpg", quality=QUALITY)
+    if decoded.region is not None:
+        Image.fromarray(_outline(decoded.region), "RGBA").save(f"{stem}-region.png", optimize=True)
+
+
+def _outline(region: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A line around a region, white with a dark edge, on nothing: (H, W, 4) uint8. It covers no pixel of the region."""
+    drawn = np.zeros((*region.shape, 4), np.uint8)
+    near = ndimage.binary_dilation(region)
+    drawn[ndimage.binary_dilation(near) & ~region] = (0, 0, 0, 160)
+    drawn[near & ~region] = (255, 255, 255, 255)
+    return drawn
+
+
+def _data(
+    export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
+) -> dict[str, Any]:
+    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
+    manifest = export.manifest
+    saliency = manifest.config["saliency"]
+    size = decoded.image.shape[:2] if decoded is not None else manifest.transform.get("size", manifest.layout.grid)
+    names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
+    return {
+        "size": list(size),
+        "grid": list(manifest.layout.grid),
+        "maps": [
+            {"name": name, "scale": float(tensors["maps_scale"][place]), "values": _base64(tensors["maps"][place])}
+            for place, name in enumerate(manifest.layout.maps)
+        ],
+        "basis": {"scale": float(tensors["basis_scale"]), "values": _base64(tensors["basis"])}
+        if "basis" in tensors
+        else None,
+        "target": manifest.classes[line["target"]],
+        "references": [
+            {"name": name, "logit": _finite(logit)} for name, logit in zip(names, line["reference_logits"], strict=True)
+        ],
+        "gamma": saliency["gamma"],
+        "aggregation": saliency["aggregation"],
+        "weighting": saliency["weighting"],
+        "baseline": baselines(export).get(main_map(export), manifest.layout.maps[0]),
+        "finer": main_map(export),
+    }
+
+
+def _sweep(export: Export, row: int, decoded: Decoded | None) -> NDArray[np.float64] | None:
+    """Energy on the region and pointing hit of the Finer-Grad-CAM map at `GAMMAS`, as the job aggregates and weighs."""
+    if decoded is None or decoded.region is None or not export.manifest.layout.basis:
+        return None
+    saliency = export.manifest.config["saliency"]
+    basis = export.basis([row])
+    present = ~basis[:, 1:, 0, 0].isnan()
+    weights = reference_weights(export.reference_logits([row]), present, saliency["weighting"])
+    maps = [contrast(basis, gamma, saliency["aggregation"], present, weights=weights) for gamma in GAMMAS.tolist()]
+    stacked, region = torch.stack(maps, dim=1), torch.from_numpy(decoded.region)[None]
+    scores: NDArray[np.float64] = (
+        torch.cat([localisation(stacked, region), pointing_hit(stacked, region)]).double().numpy()
+    )
+    return scores
+
+
+def _base64(values: NDArray[np.float16]) -> str:
+    return base64.b64encode(values.astype("<f2").tobytes()).decode()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

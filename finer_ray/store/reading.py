@@ -1,0 +1,194 @@
+"""Reading an export: its tables as Arrow, its maps as arrays, any contrast from the stored basis."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from finer_ray.errors import ExportError
+from finer_ray.saliency.aggregation import contrast
+from finer_ray.saliency.objective import reference_weights
+from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
+from finer_ray.store.parts import iter_tables, read_tables
+from finer_ray.store.storage import Folder
+from finer_ray.store.tables import SCHEMAS
+from finer_ray.store.tensors import open_tensors
+
+Rows = Sequence[int] | NDArray[np.integer[Any]]
+
+
+class Export:
+    """A finished export; tables are read on first use.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what the export was made of.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """A line per image that was explained."""
+        return self._table("images")
+
+    @cached_property
+    def metrics(self) -> pa.Table:
+        """A line per image and map."""
+        return self._table("metrics")
+
+    @cached_property
+    def failures(self) -> pa.Table:
+        """A line per image, or shard, that could not be used."""
+        return self._table("failures")
+
+    @cached_property
+    def classes(self) -> pa.Table:
+        """A line per class and map."""
+        return self._table("classes")
+
+    @cached_property
+    def similarity(self) -> pa.Table:
+        """How similar the classifier's classes are, a line per rank; empty where there is no classifier."""
+        return self._table("similarity")
+
+    def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of a table, batch by batch, for tables that are larger than memory."""
+        return iter_tables(self.folder, self.manifest.tables.get(name, []), columns)
+
+    def local_path(self, name: str) -> Path | None:
+        """A place in the export's folder; None where that is not on this machine's disk."""
+        return Path(self.folder.path(name)) if self.folder.local else None
+
+    @cached_property
+    def tensors(self) -> Any:
+        """The Zarr group."""
+        return open_tensors(self.folder)
+
+    def maps(self, rows: Rows, map: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """Saliency maps.
+
+        Args:
+            rows: n rows of `images`, in any order.
+            map: one of `manifest.layout.maps`.
+            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+
+        Returns:
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+
+        Raises:
+            ExportError: no such map. IndexError: a row out of range.
+        """
+        names = self.manifest.layout.maps
+        if map not in names:
+            raise ExportError(f"the export has no map {map!r}; it has {', '.join(names)}")
+        place = names.index(map)
+        rows = self._rows(rows)
+        stored = self.tensors["maps"].oindex[rows, place].astype(np.float32)
+        scale = self.tensors["maps_scale"].oindex[rows, place]
+        return _resized(torch.from_numpy(stored * scale[:, None, None]), size)
+
+    def contrast(
+        self,
+        rows: Rows,
+        gamma: float = 0.6,
+        references: Sequence[int] | None = None,
+        aggregation: str = "mean_before_relu",
+        reverse: bool = False,
+        size: tuple[int, int] | None = None,
+        weighting: str = "equal",
+    ) -> NDArray[np.float32]:
+        """Finer-Grad-CAM maps for any gamma, from the stored contrast basis; no model is needed.
+
+        Against a map computed directly, a value differs by at most (1 + |gamma|) * 2^-11 * basis_scale[row].
+
+        Args:
+            rows: n rows of `images`, in any order.
+            gamma: strength of the comparison; 0 is plain Grad-CAM.
+            references: which of the K references to use, by position (0 to K-1); all when None.
+            aggregation, reverse: see `finer_ray.saliency.contrast`.
+            weighting: of the references, see `finer_ray.saliency.reference_weights`.
+            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+
+        Returns:
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+
+        Raises:
+            ExportError: the export was made with output.basis off, or a position is not among the references.
+        """
+        layout = self.manifest.layout
+        if not layout.basis:
+            raise ExportError("the export has no contrast basis: it was made with output.basis: false")
+        chosen = list(range(layout.references)) if references is None else list(references)
+        if not set(chosen) <= set(range(layout.references)):
+            raise ExportError(f"references {chosen} must be positions among 0 to {layout.references - 1}")
+        rows = self._rows(rows)
+        basis = self.basis(rows)[:, [0, *(1 + position for position in chosen)]]
+        # A reference that an image lacks is NaN in every cell.
+        present = ~torch.isnan(basis[:, 1:, 0, 0])
+        # Equal weights need no logits, for which the table of images would be read.
+        known = torch.zeros(present.shape) if weighting == "equal" else self.reference_logits(rows)[:, chosen]
+        weights = reference_weights(known, present, weighting)
+        drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
+        empty = torch.isnan(basis[:, 0])
+        return _resized(drawn.masked_fill(empty, torch.nan), size)
+
+    def basis(self, rows: Rows) -> torch.Tensor:
+        """The contrast basis M_j, (n, 1+K, h, w) float32: target first, then the references."""
+        rows = self._rows(rows)
+        stored = self.tensors["basis"].oindex[rows].astype(np.float32)
+        return torch.from_numpy(stored * self.tensors["basis_scale"].oindex[rows][:, None, None, None])
+
+    def embedding(self, rows: Rows) -> NDArray[np.float16]:
+        """Embeddings, (n, E) float16. Raises ExportError where they were not stored."""
+        if self.manifest.layout.embedding is None:
+            raise ExportError("the export has no embeddings: it was made with output.embedding: false")
+        stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
+        return stored
+
+    def reference_logits(self, rows: Rows) -> torch.Tensor:
+        """Logits of the references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
+        rows = self._rows(rows)
+        known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
+        table = dict(zip(known["row"].to_pylist(), known["reference_logits"].to_pylist(), strict=True))
+        none = [None] * self.manifest.layout.references
+        values = np.array([table.get(row, none) for row in rows.tolist()], dtype=np.float32)
+        return torch.from_numpy(values.reshape(len(rows), len(none)))
+
+    def _rows(self, rows: Rows) -> NDArray[np.int64]:
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.manifest.rows()):
+            raise IndexError(f"rows must lie in 0 to {self.manifest.rows() - 1}")
+        return wanted
+
+    def _table(self, name: str) -> pa.Table:
+        return read_tables(self.folder, self.manifest.tables.get(name, []), SCHEMAS[name])
+
+
+def open_export(url: str) -> Export:
+    """Open a finished export at any fsspec URL or local path.
+
+    Raises:
+        ExportError: there is none, or its first run has not finished.
+    """
+    folder = Folder(url)
+    manifest = read_manifest(folder, EXPORT)
+    if manifest is None:
+        started = folder.read(PLAN) is not None
+        reason = "its export has not finished: run the same command again" if started else "there is no export"
+        raise ExportError(f"{url}: {reason}")
+    return Export(folder, manifest)
+
+
+def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> NDArray[np.float32]:
+    if size is not None:
+        maps = torch.nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    result: NDArray[np.float32] = maps.numpy()
+    return result

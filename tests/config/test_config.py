@@ -1,0 +1,220 @@
+"""The config: refused with place and nearest names, overridden, fingerprinted."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from finer_ray.config.loading import load_config, parse_config, parse_section
+from finer_ray.config.schema import (
+    Aggregation,
+    CamName,
+    Config,
+    GemConfig,
+    MapName,
+    MaskConfig,
+    RiseConfig,
+    SaliencyConfig,
+    Weighting,
+)
+from finer_ray.errors import ConfigError
+from finer_ray.probe.config import ProbesConfig
+from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Gem, Mask, Rise
+from finer_ray.saliency.spec import CamName as EngineCam
+
+GOOD: dict[str, Any] = {
+    "input": {"shards": "a.tar"},
+    "model": {"backbone": "timm:resnet18", "weights": "random"},
+    "output": {"url": "out"},
+}
+
+
+def write(tmp_path: Path, tree: Any) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_overrides_are_yaml(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD), ["saliency.gamma=2", "saliency.maps=[gradcam]", "input.shards=b-*.tar"])
+    assert config.saliency.gamma == 2.0
+    assert config.saliency.maps == ["gradcam"]
+    assert config.input.shards == ["b-*.tar"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("saliency.gama=1", r"saliency\.gama: unknown key \(nearest: gamma"),
+        ("saliency.maps=[finer_gradcm]", r"saliency\.maps\.0: .*nearest: finer_gradcam"),
+        ("saliency.maps=[gradcam, gradcam]", "names a map twice"),
+        ("saliency.gamma=.nan", r"saliency\.gamma"),
+        ("sailency.gamma=1", r"sailency: unknown key \(nearest: saliency"),
+        ("input.max_failures=2", r"input\.max_failures"),
+        ("output.rows_per_chunk=33", "must divide"),
+        ("compute.actors_min=3", None),
+        ("compute={compile: max-autotune, units_per_actor: 2}", "CUDA graphs"),
+        ("compute={compile: true, units_per_actor: 2}", None),
+        ("model.head=text", r"model: head: text needs model\.classes"),
+        ("model.backbone=resnet18", r"model\.backbone"),
+        ("saliency.rise.maks=10", r"saliency\.rise\.maks: unknown key \(nearest: masks"),
+        ("saliency.rise.keep=0", r"saliency\.rise\.keep"),
+        ("saliency.mask.steps=0", r"saliency\.mask\.steps"),
+        ("saliency.gem.depth=1", r"saliency\.gem\.depth"),
+        ("nonsense", "must have the form a.b=c"),
+        ("input.shards.x=1", "shards is a value"),
+    ],
+)
+def test_faults_name_their_place(tmp_path: Path, override: str, message: str | None) -> None:
+    if message is None:
+        load_config(write(tmp_path, GOOD), [override])
+        return
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, GOOD), [override])
+
+
+def test_every_fault_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"input": {"shards": []}, "model": {"backbone": "timm:x"}, "compute": {"batch_size": 0}})
+    for place in ("input.shards", "model.weights", "compute.batch_size", "output"):
+        assert f"{place}:" in str(caught.value)
+
+
+def test_no_file_and_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load_config(write(tmp_path, [1]))
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def changed(**sections: dict[str, Any]) -> Config:
+    return parse_config({**GOOD, **{name: {**GOOD.get(name, {}), **values} for name, values in sections.items()}})
+
+
+def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
+    base = changed().fingerprint()
+    for same in (
+        changed(input={"shards": ["b.tar"], "max_failures": 0.5}),
+        changed(output={"url": "elsewhere"}),
+        changed(compute={"batch_size": 4, "actors_max": 2}),
+        changed(saliency={"rise": {"masks": 10}, "mask": {"steps": 10}, "gem": {"depth": 3}}),
+    ):
+        assert same.fingerprint() == base
+    others = [
+        changed(saliency={"gamma": 0.7}),
+        changed(saliency={"target": "label"}),
+        changed(output={"rows_per_unit": 64}),
+        changed(compute={"precision": "bf16"}),
+        changed(input={"fields": {"label": "cls"}}),
+        changed(model={"image_size": 96}),
+    ]
+    assert len({base, *(other.fingerprint() for other in others)}) == 7
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("rise", "masks", 10), ("mask", "seed", 1), ("gem", "iterations", 2)]
+)
+def test_settings_of_a_method_count_where_a_map_is_drawn_with_it(section: str, key: str, value: int) -> None:
+    for maps in ([section], [f"finer_{section}"], [{"name": "own", "cam": section}]):
+        base = changed(saliency={"maps": maps})
+        assert changed(saliency={"maps": maps, section: {key: value}}).fingerprint() != base.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("sections", "fingerprint"),
+    [
+        ({}, "5bcf840f57c70a8e"),
+        ({"saliency": {"maps": ["rise", "finer_mask"]}}, "a42d2395cace2e28"),
+        ({"input": {"decoder": "cpu"}}, "5bcf840f57c70a8e"),
+        ({"model": {"backbone": "open_clip:local-dir:/a/b"}}, "c8454f312e2821df"),
+    ],
+)
+def test_fingerprints_of_exports_that_are_there_already(sections: dict[str, Any], fingerprint: str) -> None:
+    """As version 0.1 wrote them into manifests."""
+    assert changed(**sections).fingerprint() == fingerprint
+
+
+SECRET = "https://me:S3CR3T@host/x"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"input": {"shards": SECRET}},
+        {"input": {"shards": {"a": SECRET}}},
+        {"input": {"format": SECRET}},
+        {"model": {"backbone": SECRET}},
+        {"model": {"backbone": f"open_clip:local-dir:{SECRET}"}},
+        {"model": {"weights": SECRET}},
+        {"model": {"head": SECRET}},
+        {"model": {"classes": SECRET}},
+        {"model": {"concepts": SECRET}},
+        {"output": {"url": SECRET}},
+        {"compute": {"batch_size": SECRET}},
+        {"saliency": {SECRET: 1}},
+    ],
+)
+def test_no_message_repeats_a_secret(sections: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        changed(**sections)
+    assert "S3CR3T" not in str(caught.value)
+    assert "S3CR3T" not in repr(caught.value)
+    [(section, values)] = sections.items()
+    [(key, value)] = values.items()
+    for override in (f"{section}.{key}={json.dumps(value)}", SECRET):
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(tmp_path, GOOD), [override])
+        assert "S3CR3T" not in str(caught.value)
+
+
+def test_a_probing_job_holds_no_secret_either() -> None:
+    tree: dict[str, Any] = {
+        "backbones": [{"backbone": "timm:x", "weights": "random"}],
+        "datasets": [{"name": "a", "classes": ["a", "b"], "train": {"shards": "a.tar"}}],
+        "output": {"url": "probes"},
+    }
+    parse_section(ProbesConfig, tree)
+    for wrong in (
+        {"output": {"url": SECRET}},
+        {"backbones": [{"backbone": "timm:x", "weights": SECRET}]},
+        {"datasets": [{"name": "a", "classes": SECRET, "train": {"shards": "a.tar"}}]},
+        {"datasets": [{"name": "a", "train": {"export": SECRET}}]},
+    ):
+        with pytest.raises(ConfigError, match="must not hold a password") as caught:
+            parse_section(ProbesConfig, {**tree, **wrong})
+        assert "S3CR3T" not in str(caught.value)
+
+
+def test_defaults_are_those_of_the_engine() -> None:
+    assert Rise(**RiseConfig().model_dump()) == Rise()
+    assert Mask(**MaskConfig().model_dump()) == Mask()
+    assert Gem(**GemConfig().model_dump()) == Gem()
+
+
+def test_choices_are_those_of_the_engine() -> None:
+    """Said twice, because the config is read where torch is not loaded."""
+    assert get_args(Aggregation) == AGGREGATIONS
+    assert get_args(Weighting) == WEIGHTINGS
+    assert get_args(CamName) == get_args(EngineCam)
+    assert set(get_args(MapName)) == {f"{finer}{cam}" for cam in get_args(CamName) for finer in ("", "finer_")}
+
+
+def test_every_comparing_map_finds_its_baseline() -> None:
+    maps = [
+        "finer_gradcam",
+        {"name": "plain", "cam": "gradcam", "gamma": 0},
+        "gradcam",
+        {"name": "far", "cam": "gradcam", "gamma": 2.0},
+        {"name": "usual", "cam": "layercam"},
+        {"name": "against", "cam": "gradcam", "reverse": True},
+        "finer_scorecam",
+        "layercam",
+    ]
+    found = SaliencyConfig.model_validate({"maps": maps}).baselines()
+    assert found == {"finer_gradcam": "plain", "far": "plain", "usual": "layercam"}
+    assert SaliencyConfig.model_validate({"maps": maps, "gamma": 0}).baselines() == {"far": "finer_gradcam"}
