@@ -36,8 +36,8 @@ from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.metrics.bootstrap import paired_interval
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.probing import probe
 from finer_ray.probe.config import ProbesConfig
+from finer_ray.probe.run import probe
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.aggregations import aggregation_study
 from finer_ray.studies.faithfulness import faithfulness_study

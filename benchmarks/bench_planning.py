@@ -23,7 +23,7 @@ from rich.table import Table
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.models import build_classifier
-from finer_ray.pipeline.cluster import Crew
+from finer_ray.pipeline.executor import InlineExecutor, RayExecutor
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import draft, make_plan, units_left
 from finer_ray.shards import ShardIndex, ShardRef
@@ -64,11 +64,11 @@ def real_shards(folder: Path) -> dict[str, Any]:
         (folder / "in" / f"{number:06d}.tar").write_bytes(body)
     config = config_of(str(folder / "in" / f"{{000000..{SHARDS - 1:06d}}}.tar"), str(folder / "out"))
     empty, target = draft(config, build_classifier(config.model)), Folder(config.output.url)
-    with Crew(inline=False) as crew:
-        (plan, _), first = timed(lambda: make_plan(config, empty, None, None, target, crew.each))
+    with RayExecutor() as executor:
+        (plan, _), first = timed(lambda: make_plan(config, empty, None, None, target, executor.map))
     assert plan.images() == 2 * SHARDS
-    with Crew(inline=True) as crew:
-        (again, _), second = timed(lambda: make_plan(config, empty, plan, None, target, crew.each))
+    with InlineExecutor() as executor:
+        (again, _), second = timed(lambda: make_plan(config, empty, plan, None, target, executor.map))
     assert again.shards == plan.shards
     return {"shards": SHARDS, "first": first, "nothing new": second}
 

@@ -36,7 +36,7 @@ from benchmarks.card.precision import precision
 from benchmarks.card.script import script
 from benchmarks.card.setting import Modes, Record, Setting, quick, whole
 from benchmarks.card.tables import show
-from finer_ray.pipeline.cluster import cpus
+from finer_ray.pipeline.resources import cpu_count
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "ray", "numpy", "pillow", "pyarrow", "zarr", "grad-cam")
 
@@ -58,7 +58,7 @@ def machine(setting: Setting, record: Record, found: Record) -> None:
         found |= {"device": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
         found["capability"] = f"{properties.major}.{properties.minor}"
         found["driver"] = _driver()
-    found["cores"], found["python"] = cpus(), platform.python_version()
+    found["cores"], found["python"] = cpu_count(), platform.python_version()
     # What torch.compile needs, and where Ray keeps its objects.
     found["compiler"] = shutil.which("gcc") or shutil.which("cc")
     found["Python.h"] = (Path(sysconfig.get_path("include")) / "Python.h").exists()

@@ -94,9 +94,9 @@ def probe(
     from finer_ray.probe.config import ProbesConfig
 
     job = load_section(ProbesConfig, config, set_ or [])
-    from finer_ray.pipeline.probing import probe as run
     from finer_ray.pipeline.stopping import stoppable
     from finer_ray.probe.accuracy_table import TITLE, accuracy_table, remarks
+    from finer_ray.probe.run import probe as run
 
     with stoppable():
         records = run(job)
@@ -270,8 +270,8 @@ def pack(
 
     Running it again does only what is missing.
     """
-    from finer_ray.pipeline.packing import Packing
-    from finer_ray.pipeline.packing import pack as run
+    from finer_ray.datasets.pack import Packing
+    from finer_ray.datasets.pack import pack as run
     from finer_ray.pipeline.stopping import stoppable
 
     with stoppable():

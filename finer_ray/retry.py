@@ -59,7 +59,7 @@ def _of_library(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in LIBRARIES
 
 
-def patiently(action: Callable[[], T], what: str, seconds: float) -> T:
+def retry(action: Callable[[], T], what: str, seconds: float) -> T:
     """Do something that may be done twice, again and again while it fails in a way that may pass.
 
     Waits are random, below 0.5 s at first and twice as long each time, up to 20 s, so that workers do not return to

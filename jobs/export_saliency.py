@@ -18,11 +18,13 @@ def main() -> None:
     with plainly():
         config = load_config(arguments.config, arguments.set)
         # After the config was checked, for to import torch and Ray takes seconds.
-        from finer_ray.pipeline.export import export
+        from finer_ray.pipeline.export import Run
         from finer_ray.pipeline.stopping import stoppable
 
-        with stoppable(config.output.url):
-            summary = export(config)
+        with stoppable(config.output.url), Run(config) as run:
+            run.plan()  # shards become units of work; those that an earlier run has committed are left out
+            run.explain()  # load, explain, write: unit by unit, side by side on the cluster
+            summary = run.publish()  # committed parts become tables, which export.json names
     for note in summary.notes:
         print(note, file=sys.stderr)
     print(f"{summary.images} images explained, {summary.failures} failures: {config.output.url}")

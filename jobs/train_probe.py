@@ -18,9 +18,9 @@ def main() -> None:
     with plainly():
         config = load_section(ProbesConfig, arguments.config, arguments.set)
         # After the config was checked, for to import torch and Ray takes seconds.
-        from finer_ray.pipeline.probing import probe
         from finer_ray.pipeline.stopping import stoppable
         from finer_ray.probe.accuracy_table import accuracy_markdown
+        from finer_ray.probe.run import probe
 
         with stoppable():
             records = probe(config)

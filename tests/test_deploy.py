@@ -15,7 +15,7 @@ import yaml
 from finer_ray.config.loading import load_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError, LeaseError, StoreError
-from finer_ray.store.lease import hold
+from finer_ray.store.lease import acquire
 from finer_ray.store.reading import open_export
 from finer_ray.store.storage import Folder
 from tests.conftest import write_tar
@@ -107,7 +107,7 @@ def test_two_nights_and_what_a_scheduler_is_told(nightly: Path, tmp_path: Path) 
         InputError: run(JOB, "--config", str(nightly), "--date", "2026-11-25"),
         ExportError: run(JOB, "--config", str(nightly), "--date", "2026-11-24", "--set", "saliency.gamma=2.0"),
     }
-    with hold(Folder(str(tmp_path / "out")), 60):
+    with acquire(Folder(str(tmp_path / "out")), 60):
         codes[LeaseError] = run(JOB, "--config", str(nightly), "--date", "2026-11-23")
     codes[StoreError] = run(JOB, "--config", str(nightly), "--date", "2026-11-23", "--set", "output.url=/proc/none")
     for kind, done in codes.items():

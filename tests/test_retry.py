@@ -7,14 +7,14 @@ from collections.abc import Callable
 import botocore.exceptions
 import pytest
 
-from finer_ray import retry
+from finer_ray import retry as module
 from finer_ray.errors import StoreError
-from finer_ray.retry import patiently, transient
+from finer_ray.retry import retry, transient
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
 
 
 def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[float]]:
@@ -49,7 +49,7 @@ LASTING = [
 @pytest.mark.parametrize("error", PASSING, ids=str)
 def test_what_passes_is_waited_for(error: Exception) -> None:
     action, tried = failing(3, error)
-    assert patiently(action, "read it", 30) == "done"
+    assert retry(action, "read it", 30) == "done"
     assert len(tried) == 4
 
 
@@ -57,7 +57,7 @@ def test_what_passes_is_waited_for(error: Exception) -> None:
 def test_patience_ends(error: Exception) -> None:
     action, tried = failing(10**9, error)
     with pytest.raises(StoreError, match=r"cannot read it: .*attempts\)"):
-        patiently(action, "read it", 0.3)
+        retry(action, "read it", 0.3)
     assert len(tried) > 1
 
 
@@ -65,7 +65,7 @@ def test_patience_ends(error: Exception) -> None:
 def test_what_lasts_is_told_at_once(error: Exception) -> None:
     action, tried = failing(10**9, error)
     with pytest.raises(StoreError):
-        patiently(action, "write it", 60)
+        retry(action, "write it", 60)
     assert len(tried) == 1
 
 
@@ -75,7 +75,7 @@ def test_what_lasts_is_told_at_once(error: Exception) -> None:
 def test_answers_and_mistakes_are_no_faults_of_the_store(error: Exception) -> None:
     action, tried = failing(10**9, error)
     with pytest.raises(type(error)):
-        patiently(action, "read it", 60)
+        retry(action, "read it", 60)
     assert len(tried) == 1
     assert not transient(error)
 
@@ -83,4 +83,4 @@ def test_answers_and_mistakes_are_no_faults_of_the_store(error: Exception) -> No
 def test_a_missing_bucket_is_an_answer_to_readers_alone() -> None:
     action, _ = failing(10**9, FileNotFoundError("The specified bucket does not exist"))
     with pytest.raises(StoreError, match=r"cannot write s3://b/x: The specified bucket does not exist"):
-        patiently(action, "write s3://b/x", 60)
+        retry(action, "write s3://b/x", 60)

@@ -13,10 +13,10 @@ from benchmarks.card.job import job_config
 from benchmarks.card.photos import write_shards
 from benchmarks.card.setting import VIT, Record, Setting
 from finer_ray.models import build_classifier
-from finer_ray.pipeline.cluster import cpus, own_resources
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import layout_of
+from finer_ray.pipeline.resources import cpu_count, own_resources
 from finer_ray.pipeline.writing import write
 from finer_ray.store.manifest import Unit
 from finer_ray.store.storage import Folder
@@ -79,7 +79,7 @@ def _loading(setting: Setting) -> Record:
     """The job's loading stage (tar, decode, resize) on one process, and on one per core."""
     shard = write_shards(setting)[0]
     transform = setting.load(setting.models[VIT]).transform
-    cores = cpus()
+    cores = cpu_count()
     images = min(setting.unit, setting.shard_images)
     found: Record = {}
     for name, processes in (("one core", 1), ("all cores", cores)):
@@ -101,6 +101,6 @@ def _writing(setting: Setting) -> Record:
     times = []
     for _ in range(WRITES):
         start = time.perf_counter()
-        write(table, config.output.url, layout, 0.0)
+        write(config.output.url, layout, 0.0, table)
         times.append(time.perf_counter() - start)
     return spread([setting.unit / seconds for seconds in times[1:]])

@@ -17,8 +17,8 @@ from finer_ray.images.transform import Transform
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.head import LinearHead
 from finer_ray.models.preparing import autocast, prepare
-from finer_ray.pipeline.columns import unpack_some
 from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.unit_tables import from_column
 from finer_ray.saliency import Explanation, Question, explain
 from finer_ray.shards import Fields, find_shards, index_shard
 from finer_ray.store.manifest import Unit
@@ -120,7 +120,7 @@ def _photos(transform: Transform, most: int) -> Tensor:
     for ref in find_shards([url]):
         count = min(most, index_shard(ref, Fields.with_defaults("webdataset", {}), 10**6).count)
         table = loader(Unit(0, ref.url, "webdataset", 0, 0, count))
-        pieces.append(unpack_some(table["pixels"], np.uint8, (*transform.size, 3))[0])
+        pieces.append(from_column(table["pixels"]))
     pixels = torch.from_numpy(np.concatenate(pieces)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
     return (pixels - mean) / std

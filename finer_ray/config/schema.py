@@ -367,7 +367,7 @@ class ComputeConfig(Section):
         description="units that an actor explains at a time, so that a GPU never waits; null: 2 on GPUs, 1 on CPUs and "
         "with CUDA graphs",
     )
-    patience: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
+    retry_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
         120.0, description="seconds for which a store that fails in passing (timeouts, 500, 503) is tried again"
     )
     masked_memory: Positive | None = Field(

@@ -8,13 +8,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import ray
 import torch
@@ -25,31 +23,6 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError
 from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
 
-
-@dataclass(frozen=True)
-class Resources:
-    """What an actor gets: device, share of GPUs and CPUs, torch threads, units at a time; and how many actors, loading
-    tasks and writing tasks there may be."""
-
-    device: str
-    gpus: float
-    cpus: float
-    threads: int | None
-    units: int
-    actors_min: int
-    actors_max: int
-    decoders: int
-    writers: int
-
-
-# Writing takes little of a CPU, but a process, whose start takes seconds: no more than keep up with the actors.
-WRITERS_PER_GPU, WRITERS_PER_CPU_ACTOR = 8, 1
-# While one unit's last batch is worked on, the next one's first is on its way.
-UNITS_PER_GPU_ACTOR = 2
-# So many calls are done here before a cluster is started or asked for them.
-FEW = 16
-# Calls that are under way at a time, so that the driver's memory does not grow with their number.
-UNDER_WAY = 256
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
 OUR_OWN = "local"
@@ -71,55 +44,6 @@ LOST_SECONDS, WATCH_SECONDS = 45.0, 2.0
 VITAL = ("gcs_server", "raylet")
 # Ray wraps an error a few times; beyond this there is a loop.
 DEEPEST = 16
-
-
-class Crew:
-    """Those who do the work: this process, joined by the cluster's once there is much to do.
-
-    Args:
-        inline: never ask a cluster.
-    """
-
-    def __init__(self, inline: bool) -> None:
-        self._inline, self._stack = inline, ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def join(self) -> None:
-        """Connect to Ray, until the end of this context; a second time does nothing."""
-        self._stack.enter_context(connected())
-
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Call a function with each item, on CPUs of the cluster where there are many; results in order.
-
-        Raises:
-            FinerRayError: the first that a call raised.
-        """
-        if self._inline or len(items) <= FEW:
-            return [function(item) for item in items]
-        self.join()
-        call = ray.remote(num_cpus=1, max_retries=-1)(function_of_one).remote
-        shared, waiting = ray.put(function), []
-        results: list[Any] = []
-        with plain_errors():
-            for item in items:
-                waiting.append(call(shared, item))
-                if len(waiting) - len(results) > UNDER_WAY:
-                    results.append(ray.get(waiting[len(results)]))
-                    waiting[len(results) - 1] = None
-            results += ray.get(waiting[len(results) :])
-        return results
-
-
-def function_of_one(function: Callable[[Any], Any], item: Any) -> Any:
-    """A call, as a Ray task."""
-    return function(item)
 
 
 @contextmanager
@@ -373,11 +297,6 @@ def _stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def resources(compute: ComputeConfig) -> Resources:
-    """Actors for the cluster that is connected: one per GPU, or on CPUs one per two."""
-    return _shares(compute, ray.cluster_resources())
-
-
 def check_device(compute: ComputeConfig) -> None:
     """Whether the GPUs that are asked for are here, where the work will be; a cluster may yet start nodes with some.
 
@@ -397,30 +316,3 @@ def check_device(compute: ComputeConfig) -> None:
             f"compute.device: cuda needs {needed:g} GPU (gpus_per_actor times actors_min), and PyTorch finds {found} "
             "on this machine; take device: auto or cpu, or a machine or cluster that has them"
         )
-
-
-def cpus() -> int:
-    """CPUs that this process may use, which in containers are not all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def own_resources(compute: ComputeConfig) -> Resources:
-    """One actor, with all of this machine, in this process."""
-    total = {"CPU": float(cpus()), "GPU": float(torch.cuda.device_count())}
-    return _shares(compute.model_copy(update={"actors_min": 1, "actors_max": 1}), total)
-
-
-def _shares(compute: ComputeConfig, total: dict[str, float]) -> Resources:
-    decoders = max(1, int(total.get("CPU", 1) / compute.decode_cpus))
-    gpus, cpus = int(total.get("GPU", 0)), max(1, int(total.get("CPU", 1)))
-    if compute.device == "cuda" or (compute.device == "auto" and gpus > 0):
-        most = compute.actors_max or max(compute.actors_min, int(gpus / compute.gpus_per_actor), 1)
-        share, threads = ("cuda", compute.gpus_per_actor, compute.cpus_per_actor), None
-        # CUDA graphs are captured and run by one thread.
-        units = compute.units_per_actor or (1 if isinstance(compute.compile, str) else UNITS_PER_GPU_ACTOR)
-        return Resources(*share, threads, units, compute.actors_min, most, decoders, WRITERS_PER_GPU * most)
-    most = compute.actors_max or max(compute.actors_min, cpus // 2)
-    threads = compute.threads_per_actor or max(1, cpus // most)
-    share = ("cpu", 0, compute.cpus_per_actor)
-    units = compute.units_per_actor or 1
-    return Resources(*share, threads, units, compute.actors_min, most, decoders, WRITERS_PER_CPU_ACTOR * most)

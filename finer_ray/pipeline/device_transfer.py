@@ -1,4 +1,4 @@
-"""Feeding a device: pixels go there while it works on the batch before, and results come back the same way.
+"""Transfers between host and device: pixels go there while it works on the batch before, and results come back.
 
 On a GPU nothing here waits for what it has been given to do: pixels are gathered into pinned memory and copied on a
 stream of their own, results are copied behind the kernels that make them. On a CPU there is nothing to do.
@@ -15,7 +15,7 @@ from torch import Tensor
 Arrays = dict[str, NDArray[Any]]
 
 
-class Feeder:
+class HostToDevice:
     """Copies from host memory to a device.
 
     Attributes:

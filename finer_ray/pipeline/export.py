@@ -1,49 +1,40 @@
-"""The export, as a recipe: lease, plan, template, units -> load -> explain -> write, publish."""
+"""The export, as a recipe: plan, explain, publish."""
 
-import json
-import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
-from typing import Any
-
-import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
+from typing import Self
 
 from finer_ray.config.schema import Config
 from finer_ray.errors import InputError, StoreError
-from finer_ray.models import Classifier, build_classifier
-from finer_ray.pipeline.cluster import Crew, Resources, check_device, own_resources, plain_errors, resources
-from finer_ray.pipeline.explaining import LOST, Explainer
-from finer_ray.pipeline.loading import Loader
+from finer_ray.models import build_classifier
+from finer_ray.pipeline.cluster import check_device
+from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
-from finer_ray.pipeline.progress import Meter, Summary
-from finer_ray.pipeline.source import UnitSource
+from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
+from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
+from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_question
-from finer_ray.pipeline.writing import unknown_label_note, write
+from finer_ray.pipeline.writing import unknown_label_note
 from finer_ray.store.failures import over_limit, too_many
-from finer_ray.store.layout import Layout
-from finer_ray.store.lease import Lease, hold
+from finer_ray.store.lease import Lease, acquire
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, Unit, check_vacant, pending
 from finer_ray.store.parts import clear, committed, failure_count, publish
-from finer_ray.store.similarity import similarity_files, write_similarity
+from finer_ray.store.similarity import write_similarity
 from finer_ray.store.storage import Folder
-from finer_ray.store.tensors import create_tensors, erase_units
+from finer_ray.store.tensors import create_tensors
 
-# Units that one Ray Data pipeline is given: it holds a task for each from the beginning.
-WAVE = 16_384
-# After so many units a loading process is replaced, whatever its image libraries have leaked.
-UNITS_PER_PROCESS = 512
-# Units in the object store for each that may be worked on: enough that no stage waits for another, however many follow.
-# With 2, loading processes stood still long enough for Ray to end them, and their start took as long as the work.
-UNITS_EACH = 8
+OnUnit = Callable[[Progress], None]
 
 
-def export(config: Config) -> Summary:
+def export(config: Config, on_unit: OnUnit = lambda progress: None) -> Summary:
     """Explain every image of the config's shards; what an earlier run has committed is not done again.
+
+    Args:
+        config: of the job.
+        on_unit: called after each unit of work with how far the run is, for those who watch it.
 
     Raises:
         ConfigError: the config asks for something that cannot be done; before any work.
@@ -51,218 +42,144 @@ def export(config: Config) -> Summary:
         ExportError: `output.url` holds an export of another config, model or head, or of shards that have changed; or
             what is no export.
         LeaseError: another run writes to it.
-        StoreError: a store refuses, or does not answer for longer than `compute.patience` (commits are kept).
+        StoreError: a store refuses, or does not answer for longer than `compute.retry_seconds` (commits are kept).
     """
-    start = time.monotonic()
-    check_device(config.compute)
-    folder = Folder(config.output.url, config.compute.patience)
-    check_places(config.input.shards, folder)
-    check_vacant(folder)
-    classifier = build_classifier(config.model)
-    check_question(config, classifier)
-    with hold(folder, config.output.lease_seconds) as lease, Crew(config.compute.runner == "inline") as crew:
-        try:
-            summary = _export(config, classifier, folder, lease, crew)
-        except (StoreError, FileNotFoundError) as error:
-            # Whoever has taken over may have cleared up what this run was about to read or write.
-            with suppress(StoreError):
-                lease.confirm()
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"{folder.url}: a file is gone ({error}); run the same command again") from error
-    return replace(summary, seconds=time.monotonic() - start)
+    with Run(config, on_unit) as run:
+        run.plan()
+        run.explain()
+        return run.publish()
 
 
-def _export(config: Config, classifier: Classifier, folder: Folder, lease: Lease, crew: Crew) -> Summary:
-    plan_file, export_file = ManifestFile(folder, PLAN), ManifestFile(folder, EXPORT)
-    published = export_file.manifest
-    planned = pending(plan_file.manifest, published)
-    if published is not None and planned is None and plan_file.manifest is not None:
-        clear(folder, plan_file, export_file)
-    plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, crew.each)
-    left, waiting = units_left(plan, published, folder)
-    if published is not None and not left and not waiting and not _has_news(plan, published):
+class Run:
+    """A run of an export, in three verbs; a context that holds the output's lease and the executor.
+
+    Args:
+        config: of the job.
+        on_unit: called after each unit of work with how far the run is.
+
+    Attributes:
+        left: units of work that nothing has committed, once they are planned.
+        notes: what the user should know.
+    """
+
+    def __init__(self, config: Config, on_unit: OnUnit = lambda progress: None) -> None:
+        self._config, self._on_unit, self._start = config, on_unit, time.monotonic()
+        self._stack = ExitStack()
+        self.left: list[Unit] = []
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Check everything that can be checked before any work, and acquire the lease."""
+        config = self._config
+        check_device(config.compute)
+        self._folder = folder = Folder(config.output.url, config.compute.retry_seconds)
+        check_places(config.input.shards, folder)
+        check_vacant(folder)
+        self._classifier = build_classifier(config.model)
+        check_question(config, self._classifier)
+        self._lease = self._stack.enter_context(acquire(folder, config.output.lease_seconds))
+        self._executor = self._stack.enter_context(executor_of(config.compute))
+        self._stack.enter_context(_lost_lease_first(folder, self._lease))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def plan(self) -> None:
+        """Find the shards, divide them into units of work, and say in plan.json what will be done."""
+        self._plan_file, self._export_file = ManifestFile(self._folder, PLAN), ManifestFile(self._folder, EXPORT)
+        self._published = published = self._export_file.manifest
+        planned = pending(self._plan_file.manifest, published)
+        if published is not None and planned is None and self._plan_file.manifest is not None:
+            clear(self._folder, self._plan_file, self._export_file)
+        empty = draft(self._config, self._classifier)
+        plan, self.notes = make_plan(self._config, empty, planned, published, self._folder, self._executor.map)
+        self._plan = plan
+        self.left, self._waiting = units_left(plan, published, self._folder)
+        if self._is_current():
+            return
+        self._lease.confirm()
+        tables = kept_tables(self._classifier, published)
+        self._plan = erase_retired(plan, published, self._folder).model_copy(update={"tables": tables})
+        self._plan_file.write(self._plan)
+        if published is None:
+            write_similarity(self._folder, self._classifier.class_weights())
+        create_tensors(self._folder, plan.layout, plan.rows())
+
+    def explain(self) -> None:
+        """Take the units that are left through the stages."""
+        plan, total = self._plan, self._plan.images()
+        failures = plan.counts["failures"] + failure_count(self._folder, self._waiting)
+        progress = Progress(total, total - sum(unit.count for unit in self.left), failures)
+        if not self._is_current():
+            self._check(progress)
+        if not self.left:
+            return
+        reasons = Counter[str]()
+        stages = export_stages(self._config, self._classifier, plan.layout, self._folder.url, self._executor)
+        with ProgressBar(progress) as bar:
+            for line in self._executor.run(self.left, stages):
+                progress = progress.advanced(line["images"] + line["failures"], line["failures"])
+                bar.show(progress)
+                self._lease.report_progress(**progress.numbers())
+                self._on_unit(progress)
+                self._check(progress)
+                reasons.update(dict(line["unknown_labels"]))
+        self.notes += [unknown_label_note(reasons)] if reasons else []
+
+    def publish(self) -> Summary:
+        """Make tables of what is committed, and name them in export.json."""
+        if self._published is not None and self._is_current():
+            made = self._refreshed(self._published)
+        else:
+            missing, waiting = units_left(self._plan, self._published, self._folder)
+            self._lease.confirm()
+            if missing:
+                raise StoreError(
+                    f"{len(missing)} of {len(self.left)} units that this run has committed to {self._folder.url}/parts "
+                    "are not there any more; nothing is published. Run the same command again"
+                )
+            # Again, in case a run that stood still has come between.
+            create_tensors(self._folder, self._plan.layout, self._plan.rows())
+            files, mapper = (self._plan_file, self._export_file), self._executor.map
+            made = publish(self._folder, waiting, *files, mapper, self._lease.confirm)
+        new, seconds = sum(unit.count for unit in self.left), time.monotonic() - self._start
+        return Summary(**made.counts, new=new, notes=self.notes, seconds=seconds)
+
+    def _is_current(self) -> bool:
+        """Whether what is published is all that there is to do."""
+        done = not self.left and not self._waiting
+        return self._published is not None and done and not has_news(self._plan, self._published)
+
+    def _refreshed(self, published: Manifest) -> Manifest:
+        """What is published, after what earlier runs left behind is cleared up."""
         # Also the late commits of a run that stood still while another published.
-        if plan_file.manifest is not None or committed(folder):
-            clear(folder, plan_file, export_file)
-        if (stamped := _with_stamps(published, plan)) != published:
+        if self._plan_file.manifest is not None or committed(self._folder):
+            clear(self._folder, self._plan_file, self._export_file)
+        if (stamped := with_stamps(published, self._plan)) != published:
             # Shards that were read again and are the same have other times now: once is enough.
-            export_file.write(stamped)
-        return Summary(**published.counts, new=0, notes=notes)
-    lease.confirm()
-    plan = _erased(plan, published, folder).model_copy(update={"tables": _kept_tables(classifier, published)})
-    plan_file.write(plan)
-    if published is None:
-        write_similarity(folder, classifier.class_weights())
-    create_tensors(folder, plan.layout, plan.rows())
-    failed = plan.counts["failures"] + failure_count(folder, waiting)
-    _check_failures(config, failed, plan.images())
-    if left:
-        notes += _run(config, classifier, plan, left, folder, failed, lease, crew)
-    missing, waiting = units_left(plan, published, folder)
-    lease.confirm()
-    if missing:
-        raise StoreError(
-            f"{len(missing)} of {len(left)} units that this run has committed to {folder.url}/parts are not there any "
-            "more; nothing is published. Run the same command again"
-        )
-    # Again, in case a run that stood still has come between.
-    create_tensors(folder, plan.layout, plan.rows())
-    made = publish(folder, waiting, plan_file, export_file, crew.each, lease.confirm)
-    return Summary(**made.counts, new=sum(unit.count for unit in left), notes=notes)
+            self._export_file.write(stamped)
+        return published
+
+    def _check(self, progress: Progress) -> None:
+        """Raises LeaseError where another run has taken over, InputError where too many images have failed."""
+        self._lease.check()
+        limit = self._config.input.max_failures
+        if too_many(progress.failures, progress.total, limit):
+            raise InputError(over_limit(self._folder, progress.failures, progress.total, limit))
 
 
-def _with_stamps(published: Manifest, plan: Manifest) -> Manifest:
-    """The published manifest with the plan's signs of change for the shards that have rows."""
-    stamps = {entry.first_unit: entry.stamp for entry in plan.shards if entry.index["starts"]}
-    shards = [
-        entry.model_copy(update={"stamp": stamps.get(entry.first_unit, entry.stamp)})
-        if entry.index["starts"]
-        else entry
-        for entry in published.shards
-    ]
-    return published.model_copy(update={"shards": shards})
-
-
-def _kept_tables(classifier: Classifier, published: Manifest | None) -> dict[str, list[str]]:
-    """Tables that come of no unit: the similarity, which the first run writes; a later one has the same head."""
-    if published is None:
-        return {"similarity": similarity_files(classifier.class_weights())}
-    # Exports of earlier versions have no such table.
-    return {"similarity": published.tables.get("similarity", [])}
-
-
-def _has_news(plan: Manifest, published: Manifest) -> bool:
-    """Whether the plan has shards, if only damaged ones, that the published manifest lacks, or lacks some of its."""
-    return len(published.shards) != len(plan.shards) or len(published.retired) != len(plan.retired)
-
-
-def _erased(plan: Manifest, published: Manifest | None, folder: Folder) -> Manifest:
-    """Tensors that were retired by an earlier publication go now; readers had one publication's time."""
-    before = [] if published is None else published.retired
-    due = [span for span in plan.retired if span in before and not span.erased]
-    for span in due:
-        erase_units(folder, plan.layout, range(span.first_unit, span.first_unit + span.units))
-    retired = [span.model_copy(update={"erased": True}) if span in due else span for span in plan.retired]
-    return plan.model_copy(update={"retired": retired})
-
-
-def _run(
-    config: Config,
-    classifier: Classifier,
-    plan: Manifest,
-    left: list[Unit],
-    folder: Folder,
-    failed: int,
-    lease: Lease,
-    crew: Crew,
-) -> list[str]:
-    """Explain the units that are left; what the user is to be told of their labels.
-
-    `failed` is how many images of the others could not be used.
-    """
-    done = plan.images() - sum(unit.count for unit in left)
-    work = _here if config.compute.runner == "inline" else partial(_on_ray, crew)
-    folder.remove(LOST)
-    unknown, reasons = 0, Counter[str]()
-    with Meter(plan.images(), done, failed) as meter:
-        for line in work(config, classifier, plan.layout, left, folder.url):
-            meter.advance(line["images"] + line["failures"], line["failures"])
-            lease.tell(done=meter.done, total=meter.total, failures=meter.failures, rate=meter.rate)
-            lease.check()
-            _check_failures(config, meter.failures, plan.images())
-            unknown += line["unknown_labels"]
-            reasons.update(json.loads(line["unknown_label_reasons"]))
-    return [unknown_label_note(unknown, reasons)] if unknown else []
-
-
-def _on_ray(
-    crew: Crew, config: Config, classifier: Classifier, layout: Layout, left: list[Unit], url: str
-) -> Iterator[dict[str, Any]]:
-    crew.join()
-    model = [ray.put(classifier)]
-    with plain_errors():
-        for first in range(0, len(left), WAVE):
-            units = left[first : first + WAVE]
-            # Not `iter_rows`, which tells of each unit when the next one is done, and after a failure leaves a thread
-            # behind that holds blocks, for whose sake Ray may keep the actor and its CPUs.
-            for bundle in _pipeline(config, classifier, model, layout, units, url).iter_internal_ref_bundles():
-                for block in bundle.block_refs:
-                    yield from ray.get(block).to_pylist()
-
-
-def _here(
-    config: Config, classifier: Classifier, layout: Layout, left: list[Unit], url: str
-) -> Iterator[dict[str, Any]]:
-    """The same stages, one unit after the other, in this process."""
-    share = own_resources(config.compute)
-    loader = _loader(config, classifier)
-    explainer = Explainer(classifier, config, layout, share)
-    for unit in left:
-        yield from write(explainer(loader(unit)), url, layout, config.compute.patience).to_pylist()
-
-
-def _pipeline(
-    config: Config, classifier: Classifier, model: list[Any], layout: Layout, units: list[Unit], url: str
-) -> Dataset:
-    """The stages on Ray Data: a block is a unit from end to end."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context.target_max_block_size = None
-    context.raise_original_map_exception = True
-    context.issue_detectors_config.detectors = []
-    share = resources(config.compute)
-    loader = _loader(config, classifier)
-    room = _room(share, layout.rows_per_unit * (loader.row_bytes + layout.row_bytes()))
-    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=room)
-    return (
-        ray.data.read_datasource(
-            UnitSource(units, loader),
-            override_num_blocks=len(units),
-            num_cpus=config.compute.decode_cpus,
-            compute=TaskPoolStrategy(size=share.decoders),
-            # Also what keeps Ray from fusing this stage into the actors, which are for the model.
-            max_calls=UNITS_PER_PROCESS,
-        )
-        .map_batches(
-            Explainer,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_constructor_args=(model, config, layout, share),
-            compute=ActorPoolStrategy(
-                min_size=share.actors_min,
-                max_size=share.actors_max,
-                max_concurrent_calls_per_actor=share.units,
-                # Else Ray has the calls wait for each other.
-                enable_true_multi_threading=share.units > 1,
-            ),
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
-        )
-        .map_batches(
-            write,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs={"url": url, "layout": layout, "patience": config.compute.patience},
-            compute=TaskPoolStrategy(size=share.writers),
-            # Else writing waits until loading leaves it a CPU, and commits come late.
-            num_cpus=0,
-        )
-    )
-
-
-def _room(share: Resources, unit: int) -> int:
-    """Bytes of the object store that loaded and explained units may take; else loading, which is ahead of the model,
-    fills whatever share of it Ray allows."""
-    return UNITS_EACH * (share.decoders + share.actors_max + share.writers) * unit
-
-
-def _loader(config: Config, classifier: Classifier) -> Loader:
-    return Loader(config.input, classifier.transform, config.metrics.localisation, config.compute.patience)
-
-
-def _check_failures(config: Config, failures: int, total: int) -> None:
-    allowed = config.input.max_failures
-    if too_many(failures, total, allowed):
-        raise InputError(over_limit(Folder(config.output.url), failures, total, allowed))
+@contextmanager
+def _lost_lease_first(folder: Folder, lease: Lease) -> Iterator[None]:
+    """Raise LeaseError, where the lease is lost, in place of what that has led to: whoever has taken over may have
+    cleared up what this run was about to read or write."""
+    try:
+        yield
+    except (StoreError, FileNotFoundError) as error:
+        with suppress(StoreError):
+            lease.confirm()
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{folder.url}: a file is gone ({error}); run the same command again") from error

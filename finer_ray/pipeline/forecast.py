@@ -7,16 +7,15 @@ from datetime import timedelta
 
 from finer_ray.config.schema import Config
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.pipeline.cluster import Crew, check_device, own_resources
-from finer_ray.pipeline.explaining import Explainer
-from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.cluster import check_device
+from finer_ray.pipeline.executor import InlineExecutor, executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
+from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_question
-from finer_ray.pipeline.writing import write
 from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Unit, check_vacant, pending, read_manifest
-from finer_ray.store.parts import failure_count
+from finer_ray.store.parts import committed_failures, failure_count
 from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors
 
@@ -72,15 +71,15 @@ def forecast(config: Config) -> Forecast:
         What `export` raises before it begins.
     """
     check_device(config.compute.model_copy(update={"runner": "inline"}))
-    folder = Folder(config.output.url, config.compute.patience)
+    folder = Folder(config.output.url, config.compute.retry_seconds)
     check_places(config.input.shards, folder)
     check_vacant(folder)
     classifier = build_classifier(config.model)
     check_question(config, classifier)
     published = read_manifest(folder, EXPORT)
     planned = pending(read_manifest(folder, PLAN), published)
-    with Crew(config.compute.runner == "inline") as crew:
-        plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, crew.each)
+    with executor_of(config.compute) as executor:
+        plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, executor.map)
     left, waiting = units_left(plan, published, folder)
     failures, limit = plan.counts["failures"] + failure_count(folder, waiting), config.input.max_failures
     stops = too_many(failures, plan.images(), limit)
@@ -121,28 +120,31 @@ def forecast_lines(found: Forecast) -> list[str]:
 
 
 def _tried(found: Forecast, config: Config, classifier: Classifier, layout: Layout, unit: Unit) -> Forecast:
-    share = own_resources(config.compute)
-    loader = Loader(config.input, classifier.transform, config.metrics.localisation, config.compute.patience)
-    explainer = Explainer(classifier, config, layout, share)
-    explainer(loader(replace(unit, number=0, count=min(WARM, unit.count))))
-    unit = replace(unit, number=0, count=min(TRIED, unit.count))
-    folder = Folder(f"memory://forecast-{secrets.token_hex(8)}")
-    create_tensors(folder, layout, layout.rows_per_unit)
-    start = time.perf_counter()
-    explained = explainer(loader(unit))
-    write(explained, folder.url, layout, 0.0)
-    seconds = time.perf_counter() - start
-    size = sum(folder.fs.find(folder.root, detail=True)[path]["size"] for path in folder.fs.find(folder.root))
+    """The forecast, after the first images of a unit have gone through the stages, written to memory."""
+    executor, folder = InlineExecutor(), Folder(f"memory://forecast-{secrets.token_hex(8)}")
+    stages = export_stages(config, classifier, layout, folder.url, executor)
+    warm, trial = (replace(unit, number=i, count=min(most, unit.count)) for i, most in enumerate((WARM, TRIED)))
+    create_tensors(folder, layout, 2 * layout.rows_per_unit)
+    lines = executor.run([warm, trial], stages)
+    next(lines)
+    before, start = _stored(folder), time.perf_counter()
+    next(lines)
+    seconds, size = time.perf_counter() - start, _stored(folder) - before
+    failures = committed_failures(folder, trial.number).to_pylist()
     folder.fs.rm(folder.root, recursive=True)
-    bad = zip(explained["key"].to_pylist(), explained["stage"].to_pylist(), explained["error"].to_pylist(), strict=True)
     return replace(
         found,
-        tried=unit.count,
-        trial_failures=tuple(f"{key}: {stage}: {error}" for key, stage, error in bad if stage),
-        seconds_per_image=seconds / unit.count,
-        bytes_per_image=size / unit.count,
-        device=share.device,
+        tried=trial.count,
+        trial_failures=tuple(f"{line['key'] or ''}: {line['stage']}: {line['error']}" for line in failures),
+        seconds_per_image=seconds / trial.count,
+        bytes_per_image=size / trial.count,
+        device=executor.resources(config.compute).device,
     )
+
+
+def _stored(folder: Folder) -> int:
+    """Bytes of a folder's files."""
+    return sum(info["size"] for info in folder.fs.find(folder.root, detail=True).values())
 
 
 def _time(seconds: float) -> str:

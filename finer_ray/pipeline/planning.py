@@ -16,12 +16,12 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
 from finer_ray.pipeline.targets import question_of
-from finer_ray.retry import patiently
+from finer_ray.retry import retry
 from finer_ray.shards import Fields, ShardIndex, ShardRef, find_shards, index_shard, stamps, unit_digest
 from finer_ray.shards.files import is_tag, locate
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
-from finer_ray.store.parts import Each, committed, committed_digests
+from finer_ray.store.parts import Mapper, committed, committed_digests
 from finer_ray.store.storage import Folder
 from finer_ray.version import __version__
 
@@ -147,7 +147,7 @@ def make_plan(
     planned: Manifest | None,
     published: Manifest | None,
     folder: Folder,
-    each: Each,
+    mapper: Mapper,
 ) -> tuple[Manifest, list[str]]:
     """The manifest of the export as it will be: the shards it has already, in their places, then new ones.
 
@@ -159,7 +159,7 @@ def make_plan(
         planned: what a run that did not end had planned; None where there is no such plan.
         published: what the export has; None for a new one.
         folder: of the export.
-        each: calls a function with each of some items, wherever there is room.
+        mapper: as the built-in map; calls may run elsewhere.
 
     Returns:
         The plan, and what the user is to be told of shards that changed or vanished.
@@ -175,7 +175,7 @@ def make_plan(
     # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
     known = [] if before is None else [entry for entry in before.shards if entry.index["starts"]]
     retired = [] if before is None else list(before.retired)
-    survey = _survey(config, known, _digests(known, published, folder), each)
+    survey = _survey(config, known, _digests(known, published, folder), mapper)
     policy = config.input.on_changed
     # What nobody has seen yet is done anew without being asked for: its shard was perhaps mended.
     seen = set() if published is None else {entry.first_unit for entry in published.shards}
@@ -225,22 +225,22 @@ def _digests(known: Sequence[ShardEntry], published: Manifest | None, folder: Fo
     return digests
 
 
-def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, each: Each) -> Survey:
-    patience = config.compute.patience
+def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, mapper: Mapper) -> Survey:
+    retry_seconds = config.compute.retry_seconds
 
     def look() -> tuple[list[ShardRef], dict[str, str | None]]:
         refs = find_shards(config.input.shards, config.input.format)
         return refs, stamps([*refs, *(entry.shard.ref for entry in known)])
 
-    refs, marks = patiently(look, "look for input.shards", patience)
+    refs, marks = retry(look, "look for input.shards", retry_seconds)
     by_url = {entry.index["ref"]["url"]: entry for entry in known}
     same = {url for url, entry in by_url.items() if entry.stamp is not None and marks.get(url) == entry.stamp}
     # A shard that no pattern names any more, but that is still there, is as it was: a later job may name others.
     wanted = {ref.url: ref for ref in refs}
     open_ = [ref for ref in refs if ref.url not in same and ref.url in marks]
     batches = [open_[first : first + BATCH] for first in range(0, len(open_), BATCH)]
-    count = partial(_count, config.input.fields.model_dump(), config.output.rows_per_unit, patience)
-    indexes = [index for found in each(count, batches) for index in found]
+    count = partial(_count, config.input.fields.model_dump(), config.output.rows_per_unit, retry_seconds)
+    indexes = [index for found in mapper(count, batches) for index in found]
     entries = [entry for url, entry in by_url.items() if url in same or (url in marks and url not in wanted)]
     changed, renewed, new, doubtful = [], [], [], []
     for index in indexes:
@@ -258,7 +258,7 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, eac
             changed.append(entry)
             renewed.append(fresh)
     # Headers are the same; whether bodies are, only reading them tells.
-    for (entry, fresh, _), kept in zip(doubtful, each(partial(_is_same, config), doubtful), strict=True):
+    for (entry, fresh, _), kept in zip(doubtful, mapper(partial(_is_same, config), doubtful), strict=True):
         if kept:
             entries.append(entry.model_copy(update={"stamp": fresh.stamp}))
         else:
@@ -288,19 +288,19 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
         if digest is None:
             continue
         read = partial(unit_digest, shard.ref, fields, unit.start, unit.count, config.input.max_member_bytes)
-        if patiently(read, f"read {unit.url}", config.compute.patience) != digest:
+        if retry(read, f"read {unit.url}", config.compute.retry_seconds) != digest:
             return False
     return True
 
 
 def _count(
-    fields: dict[str, str | None], rows_per_unit: int, patience: float, refs: list[ShardRef]
+    fields: dict[str, str | None], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]
 ) -> list[ShardIndex]:
     return [
-        patiently(
+        retry(
             partial(index_shard, ref, Fields.with_defaults(ref.format, fields), rows_per_unit),
             f"count the images of {ref.url}",
-            patience,
+            retry_seconds,
         )
         for ref in refs
     ]

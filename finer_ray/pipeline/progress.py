@@ -2,12 +2,13 @@
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -30,14 +31,45 @@ class Summary:
     seconds: float = 0.0
 
 
-class Meter:
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        total: images of the whole job.
+        done: of these, failures included, also what earlier runs have done.
+        failures: among those done.
+        new: images done by this run.
+        started: when, by `time.monotonic`.
+    """
+
+    total: int
+    done: int
+    failures: int
+    new: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def rate(self) -> float:
+        """Images per second of this run, start-up included."""
+        return self.new / max(time.monotonic() - self.started, 1e-9)
+
+    def numbers(self) -> dict[str, float]:
+        """What others are told of a run, see `finer_ray.store.lease`."""
+        return {"done": self.done, "total": self.total, "failures": self.failures, "rate": self.rate}
+
+    def advanced(self, images: int, failures: int) -> Self:
+        """After so many images more, failures included."""
+        return replace(self, done=self.done + images, failures=self.failures + failures, new=self.new + images)
+
+
+class ProgressBar:
     """A progress bar where a person looks, a line now and then where the output is a log."""
 
-    def __init__(self, total: int, done: int, failures: int, doing: str = "explaining") -> None:
-        self.total, self.done, self.failures = total, done, failures
-        self._before, self._start, self._said = done, time.monotonic(), 0.0
+    def __init__(self, progress: Progress, doing: str = "explaining") -> None:
         console = Console(file=sys.stderr)
-        self._bar = Progress(
+        self._log, self._said = not console.is_terminal, 0.0
+        self._bar = Bar(
             TextColumn(f"[bold]{doing}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -46,10 +78,9 @@ class Meter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[failed]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=self._log,
         )
-        self._log = not console.is_terminal
-        self._task = self._bar.add_task("images", total=total, completed=done, rate="", failed="")
+        self._task = self._bar.add_task("images", total=progress.total, completed=progress.done, rate="", failed="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -60,20 +91,13 @@ class Meter:
     ) -> None:
         self._bar.stop()
 
-    @property
-    def rate(self) -> float:
-        """Images per second of this run, start-up included."""
-        return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
-
-    def advance(self, images: int, failures: int) -> None:
-        """Count a unit: images done, those that failed included, and how many of them failed."""
-        self.done, self.failures = self.done + images, self.failures + failures
-        rate = self.rate
-        failed = f"{self.failures} failed"
-        self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} images/s", failed=failed)
+    def show(self, progress: Progress) -> None:
+        """Show how far the run is now."""
+        rate, failed = progress.rate, f"{progress.failures} failed"
+        self._bar.update(self._task, completed=progress.done, rate=f"{rate:.1f} images/s", failed=failed)
         now = time.monotonic()
-        if self._log and (now - self._said >= SECONDS_BETWEEN_LINES or self.done == self.total):
+        if self._log and (now - self._said >= SECONDS_BETWEEN_LINES or progress.done == progress.total):
             self._said = now
-            left = (self.total - self.done) / rate if rate else 0.0
-            line = f"{self.done}/{self.total} images, {rate:.1f} images/s, {left:.0f} s left, {failed}"
+            left = (progress.total - progress.done) / rate if rate else 0.0
+            line = f"{progress.done}/{progress.total} images, {rate:.1f} images/s, {left:.0f} s left, {failed}"
             print(line, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Results: what is known of a unit's images while it is being explained."""
+"""Results: what is known of a unit's images, row by row, while it is being explained."""
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,114 +9,106 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finer_ray.pipeline.columns import or_null, pack
-from finer_ray.pipeline.device_transfer import Arrays
+from finer_ray.pipeline.unit_tables import NOTES, to_column
 from finer_ray.saliency import Explanation
 from finer_ray.saliency.objective import class_probabilities
-from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tensors import to_half
 
-NOTES = ("unit", "index", "shard", "key", "digest", "stage", "error", "width", "height", "region_kind")
-# Columns of images that come from the model.
-LINE = (
-    "target",
-    "predicted",
-    "probability",
-    "predicted_probability",
-    "reference_probabilities",
-    "logit",
-    "references",
-    "reference_logits",
-)
+NOT_FINITE = "the model's results are not finite (NaN, infinite, or beyond float16)"
 
 
 class Results:
-    """What is known of a unit's images, row by row, while it is being explained."""
+    """A unit's results.
 
-    def __init__(self, source: pa.Table, layout: Layout, class_count: int) -> None:
-        self.source, self.layout, self.class_count = source, layout, class_count
-        self.notes: dict[str, list[Any]] = {name: source[name].to_pylist() for name in NOTES}
-        self.lines: list[dict[str, Any]] = [{} for _ in range(len(source))]
-        # Why a label is no class, of images that are explained without it.
+    Args:
+        source: what the loader gives of the unit.
+        schema: of the table that the results become, EXPLAINED.
+
+    Attributes:
+        stages: why an image cannot be used, by row; None where it can.
+        labels: class of each image, None where it has none.
+        unknown_labels: why an image's label is no class, of images that are explained without it.
+    """
+
+    def __init__(self, source: pa.Table, schema: pa.Schema) -> None:
+        self._source, self._schema = source, schema
+        self.stages: list[str | None] = source["stage"].to_pylist()
+        self._errors: list[str | None] = source["error"].to_pylist()
+        self.labels: list[int | None] = [None] * len(source)
         self.unknown_labels: list[str | None] = [None] * len(source)
-        self.tensors = {
-            name: np.full((len(source), *shape), -1 if name == "references" else np.nan, ARRAYS[name].dtype)
-            for name, shape in layout.shapes().items()
-        }
+        known = {*NOTES.names, "label", "unknown_label"}
+        self._arrays = {field.name: _empty(field.type, len(source)) for field in schema if field.name not in known}
 
     def fail(self, row: int, stage: str, error: str) -> None:
         """Mark an image as one that cannot be used, unless it failed before."""
-        if self.notes["stage"][row] is None:
-            self.notes["stage"][row], self.notes["error"][row] = stage, error
+        if self.stages[row] is None:
+            self.stages[row], self._errors[row] = stage, error
 
-    def add(
-        self,
-        rows: NDArray[np.intp],
-        places: NDArray[np.intp],
-        found: Arrays,
-        scores: Arrays,
-        labels: list[int | None],
-    ) -> None:
+    def add(self, rows: NDArray[np.intp], places: NDArray[np.intp], found: Mapping[str, NDArray[Any]]) -> None:
         """Take over a batch's results; images whose results are not finite fail.
 
         Args:
             rows: of the unit, (n,).
             places: of these rows in the batch, (n,); its other places are filled up and left out.
-            found: what `answers` gives of the batch.
-            scores: the metrics of the batch, (B, M, ...) each.
-            labels: of the rows.
+            found: what `answers` gives of the batch, and its metrics (B, M, ...).
         """
-        found, scores = ({name: values[places] for name, values in arrays.items()} for arrays in (found, scores))
-        tensors = self._stored(found)
-        finite = found["finite"]
-        if "embedding" in tensors:
-            finite = finite & np.isfinite(tensors["embedding"]).all(1)
-        lines = {name: or_null(found[name].tolist()) for name in LINE}
-        metrics = {name: _cells(name, values.tolist()) for name, values in scores.items()}
-        for position, row in enumerate(rows.tolist()):
-            if not finite[position]:
-                self.fail(row, "model", "the model's results are not finite (NaN, infinite, or beyond float16)")
-                continue
-            for name, values in tensors.items():
-                self.tensors[name][row] = values[position]
-            maps = range(len(self.layout.maps))
-            self.lines[row] = {name: values[position] for name, values in lines.items()}
-            self.lines[row]["label"] = labels[position]
-            self.lines[row]["metrics"] = [{name: metrics[name][position][of] for name in metrics} for of in maps]
+        values = _stored({name: array[places] for name, array in found.items()})
+        finite = values.pop("finite")
+        if "embedding" in self._arrays:
+            finite = finite & np.isfinite(values["embedding"]).all(1)
+        for row in rows[~finite].tolist():
+            self.fail(row, "model", NOT_FINITE)
+        for name, array in values.items():
+            if name in self._arrays or name not in OPTIONAL:
+                self._arrays[name][rows[finite]] = array[finite]
 
     def table(self) -> pa.Table:
-        """The unit as one table."""
-        columns: dict[str, Any] = {name: pa.array(self.notes[name]) for name in NOTES}
-        columns["line"] = pa.array([json.dumps(line) for line in self.lines])
+        """The unit as one table, EXPLAINED."""
+        failed = np.array([stage is not None for stage in self.stages])
+        columns: dict[str, Any] = {name: self._source[name] for name in NOTES.names}
+        columns |= {"stage": pa.array(self.stages, pa.string()), "error": pa.array(self._errors, pa.string())}
+        columns["label"] = pa.array(self.labels, pa.int32())
         columns["unknown_label"] = pa.array(self.unknown_labels, pa.string())
-        for name, values in self.tensors.items():
-            columns[name] = pack(values)
-        return pa.table(columns)
-
-    def _stored(self, found: Arrays) -> Arrays:
-        """The rows of the Zarr arrays."""
-        stored = dict(found)
-        stored["maps"], stored["maps_scale"] = to_half(found["maps"], (2, 3))
-        stored["basis"], stored["basis_scale"] = to_half(found["basis"], (1, 2, 3))
-        with np.errstate(over="ignore"):
-            stored["embedding"] = found["embedding"].astype(np.float16)
-        return {name: stored[name] for name in self.tensors}
+        for name, values in self._arrays.items():
+            # Of a concept there is no probability: NaN, and null in the table.
+            null = failed | np.isnan(values) if values.ndim == 1 else failed
+            columns[name] = to_column(values) if values.ndim > 1 else pa.array(values, mask=null)
+        return pa.table(columns, self._schema)
 
 
-def _cells(column: str, values: list[list[Any]]) -> list[list[Any]]:
-    """Metrics by image and map, NaN as null; a curve of nothing else, as concepts have, is null as a whole."""
-    cells: list[list[Any]] = or_null(values)
-    if not column.endswith("_curve"):
-        return cells
-    return [[None if all(point is None for point in curve) else curve for curve in maps] for maps in cells]
+# Of a batch's results, what an export may be made without.
+OPTIONAL = ("basis", "basis_scale", "embedding")
+
+
+def _stored(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A batch's results as they are stored: maps, basis and embedding in float16."""
+    maps, maps_scale = to_half(found["maps"], (2, 3))
+    basis, basis_scale = to_half(found["basis"], (1, 2, 3))
+    with np.errstate(over="ignore"):
+        embedding = found["embedding"].astype(np.float16)
+    halves: dict[str, NDArray[Any]] = {
+        "maps": maps,
+        "maps_scale": maps_scale,
+        "basis": basis,
+        "basis_scale": basis_scale,
+    }
+    return found | halves | {"embedding": embedding}
+
+
+def _empty(kind: pa.DataType, count: int) -> NDArray[Any]:
+    """Values of rows that nothing is known of: NaN, or -1 of integers."""
+    shape: tuple[int, ...] = ()
+    if isinstance(kind, pa.FixedShapeTensorType):
+        kind, shape = kind.value_type, tuple(kind.shape)
+    return np.full((count, *shape), -1 if pa.types.is_integer(kind) else np.nan, kind.to_pandas_dtype())
 
 
 def answers(explanation: Explanation, class_count: int) -> dict[str, Tensor]:
     """What is kept of a batch's explanation, on its device; concepts have no probability.
 
     Returns:
-        The columns of images in `LINE`, (B,) or (B, K); `maps`, `basis` and `embedding`; and `finite` (B,) bool,
-        whether the results can be used.
+        The columns of images that come from the model, (B,) or (B, K); `maps`, `basis` and `embedding`; and `finite`
+        (B,) bool, whether the results can be used.
     """
     logits, target, references = explanation.logits, explanation.target, explanation.references
     finite = logits.isfinite().all(1) & explanation.maps.flatten(1).isfinite().all(1)

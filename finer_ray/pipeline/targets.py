@@ -1,6 +1,5 @@
 """The question: the config's section `saliency` with its names turned into indices of the head's logits."""
 
-import json
 from functools import lru_cache
 from typing import Any
 
@@ -121,18 +120,17 @@ class Targets:
         """Whether an image whose label is no class cannot be explained."""
         return self._wanted == "label" or (self._concept is not None and self._concept.by == "label")
 
-    def label(self, text: str | None) -> int | None:
-        """The index of a label given as JSON. Raises TargetError where it is no class."""
-        if text is None:
+    def label(self, label: int | str | None) -> int | None:
+        """The index of a label. Raises TargetError where it is no class."""
+        if label is None:
             return None
-        index, reason = self._label(text)
+        index, reason = self._label(label)
         if reason is not None:
             raise TargetError("label", reason)
         return index
 
-    def _find_label(self, text: str) -> tuple[int, str | None]:
+    def _find_label(self, label: int | str) -> tuple[int, str | None]:
         """The index of a label, or why it is no class."""
-        label = json.loads(text)
         try:
             return self._classes.index(label), None
         except LookupError as error:

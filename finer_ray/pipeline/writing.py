@@ -1,92 +1,135 @@
 """Writing stage: an explained unit to its Zarr objects and its commit."""
 
-import json
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from finer_ray.pipeline.columns import unpack
+from finer_ray.pipeline.unit_tables import WRITTEN, from_column
 from finer_ray.shards.formats import joined_digest
-from finer_ray.store.layout import ARRAYS, Layout
+from finer_ray.store.layout import Layout
 from finer_ray.store.parts import commit
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import write_unit
 
-# Of a unit, that its line for the driver carries.
-MAX_REASONS = 16
-# Of a run, that its note names.
-TOLD_REASONS = 3
+# Reasons that a unit's line for the run carries, and that the run's note names; the others are counted together.
+MAX_REASONS, TOLD_REASONS, OTHER = 16, 3, ""
 
 
-def write(table: pa.Table, url: str, layout: Layout, patience: float) -> pa.Table:
+def write(url: str, layout: Layout, retry_seconds: float, table: pa.Table) -> pa.Table:
     """Write a unit: one Zarr shard object per array, then its parts.
 
     Args:
-        table: what `Explainer` gives, the lines of one whole unit.
         url: of the export.
-        patience: seconds for which a store that fails in passing is tried again.
+        layout: of its Zarr arrays.
+        retry_seconds: for which a store that fails in passing is tried again.
+        table: a whole unit, EXPLAINED.
 
     Returns:
-        One line for the driver: unit, images, failures; unknown_labels, images explained without their label, which is
-        no class; unknown_label_reasons, a JSON object of the commonest reasons with their counts.
+        A line for the run, WRITTEN.
 
     Raises:
         StoreError: the store refuses to, or does not answer.
     """
     unit = table["unit"][0].as_py()
-    tensors = {name: unpack(table[name], ARRAYS[name].dtype, shape) for name, shape in layout.shapes().items()}
+    tensors = {name: from_column(table[name]) for name in layout.shapes()}
     tables = unit_tables(table, layout)
-    folder = Folder(url, patience)
+    folder = Folder(url, retry_seconds)
     write_unit(folder, layout, unit, tensors)
     commit(folder, unit, tables, joined_digest(table["digest"].to_pylist()))
-    unknown = unknown_labels(table)
-    return pa.table(
-        {
-            "unit": [unit],
-            "images": [tables["images"].num_rows],
-            "failures": [tables["failures"].num_rows],
-            "unknown_labels": [unknown.total()],
-            "unknown_label_reasons": [json.dumps(dict(unknown.most_common(MAX_REASONS)))],
-        }
-    )
+    line = {"unit": unit, "images": tables["images"].num_rows, "failures": tables["failures"].num_rows}
+    return pa.Table.from_pylist([{**line, "unknown_labels": unknown_labels(table)}], WRITTEN)
 
 
-def unknown_labels(table: pa.Table) -> Counter[str]:
-    """Why labels of a unit's images are no class, with counts; images that failed have no say."""
+def unknown_labels(table: pa.Table) -> dict[str, int]:
+    """Why labels of a unit's images are no class, the commonest reasons with counts, and OTHER for the rest of them;
+    images that failed have no say."""
     columns = (table[name].to_pylist() for name in ("stage", "unknown_label"))
-    return Counter(reason for stage, reason in zip(*columns, strict=True) if stage is None and reason is not None)
+    found = Counter(reason for stage, reason in zip(*columns, strict=True) if stage is None and reason is not None)
+    told = dict(found.most_common(MAX_REASONS))
+    rest = found.total() - sum(told.values())
+    return told | ({OTHER: rest} if rest else {})
 
 
-def unknown_label_note(count: int, reasons: Counter[str]) -> str:
+def unknown_label_note(reasons: Counter[str]) -> str:
     """What the user is told of images that were explained without their label.
 
     Args:
-        count: of these images.
         reasons: why a label is no class, with counts.
     """
-    told = "; ".join(f"{reason}: {images}" for reason, images in reasons.most_common(TOLD_REASONS))
+    known = Counter({reason: images for reason, images in reasons.items() if reason != OTHER})
+    told = "; ".join(f"{reason}: {images}" for reason, images in known.most_common(TOLD_REASONS))
     more = "; ..." if len(reasons) > TOLD_REASONS else ""
-    return f"{count} images have a label that is no class, and are explained without it: {told}{more}"
+    return f"{reasons.total()} images have a label that is no class, and are explained without it: {told}{more}"
 
 
 def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
-    """A unit's lines of images, metrics and failures."""
-    names = ["unit", "index", "shard", "key", "width", "height", "region_kind", "stage", "error", "line"]
-    images, metrics, failures = [], [], []
-    for position, note in enumerate(table.select(names).to_pylist()):
-        row = note["unit"] * layout.rows_per_unit + position
-        if note["stage"] is not None:
-            failures.append({**note, "row": row, "key": note["key"] or None})
+    """A unit's lines of images, metrics and failures.
+
+    Args:
+        table: a whole unit, EXPLAINED.
+        layout: of its Zarr arrays.
+    """
+    first = table["unit"][0].as_py() * layout.rows_per_unit
+    table = table.append_column("row", pa.array(range(first, first + len(table)), pa.int64()))
+    good = pc.is_null(table["stage"])
+    images, failed = table.filter(good), table.filter(pc.invert(good))
+    keys = pc.if_else(pc.equal(failed["key"], ""), None, failed["key"])
+    failed = failed.set_column(failed.column_names.index("key"), "key", keys)
+    return {
+        "images": pa.table({name: _answer(images[name]) for name in IMAGES.names}, IMAGES),
+        "metrics": _metrics(images, layout.maps),
+        "failures": failed.select(FAILURES.names).cast(FAILURES),
+    }
+
+
+def _answer(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """A column of images; a tensor of references as lists."""
+    return _lists(from_column(column)) if isinstance(column.type, pa.FixedShapeTensorType) else column
+
+
+def _metrics(images: pa.Table, maps: tuple[str, ...]) -> pa.Table:
+    """A line per image and map: each image's maps one after the other."""
+    count, places = len(images), np.repeat(np.arange(len(images)), len(maps))
+    columns: dict[str, Any] = {
+        "row": images["row"].take(places),
+        "class": pc.coalesce(images["label"], images["target"]).take(places),
+        "map": pa.array(list(maps) * count, pa.string()),
+        "region": images["region_kind"].take(places),
+    }
+    for field in METRICS:
+        if field.name in columns:
             continue
-        line = json.loads(note["line"])
-        images.append({**note, **line, "row": row})
-        of = line["target"] if line["label"] is None else line["label"]
-        for name, scores in zip(layout.maps, line["metrics"], strict=True):
-            hit = scores.get("pointing_hit")
-            scores = {**scores, "pointing_hit": None if hit is None else hit > 0}
-            metrics.append({**scores, "row": row, "class": of, "map": name, "region": note["region_kind"]})
-    lines: dict[str, list[dict[str, Any]]] = {"images": images, "metrics": metrics, "failures": failures}
-    schemas = {"images": IMAGES, "metrics": METRICS, "failures": FAILURES}
-    return {name: pa.Table.from_pylist(lines[name], schema) for name, schema in schemas.items()}
+        if field.name not in images.column_names:
+            columns[field.name] = pa.nulls(len(places), field.type)
+            continue
+        values = from_column(images[field.name])
+        columns[field.name] = _scores(field, values.reshape(len(places), *values.shape[2:]))
+    return pa.table(columns, METRICS)
+
+
+def _scores(field: pa.Field, values: NDArray[np.float32]) -> pa.Array:
+    """A column of metrics of values (n, ...), NaN as null."""
+    if pa.types.is_list(field.type):
+        # A curve of nothing else, as concepts have, is null as a whole.
+        null: NDArray[np.bool_] = np.logical_and.reduce(np.isnan(values), axis=1)
+        return _lists(values, null if field.name.endswith("_curve") else None)
+    numbers = pa.array(values, from_pandas=True)
+    return pc.greater(numbers, 0) if pa.types.is_boolean(field.type) else numbers
+
+
+def _lists(values: NDArray[Any], null: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Values (n, k) as n lists, NaN as null.
+
+    Args:
+        values: (n, k).
+        null: (n,) lists that are null themselves.
+    """
+    count, size = values.shape
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * size)
+    mask = None if null is None else pa.array(null)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1), from_pandas=True), mask=mask)

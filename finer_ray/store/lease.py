@@ -66,7 +66,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._thread.start()
 
-    def tell(self, **progress: float) -> None:
+    def report_progress(self, **progress: float) -> None:
         """Progress that the next renewal writes down, for `finer-ray status`."""
         self._progress = progress
 
@@ -128,7 +128,7 @@ class Lease:
 
 
 @contextmanager
-def hold(folder: Folder, seconds: float) -> Iterator[Lease]:
+def acquire(folder: Folder, seconds: float) -> Iterator[Lease]:
     """Hold an export's lease for a while; it is renewed in the background, and ends by itself when this process does.
 
     Leases are numbered files, each created by one run alone (exclusively, which local file systems, S3, GCS and Azure
@@ -143,7 +143,7 @@ def hold(folder: Folder, seconds: float) -> Iterator[Lease]:
     Raises:
         LeaseError: another run holds it.
     """
-    lease = _acquire(folder, seconds)
+    lease = _create(folder, seconds)
     try:
         yield lease
     finally:
@@ -156,7 +156,7 @@ def current(folder: Folder) -> Holder | None:
     return None if holder is None or holder.released else holder
 
 
-def _acquire(folder: Folder, seconds: float) -> Lease:
+def _create(folder: Folder, seconds: float) -> Lease:
     number, other = _latest(folder)
     if other is not None and other.alive:
         raise LeaseError(_refusal(folder, other))

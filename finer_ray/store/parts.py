@@ -18,7 +18,7 @@ from finer_ray.store.tables import AVERAGED, CLASSES, FAILURES, IMAGES, METRICS,
 UNITS_PER_FILE = 1024
 RETIRED = "retired"
 CLASS_FILE = "classes.parquet"
-# Sub-folder of parts: how many processes a unit has ended by losing them their GPU.
+# Sub-folder of parts in which earlier versions have counted lost GPUs.
 LOST = "lost"
 # A part, a mark in LOST, or a part that a killed process was writing.
 UNIT_FILE = re.compile(r"(\d{8,})(\.parquet(\.[0-9a-f]{8}\.tmp)?)?$")
@@ -26,15 +26,10 @@ UNIT_FILE = re.compile(r"(\d{8,})(\.parquet(\.[0-9a-f]{8}\.tmp)?)?$")
 DIGEST = b"finer_ray.digest"
 
 
-class Each(Protocol):
-    """Something that calls a function with each of some items, perhaps on many machines; results in order."""
+class Mapper(Protocol):
+    """As the built-in map: calls a function with each of some items, perhaps on many machines; results in order."""
 
-    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]: ...
-
-
-def here(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """One after the other, in this process."""
-    return [function(item) for item in items]
+    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any], /) -> Iterator[Any]: ...
 
 
 def commit(folder: Folder, unit: int, tables: dict[str, pa.Table], digest: str = "") -> None:
@@ -62,6 +57,11 @@ def committed_digests(folder: Folder, units: Iterable[int]) -> dict[int, str]:
     return {unit: _digest(folder.read_schema(_part("images", unit))) for unit in units}
 
 
+def committed_failures(folder: Folder, unit: int) -> pa.Table:
+    """The lines of failures of a committed unit."""
+    return folder.read_table(_part("failures", unit), FAILURES)
+
+
 def failure_count(folder: Folder, units: Iterable[int]) -> int:
     """Lines of failures of some committed units."""
     return sum(folder.count_rows(_part("failures", unit)) for unit in units)
@@ -72,7 +72,7 @@ def publish(
     units: list[int],
     plan: ManifestFile,
     export: ManifestFile,
-    each: Each = here,
+    mapper: Mapper = map,
     confirm: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Make what the plan says the export's state: table files of the parts of units, the classes' summary, export.json.
@@ -86,7 +86,7 @@ def publish(
         units: numbers of those that are committed, and not in the tables yet.
         plan: plan.json; tables that it lists, which come of no unit, are kept.
         export: export.json.
-        each: calls a function with each of some items, wherever there is room.
+        mapper: as the built-in map; calls may run elsewhere.
         confirm: raises where this run may not publish any more.
 
     Returns:
@@ -108,7 +108,7 @@ def publish(
     listed = [] if before is None else [file for name in SCHEMAS for file in before.tables.get(name, [])]
     plan.write(draft.model_copy(update={"obsolete": list(dict.fromkeys([*draft.obsolete, *listed, *ours]))}))
     try:
-        made = _new_state(folder, draft, before, groups, kept, tag, each)
+        made = _new_state(folder, draft, before, groups, kept, tag, mapper)
         current = {*ours, *(file for files in made.tables.values() for file in files)}
         obsolete = [file for file in _planned(plan).obsolete if file not in current]
         made = made.model_copy(update={"obsolete": obsolete})
@@ -176,22 +176,22 @@ def _new_state(
     groups: list[list[Unit]],
     kept: list[tuple[str, ...]],
     tag: str,
-    each: Each,
+    mapper: Mapper,
 ) -> Manifest:
     """Write the table files of the new state; its manifest."""
     size = draft.layout.rows_per_unit
-    made = each(partial(_compact, folder, tag, size), groups)
+    made = list(mapper(partial(_compact, folder, tag, size), groups))
     known = [] if before is None else before.retired
     ended = [span for span in draft.retired if span not in known and not span.erased]
     if ended and kept:
-        kept = each(partial(_without, folder, tag, size, ended), kept)
+        kept = list(mapper(partial(_without, folder, tag, size, ended), kept))
     files = [*kept, *(files for files, _ in made)]
-    tables: dict[str, list[str]] = {name: [each_[place] for each_ in files] for place, name in enumerate(PARTS)}
+    tables: dict[str, list[str]] = {name: [group[place] for group in files] for place, name in enumerate(PARTS)}
     problems = _shard_problems(draft)
     if problems.num_rows:
         tables["failures"].append(f"failures/shards-{tag}.parquet")
         folder.write_table(tables["failures"][-1], problems)
-    pieces = each(partial(_sums, folder), list(zip(tables["images"], tables["metrics"], strict=True)))
+    pieces = list(mapper(partial(_sums, folder), list(zip(tables["images"], tables["metrics"], strict=True))))
     tables["classes"] = [f"classes/{tag}.parquet"]
     classes = summarise(pieces, draft.classes) if pieces else CLASSES.empty_table()
     folder.write_table(tables["classes"][0], classes)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finer_ray.errors import LeaseError
-from finer_ray.retry import patiently
+from finer_ray.retry import retry
 from finer_ray.shards.files import is_local, locate, whole_file
 from finer_ray.store.tables import write_options
 
@@ -33,23 +33,23 @@ class Folder:
     """The export's folder: small whole-file reads and writes below one URL.
 
     A write is all or nothing: local files are renamed into place, object stores do so by themselves. Every method
-    raises StoreError where the store refuses, or does not answer for longer than `patience` seconds.
+    raises StoreError where the store refuses, or does not answer for longer than `retry_seconds` seconds.
     """
 
-    def __init__(self, url: str, patience: float = 0.0) -> None:
+    def __init__(self, url: str, retry_seconds: float = 0.0) -> None:
         self.fs: Any
         self.fs, self.root = locate(url)
         self.local = is_local(self.fs)
         self.url = self.root if self.local else url.rstrip("/")
-        self.patience = patience
+        self.retry_seconds = retry_seconds
 
     def path(self, name: str) -> str:
         """The path of a file, for this folder's file system."""
         return posixpath.join(self.root, name)
 
-    def patiently(self, action: Callable[[], T], what: str) -> T:
-        """Do something with the store that may be done twice; see `finer_ray.retry.patiently`."""
-        return patiently(action, what, self.patience)
+    def retry(self, action: Callable[[], T], what: str) -> T:
+        """Do something with the store that may be done twice; see `finer_ray.retry.retry`."""
+        return retry(action, what, self.retry_seconds)
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None where there is none."""
@@ -273,10 +273,10 @@ class Folder:
         return self._reading(name, count)
 
     def _reading(self, name: str, action: Callable[[], T]) -> T:
-        return self.patiently(action, f"read {self.url}/{name}")
+        return self.retry(action, f"read {self.url}/{name}")
 
     def _writing(self, name: str, action: Callable[[], T]) -> T:
-        return self.patiently(action, f"write {self.url}/{name}")
+        return self.retry(action, f"write {self.url}/{name}")
 
 
 _CHANGED = (

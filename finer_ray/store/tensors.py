@@ -22,7 +22,7 @@ def create_tensors(folder: Folder, layout: Layout, rows: int) -> None:
     Args:
         rows: of all units, a multiple of `layout.rows_per_unit`.
     """
-    folder.patiently(lambda: _create(folder, layout, rows), f"write {_url(folder)}")
+    folder.retry(lambda: _create(folder, layout, rows), f"write {_url(folder)}")
 
 
 def _create(folder: Folder, layout: Layout, rows: int) -> None:
@@ -69,7 +69,7 @@ def write_unit(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDA
     Args:
         tensors: by name, (n, ...) with n <= rows_per_unit; what is missing to a full unit stays fill.
     """
-    folder.patiently(lambda: _write(folder, layout, unit, tensors), f"write {_url(folder)}")
+    folder.retry(lambda: _write(folder, layout, unit, tensors), f"write {_url(folder)}")
 
 
 def _write(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDArray[Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finer_ray.pipeline import export as exporting
+from finer_ray.pipeline import stages
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.store.reading import Export
 from tests.conftest import Members, sample
@@ -59,7 +59,7 @@ def slow_down(gate: str = "") -> type[Explainer]:
     Returns:
         the class of the actors, which a test puts back.
     """
-    fast = exporting.Explainer
+    fast = stages.Explainer
 
     class Slow(Explainer):
         def __call__(self, table: pa.Table) -> pa.Table:
@@ -68,5 +68,5 @@ def slow_down(gate: str = "") -> type[Explainer]:
                 time.sleep(0.1)
             return super().__call__(table)
 
-    exporting.Explainer = Slow  # type: ignore[misc]
+    stages.Explainer = Slow  # type: ignore[misc]
     return fast

@@ -17,9 +17,10 @@ import torch
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
 from finer_ray.pipeline import cluster
-from finer_ray.pipeline.cluster import check_device, connected, cpus, own_resources
+from finer_ray.pipeline.cluster import check_device, connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.forecast import forecast
+from finer_ray.pipeline.resources import cpu_count, own_resources
 
 Job = Callable[..., Config]
 
@@ -229,7 +230,7 @@ def test_cpus_are_those_of_this_process(job: Job) -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        assert cpus() == 1
+        assert cpu_count() == 1
         assert own_resources(job("a.tar", compute={"device": "cpu"}).compute).threads == 1
     finally:
         os.sched_setaffinity(0, before)

@@ -1,7 +1,6 @@
 """The explaining actor: memory that does not do, processes that die, units side by side, and what never waits."""
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +15,11 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import WorkerError
 from finer_ray.models import build_classifier
 from finer_ray.models.split import Split
-from finer_ray.pipeline import explaining
+from finer_ray.pipeline import executor, explaining
 from finer_ray.pipeline import export as job_of
-from finer_ray.pipeline.cluster import own_resources
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import layout_of
+from finer_ray.pipeline.resources import own_resources
 from finer_ray.saliency import explain
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
@@ -284,14 +283,6 @@ def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int, met: Path | 
     monkeypatch.setattr(job_of, "build_classifier", build)
 
 
-def used_up(export: Path) -> None:
-    """Mark each of five units as one that has ended as many processes as it may."""
-    lost = export / explaining.LOST
-    lost.mkdir(parents=True)
-    for unit in range(5):
-        (lost / f"{unit:08d}").write_text(str(explaining.LOSSES))
-
-
 @pytest.mark.slow
 def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that loses its GPU ends, and another repeats its units; two units at a time change nothing. Where
@@ -302,59 +293,52 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
     compute = {"runner": "ray", "units_per_actor": 2}
     dying(monkeypatch, tmp_path / "once", 1, tmp_path / "met")
     config = job(tar, compute=compute)
-    monkeypatch.setattr(job_of, "check_vacant", lambda folder: None)
-    # As if each unit had ended as many processes as it may in a run before: that is forgotten.
-    used_up(Path(config.output.url))
     assert export(config).images == 40
     assert len(list((tmp_path / "once").iterdir())) == 1
     assert (tmp_path / "met").exists()
     assert verify_export(config.output.url) == []
     same(open_export(config.output.url), open_export(plain.output.url))
+    assert not (Path(config.output.url) / "parts").exists()
 
-    # In this run, it is not.
-    monkeypatch.setattr(job_of, "LOST", "parts/none")
-    used_up(tmp_path / "lost")
     dying(monkeypatch, tmp_path / "always", 10**6)
-    with pytest.raises(
-        WorkerError, match=r"4 processes in a row have lost their GPU at unit \d; .*illegal memory access"
-    ):
+    with pytest.raises(WorkerError, match=r"4 processes have lost their GPU at unit \d; .*illegal memory access"):
         export(job(tar, output={"url": str(tmp_path / "lost")}, compute=compute))
 
 
-def test_calls_that_lose_their_gpu_together_are_one_loss(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first ends the process, while the others wait for it."""
-    config = job("a.tar", output={"url": str(tmp_path / "out")})
-    classifier = build_classifier(config.model)
-    explainer = explaining.Explainer(classifier, config, layout_of(config, classifier), own_resources(config.compute))
-    explainer._on_ray = True
-    ended, over = [], threading.Event()
+def test_calls_that_lose_their_gpu_together_are_one_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tells of its unit and ends the process; the others wait for that, and Ray repeats them."""
+    ended, told, over = threading.Event(), [], threading.Event()
 
-    def end(code: int) -> None:
-        ended.append(code)
-        over.wait(20)
-        raise SystemExit
-
-    def lost(*given: Any) -> Any:
+    def lost(table: pa.Table) -> pa.Table:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    def call(unit: int) -> None:
-        with suppress(SystemExit, torch.AcceleratorError):
-            explainer(pa.table({"unit": [unit]}))
-
-    monkeypatch.setattr(explaining.os, "_exit", end)
-    monkeypatch.setattr(explainer, "_explained", lost)
-    calls = [threading.Thread(target=call, args=(unit,), daemon=True) for unit in (3, 4)]
+    schema = pa.schema([pa.field("unit", pa.int64())])
+    actor = executor._Actor(executor.Stage("explain", lambda: lost, schema, schema, rows=1))
+    monkeypatch.setattr(executor.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(executor.time, "sleep", lambda seconds: over.wait(20))
+    monkeypatch.setattr(executor, "LOST_SECONDS", 0.2)
+    calls = [
+        threading.Thread(target=lambda unit=unit: told.append(actor(pa.table([[unit]], schema))), daemon=True)
+        for unit in (3, 4)
+    ]
     for thread in calls:
         thread.start()
-    time.sleep(1.0)
-    assert ended == [explaining.LOST_CODE]
-    (mark,) = (tmp_path / "out" / explaining.LOST).iterdir()
-    assert mark.read_text() == "1"
+    assert ended.wait(20)
+    (line,) = [line for table in told for line in table.to_pylist()]
+    assert line["lost_unit"] in (3, 4)
+    assert "illegal memory access" in line["reason"]
     over.set()
     for thread in calls:
         thread.join()
+
+
+def test_tables_are_checked_at_each_stages_door() -> None:
+    number, text = (pa.schema([pa.field("unit", kind)]) for kind in (pa.int64(), pa.string()))
+    stage = executor.Stage("explain", lambda: lambda table: table, number, text, rows=1)
+    with pytest.raises(TypeError, match="stage explain takes"):
+        stage.checked(stage.build(), pa.table([["a"]], text))
+    with pytest.raises(TypeError, match="stage explain gives"):
+        stage.checked(stage.build(), pa.table([[1]], number))
 
 
 def test_trials_leave_out_what_has_a_bound_of_its_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

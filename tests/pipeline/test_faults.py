@@ -23,7 +23,7 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from finer_ray.config.schema import Config
-from finer_ray.pipeline import export as exporting
+from finer_ray.pipeline import stages
 from finer_ray.pipeline.export import export
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 Job = Callable[..., Config]
 # A driver takes half a minute to start and be killed; set the variable for more of them.
 KILLS = int(os.environ.get("FINER_RAY_KILLS", "1"))
-STAGES = {"actor": "ray::MapWorker", "reader": "ray::ReadUnits", "writer": "ray::MapBatches(write)"}
+STAGES = {"actor": "ray::MapWorker", "reader": "ray::ReadLoad", "writer": "ray::MapBatches(write)"}
 EXPORT = """
 from finer_ray.cli import main
 from tests.pipeline.exports import slow_down
@@ -122,7 +122,7 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     """Actors that this process starts are slow, and do nothing before there is this file."""
     fast = slow_down(str(tmp_path / "gate"))
     yield tmp_path / "gate"
-    exporting.Explainer = fast  # type: ignore[misc]
+    stages.Explainer = fast  # type: ignore[misc]
 
 
 def check(config: Config, undisturbed: Export) -> None:

@@ -21,7 +21,7 @@ from finer_ray.errors import ExportError, LeaseError
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
-from finer_ray.store.lease import hold
+from finer_ray.store.lease import acquire
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.similarity import similarity_table
 from finer_ray.store.storage import Folder
@@ -274,7 +274,7 @@ def bury(out: Path) -> None:
 
 def test_a_second_run_on_the_same_output_is_refused(shards: Path, job: Job) -> None:
     config = job(str(shards / "*.tar"))
-    with hold(Folder(config.output.url), 60), pytest.raises(LeaseError):
+    with acquire(Folder(config.output.url), 60), pytest.raises(LeaseError):
         export(config)
     export(config)
     assert verify_export(config.output.url) == []

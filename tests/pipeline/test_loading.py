@@ -27,7 +27,7 @@ def test_large_photos_are_never_held_together(tmp_path: Path) -> None:
     config = InputConfig.model_validate({"shards": str(tar), "fields": {"image": "ppm"}})
     ref = ShardRef(str(tar), "webdataset")
     index = index_shard(ref, Fields.with_defaults("webdataset", {"image": "ppm"}), 16)
-    loader = Loader(config, TRANSFORM, region=False, patience=0)
+    loader = Loader(config, TRANSFORM, region=False, retry_seconds=0)
     unit = Unit(0, str(tar), "webdataset", index.starts[0], 0, 16)
     tracemalloc.start()
     table = loader(unit)

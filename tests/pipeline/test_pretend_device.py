@@ -17,10 +17,10 @@ from torch.utils import backend_registration
 from finer_ray.config.schema import MetricsConfig
 from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, prepare
-from finer_ray.pipeline import export as job_of
-from finer_ray.pipeline.cluster import Resources
+from finer_ray.pipeline import executor
 from finer_ray.pipeline.device_transfer import fetch
 from finer_ray.pipeline.export import export
+from finer_ray.pipeline.resources import Resources
 from finer_ray.pipeline.results import answers
 from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import Explanation, Map, Question, explain
@@ -162,9 +162,9 @@ def agree_on_an_export(folder: Path) -> None:
     sections["input"] = {"max_failures": 0.5}
     jobs = [jobs_in(folder)(tar, output={"url": str(folder / place)}, **sections) for place in ("here", "there")]
     assert export(jobs[0]).images == 13
-    share = job_of.own_resources(jobs[1].compute)
+    share = executor.own_resources(jobs[1].compute)
     with pytest.MonkeyPatch.context() as patch, pretend():
-        patch.setattr(job_of, "own_resources", lambda _: Resources(**vars(share) | {"device": DEVICE.type}))
+        patch.setattr(executor, "own_resources", lambda _: Resources(**vars(share) | {"device": DEVICE.type}))
         export(jobs[1])
     here, there = (open_export(job.output.url) for job in jobs)
     assert there.failures.equals(here.failures)

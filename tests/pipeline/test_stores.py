@@ -17,7 +17,7 @@ from finer_ray.errors import ConfigError, LeaseError, StoreError
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
-from finer_ray.store.lease import current, hold
+from finer_ray.store.lease import acquire, current
 from finer_ray.store.reading import open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
@@ -111,7 +111,7 @@ def test_a_store_that_stays_away_stops_the_run_and_keeps_its_commits(
 ) -> None:
     url = place("s3", tmp_path)
     put(shards, f"{url}/in")
-    config = job(f"{url}/in/*.tar", output={"url": f"{url}/out"}, compute={"patience": 1.0})
+    config = job(f"{url}/in/*.tar", output={"url": f"{url}/out"}, compute={"retry_seconds": 1.0})
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.05)
     seen: list[str] = []
 
@@ -137,7 +137,7 @@ def test_a_store_that_stays_away_stops_the_run_and_keeps_its_commits(
 
 
 def test_a_store_that_forbids_is_not_asked_again(tmp_path: Path, shards: Path, job: Job, s3: Server) -> None:
-    config = job(str(shards / "*.tar"), output={"url": place("s3", tmp_path)}, compute={"patience": 3600.0})
+    config = job(str(shards / "*.tar"), output={"url": place("s3", tmp_path)}, compute={"retry_seconds": 3600.0})
     with (
         pytest.raises(StoreError, match=r"AccessDenied, says the test.*give the permission"),
         s3.failing(1.0, "AccessDenied", applies=lambda method, path: method == "PUT" and "/parts/" in path),
@@ -148,7 +148,7 @@ def test_a_store_that_forbids_is_not_asked_again(tmp_path: Path, shards: Path, j
 def test_a_second_run_on_s3_is_refused(tmp_path: Path, shards: Path, job: Job, s3: Server) -> None:
     config = job(str(shards / "*.tar"), output={"url": place("s3", tmp_path)})
     folder = Folder(config.output.url)
-    with hold(folder, 60) as lease:
+    with acquire(folder, 60) as lease:
         with pytest.raises(LeaseError):
             export(config)
         # Nor where both have seen that there is none: the server lets one of them create it.
@@ -192,8 +192,8 @@ def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards:
 
 
 def test_a_disk_that_says_it_is_full(tmp_path: Path, shards: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for whoever is not root: the third unit finds no room, whatever the patience."""
-    config = job(str(shards / "*.tar"), compute={"patience": 3600.0})
+    """The same for whoever is not root: the third unit finds no room, whatever the retry_seconds."""
+    config = job(str(shards / "*.tar"), compute={"retry_seconds": 3600.0})
     written = tensors._write
 
     def full(folder: Folder, layout: Any, unit: int, values: Any) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from finer_ray.errors import LeaseError, StoreError
-from finer_ray.store.lease import current, hold
+from finer_ray.store.lease import acquire, current
 from finer_ray.store.storage import Folder
 
 HOLD = """
 import sys, time
 from finer_ray.store.storage import Folder
-from finer_ray.store.lease import hold
-with hold(Folder(sys.argv[1]), 60):
+from finer_ray.store.lease import acquire
+with acquire(Folder(sys.argv[1]), 60):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -39,20 +39,20 @@ def edit(folder: Folder, **news: Any) -> None:
 
 def test_a_second_writer_is_refused_and_told_who_writes(folder: Folder) -> None:
     with (
-        hold(folder, 60),
+        acquire(folder, 60),
         pytest.raises(LeaseError, match=r"process \d+ on .* is writing to .*; try again"),
-        hold(folder, 60),
+        acquire(folder, 60),
     ):
         pass
     assert current(folder) is None
-    with hold(folder, 60):
+    with acquire(folder, 60):
         pass
 
 
 def test_an_expired_lease_is_taken_over_and_its_holder_notices(folder: Folder) -> None:
-    with hold(folder, 3600) as first:
+    with acquire(folder, 3600) as first:
         edit(folder, expires=time.time() - 1)
-        with hold(folder, 60) as second:
+        with acquire(folder, 60) as second:
             second.confirm()
             with pytest.raises(LeaseError, match="was held up, and another run"):
                 first.confirm()
@@ -61,14 +61,14 @@ def test_an_expired_lease_is_taken_over_and_its_holder_notices(folder: Folder) -
 
 def test_a_run_that_stood_still_is_told_whatever_came_between(folder: Folder) -> None:
     """Another took over and ended, and a third may be at work: no number is used twice, so the first finds a higher."""
-    with hold(folder, 3600) as first:
+    with acquire(folder, 3600) as first:
         edit(folder, expires=time.time() - 1)
-        with hold(folder, 60):
+        with acquire(folder, 60):
             pass
         assert current(folder) is None
         with pytest.raises(LeaseError, match="has taken over"):
             first.confirm()
-        with hold(folder, 60) as third:
+        with acquire(folder, 60) as third:
             third.confirm()
             with pytest.raises(LeaseError):
                 first.check()
@@ -78,12 +78,12 @@ def test_a_run_that_stood_still_is_told_whatever_came_between(folder: Folder) ->
 
 
 def test_a_lease_whose_file_is_gone_or_another_s_is_lost(folder: Folder) -> None:
-    with hold(folder, 3600) as lease:
+    with acquire(folder, 3600) as lease:
         edit(folder, owner="somebody else")
         with pytest.raises(LeaseError, match="has its lease"):
             lease.confirm()
     folder.remove("lease/00000001.json")
-    with hold(folder, 3600) as lease:
+    with acquire(folder, 3600) as lease:
         for name in folder.names("lease", ".json"):
             folder.remove(f"lease/{name}")
         with pytest.raises(LeaseError, match="its lease is gone"):
@@ -93,7 +93,7 @@ def test_a_lease_whose_file_is_gone_or_another_s_is_lost(folder: Folder) -> None
 def test_a_lease_that_was_not_renewed_in_time_is_looked_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own clock a run knows when others may have taken over; until then `check` asks nobody."""
     folder, asked = Folder(str(tmp_path)), []
-    with hold(folder, 3600) as lease:
+    with acquire(folder, 3600) as lease:
         monkeypatch.setattr(lease, "_look", lambda: asked.append(True))
         lease.check()
         assert not asked
@@ -104,17 +104,17 @@ def test_a_lease_that_was_not_renewed_in_time_is_looked_after(tmp_path: Path, mo
 
 
 def test_another_machine_is_believed_until_its_lease_ends(folder: Folder) -> None:
-    with hold(folder, 3600):
+    with acquire(folder, 3600):
         edit(folder, system="another boot", pid=1, host="elsewhere")
-        with pytest.raises(LeaseError, match="on elsewhere"), hold(folder, 60):
+        with pytest.raises(LeaseError, match="on elsewhere"), acquire(folder, 60):
             pass
 
 
 def test_renewals_carry_progress(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    with hold(folder, 1.0) as lease:
+    with acquire(folder, 1.0) as lease:
         first = current(folder)
-        lease.tell(done=3, rate=2.5)
+        lease.report_progress(done=3, rate=2.5)
         time.sleep(1.5)
         found = current(folder)
     assert first is not None
@@ -126,7 +126,7 @@ def test_renewals_carry_progress(tmp_path: Path) -> None:
 
 def test_a_store_that_fails_for_a_moment_does_not_end_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(str(tmp_path))
-    with hold(folder, 1.0) as lease:
+    with acquire(folder, 1.0) as lease:
         before = current(folder)
         with monkeypatch.context() as patch:
 
@@ -147,21 +147,21 @@ def test_a_killed_process_is_followed_at_once(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(LeaseError), hold(Folder(str(tmp_path)), 60):
+        with pytest.raises(LeaseError), acquire(Folder(str(tmp_path)), 60):
             pass
         process.kill()
         # Not waited for: a zombie does not write.
         deadline = time.monotonic() + 10
         while (holder := current(Folder(str(tmp_path)))) and holder.alive and time.monotonic() < deadline:
             time.sleep(0.01)
-        with hold(Folder(str(tmp_path)), 60):
+        with acquire(Folder(str(tmp_path)), 60):
             pass
 
 
 def _try(url: str, start: Any, results: Any, all_have_tried: Any) -> None:
     start.wait()
     try:
-        with hold(Folder(url), 60):
+        with acquire(Folder(url), 60):
             results.put("held")
             all_have_tried.wait(60)
     except LeaseError:
@@ -170,7 +170,7 @@ def _try(url: str, start: Any, results: Any, all_have_tried: Any) -> None:
 
 def test_of_many_that_take_over_together_one_succeeds(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    with hold(folder, 3600):
+    with acquire(folder, 3600):
         edit(folder, expires=time.time() - 1)
         context = multiprocessing.get_context("fork")
         start, results, all_have_tried = context.Event(), context.Queue(), context.Event()
@@ -191,7 +191,7 @@ def test_of_many_threads_one_succeeds_in_memory() -> None:
     def attempt() -> None:
         start.wait()
         try:
-            with hold(folder, 60):
+            with acquire(folder, 60):
                 results.append("held")
                 time.sleep(0.5)
         except LeaseError:
@@ -211,7 +211,7 @@ def test_a_lease_is_given_back_on_a_full_disk(folder: Folder, monkeypatch: pytes
     def full(*_: object) -> None:
         raise StoreError("no space left")
 
-    with hold(folder, 3600):
+    with acquire(folder, 3600):
         monkeypatch.setattr(folder, "write", full)
     assert current(folder) is None
     assert folder.names("lease", ".json") == []

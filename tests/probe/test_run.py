@@ -19,11 +19,11 @@ from finer_ray.config.loading import load_section, parse_section
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, FinerRayError, InputError
 from finer_ray.models.head import probe_metadata
-from finer_ray.pipeline import probing
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.probing import probe, probe_file
+from finer_ray.probe import run as probing
 from finer_ray.probe.config import ProbesConfig
+from finer_ray.probe.run import probe, probe_file
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import Members, write_tar

@@ -4,18 +4,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
-import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from finer_ray.config.schema import Config, InputConfig, MetricsConfig, ModelConfig, OutputConfig, SaliencyConfig
 from finer_ray.errors import ConfigError, ExportError, FinerRayError, InputError
 from finer_ray.models import build_classifier
 from finer_ray.models.classes import read_classes
 from finer_ray.models.head import probe_bytes
-from finer_ray.pipeline.cluster import check_device, connected, resources
+from finer_ray.pipeline.cluster import check_device
+from finer_ray.pipeline.executor import Executor, executor_of
 from finer_ray.pipeline.export import export
 from finer_ray.probe.accuracy_table import accuracy_lines, accuracy_markdown
 from finer_ray.probe.config import BackboneConfig, DatasetConfig, ExportConfig, ProbesConfig, TrainingConfig
@@ -71,7 +71,7 @@ def probe(config: ProbesConfig) -> list[Record]:
     """Train a linear probe for every pair of backbone and data set, and write the tables of their accuracies.
 
     Embeddings that exist are not computed again, and a probe whose embeddings and settings are as before is not
-    trained again. Probes are trained by Ray tasks, all at a time.
+    trained again. Probes are trained side by side, by `compute.runner`.
 
     Returns:
         Their records, in the config's order.
@@ -85,13 +85,13 @@ def probe(config: ProbesConfig) -> list[Record]:
     _check(config)
     folder = Folder(config.output.url)
     _check_files(config, folder)
-    with connected():
+    with executor_of(config.compute) as executor:
         cells = [
             _embedded(config, backbone, dataset, names)
             for dataset, names in zip(config.datasets, classes, strict=True)
             for backbone in config.backbones
         ]
-        records, failed = _trained(config, cells, folder)
+        records, failed = _trained(config, cells, folder, executor)
     if records:
         folder.write_table("accuracies.parquet", accuracy_lines(records))
         folder.write("accuracies.md", accuracy_markdown(records).encode())
@@ -213,23 +213,25 @@ def _embed(config: ProbesConfig, model: ModelConfig, source: InputConfig, url: s
         raise type(error)(f"{url}: {error}") from None
 
 
-def _trained(config: ProbesConfig, cells: Sequence[Cell], folder: Folder) -> tuple[list[Record], list[str]]:
-    """Records of the cells, those that have none yet trained all at a time; and why others have none."""
-    share = resources(config.compute)
+def _trained(
+    config: ProbesConfig, cells: Sequence[Cell], folder: Folder, executor: Executor
+) -> tuple[list[Record], list[str]]:
+    """Records of the cells, those that have none yet trained side by side; and why others have none."""
+    share = executor.resources(config.compute)
     # Whatever the size of the machine, because the last bits depend on it.
     threads = config.compute.threads_per_actor or max(1, int(share.cpus))
-    task = ray.remote(_train).options(num_cpus=share.cpus, num_gpus=share.gpus)
-    made = [_record(folder, cell) or task.remote(cell, folder.url, share.device, threads) for cell in cells]
-    records: list[Record] = []
+    known = {cell.file: record for cell in cells if (record := _record(folder, cell)) is not None}
+    left = [cell for cell in cells if cell.file not in known]
+    made = executor.map(
+        partial(_train_or_say, folder.url, share.device, threads), left, share.cpus, share.gpus, max_local=0
+    )
     failed: list[str] = []
-    for cell, record in zip(cells, made, strict=True):
-        try:
-            records.append(record if isinstance(record, Record) else ray.get(record))
-        except RayTaskError as error:
-            if not isinstance(error.cause, FinerRayError):
-                raise
-            failed.append(f"{cell.dataset} with {cell.backbone}: {error.cause}")
-    return records, failed
+    for cell, found in zip(left, made, strict=True):
+        if isinstance(found, Record):
+            known[cell.file] = found
+        else:
+            failed.append(f"{cell.dataset} with {cell.backbone}: {found}")
+    return [known[cell.file] for cell in cells if cell.file in known], failed
 
 
 def _record(folder: Folder, cell: Cell) -> Record | None:
@@ -247,8 +249,16 @@ def _rows(export: Export) -> list[object]:
     return [*prints, manifest.counts, shards]
 
 
-def _train(cell: Cell, url: str, device: str, threads: int) -> Record:
-    """The task: train a cell's probe, judge it, write it."""
+def _train_or_say(url: str, device: str, threads: int, cell: Cell) -> Record | str:
+    """The record of a cell, or why its probe cannot be trained: the others are trained nevertheless."""
+    try:
+        return _train(url, device, threads, cell)
+    except FinerRayError as error:
+        return str(error)
+
+
+def _train(url: str, device: str, threads: int, cell: Cell) -> Record:
+    """Train a cell's probe, measure its accuracy, write it."""
     torch.set_num_threads(threads)
     fitted, judged = parts = _parts(cell)
     if not len(fitted):

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.config.schema import Config
+from finer_ray.datasets.pack import Packing, pack
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.images.sample import Sample
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.packing import Packing, pack
 from finer_ray.shards import Fields, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
@@ -128,7 +128,7 @@ def test_killed_at_any_time_and_run_again(packing: Packing, tmp_path: Path) -> N
         for image in range(7, 200):
             images.write(f"{image} {trees.CUB_CLASSES[0]}/{image}.jpg\n")
             labels.write(f"{image} 1\n")
-    code = f"from finer_ray.pipeline.packing import *; pack({packing!r})"
+    code = f"from finer_ray.datasets.pack import *; pack({packing!r})"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=alone())
     deadline = time.monotonic() + 300
     while not list(Path(packing.to).glob("done/*.json")) and time.monotonic() < deadline:
@@ -233,7 +233,7 @@ def test_a_set_without_any_image(packing: Packing) -> None:
 def test_remote_folders(packing: Packing) -> None:
     # Ray's workers do not share this process's memory, so the shards go through the same code here.
     from finer_ray.datasets import choose, list_dataset
-    from finer_ray.pipeline.packing import Plan, write_shard
+    from finer_ray.datasets.pack import Plan, write_shard
 
     records = list_dataset("cub", packing.source, choose("cub")).records
     shard = write_shard(replace(packing, to="memory://bucket/cub"), Plan("a.tar", "train", tuple(records)))

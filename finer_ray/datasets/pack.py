@@ -1,4 +1,4 @@
-"""Packing: a published data set into shards, one Ray task each; shards that are done are not written again."""
+"""Packing: a published data set into shards, one call each; shards that are done are not written again."""
 
 import json
 import os
@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import file_digest, sha256
 from io import BufferedRandom
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finer_ray.config.messages import brief
@@ -21,8 +21,8 @@ from finer_ray.datasets import Choice, Finding, Findings, Listing, Record, choos
 from finer_ray.datasets.entry import read_entries
 from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import ConfigError, ExportError, InputError
-from finer_ray.pipeline.cluster import connected
-from finer_ray.pipeline.progress import Meter
+from finer_ray.pipeline.executor import Executor, RayExecutor
+from finer_ray.pipeline.progress import Progress, ProgressBar
 from finer_ray.shards.files import DRAFT, whole_file
 from finer_ray.store.storage import Folder
 from finer_ray.urls import holds_secret
@@ -131,8 +131,12 @@ class Packed:
                 yield f"  ... ({FINDINGS} has them all)"
 
 
-def pack(packing: Packing) -> Packed:
+def pack(packing: Packing, executor: Executor | None = None) -> Packed:
     """Pack a data set; what an earlier run with the same options has written, of the same records, is kept.
+
+    Args:
+        packing: what, where to, and how.
+        executor: that shards are written by; Ray where None.
 
     Raises:
         ConfigError: an option is not valid, or the folder holds shards of other options, or of nobody knows what.
@@ -148,7 +152,8 @@ def pack(packing: Packing) -> Packed:
     done = {plan.name: shard for plan in plans if (shard := _finished(folder, plan)) is not None}
     left = [plan for plan in plans if plan.name not in done]
     if left:
-        done |= {shard.name: shard for shard in _run(packing, left, list(done.values()))}
+        with executor or RayExecutor() as running:
+            done |= {shard.name: shard for shard in _run(packing, left, list(done.values()), running)}
     shards = [done[plan.name] for plan in plans]
     findings = [*listing.findings, *(finding for shard in shards for finding in shard.findings)]
     _finish(folder, packing, choice, listing, shards, findings)
@@ -299,32 +304,27 @@ def _note(plan: Plan) -> str:
     return f"{DONE}/{plan.name}.json"
 
 
-def _run(packing: Packing, left: list[Plan], kept: list[Shard]) -> Iterator[Shard]:
+def _run(packing: Packing, left: list[Plan], kept: list[Shard], executor: Executor) -> Iterator[Shard]:
     """Shards as they get done, as many at a time as there are CPUs."""
     images = sum(shard.images for shard in kept)
-    total = images + sum(len(plan.records) for plan in left)
     packing = replace(packing, source=os.path.abspath(os.path.expanduser(packing.source)), to=Folder(packing.to).url)
-    queue = iter(left)
-    with connected(), Meter(total, images, 0, "packing") as meter:
-        task = ray.remote(num_cpus=1)(write_shard)
-        most = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        pending: dict[Any, Plan] = {}
-        while True:
-            pending |= {task.remote(packing, plan): plan for plan in islice(queue, most - len(pending))}
-            if not pending:
-                return
-            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-            plan = pending.pop(ready)
-            try:
-                shard = ray.get(ready)
-            except ray.exceptions.RayError as error:
-                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-                raise ExportError(
-                    f"{packing.to}/{plan.name} cannot be written: {brief(cause)}; mend that and run again, "
-                    "what is done is kept"
-                ) from None
-            meter.advance(len(plan.records), len(plan.records) - shard.images)
+    progress = Progress(images + sum(len(plan.records) for plan in left), images, 0)
+    shards = executor.map(partial(_written, packing), left, max_local=0)
+    with ProgressBar(progress, "packing") as bar:
+        for plan, shard in zip(left, shards, strict=True):
+            progress = progress.advanced(len(plan.records), len(plan.records) - shard.images)
+            bar.show(progress)
             yield shard
+
+
+def _written(packing: Packing, plan: Plan) -> Shard:
+    """The shard of a plan. Raises ExportError where it cannot be written."""
+    try:
+        return write_shard(packing, plan)
+    except Exception as error:
+        raise ExportError(
+            f"{packing.to}/{plan.name} cannot be written: {brief(error)}; mend that and run again, what is done is kept"
+        ) from None
 
 
 def _finish(
