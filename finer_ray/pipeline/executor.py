@@ -37,7 +37,8 @@ MAX_UNITS = 16_384
 # Units in the object store for each that may be worked on: enough that no stage waits for another, however many follow.
 # With 2, loading processes stood still long enough for Ray to end them, and their start took as long as the work.
 STORED_UNITS = 8
-# Processes that a unit may end by losing them their GPU; with which exit code, and after how long.
+# Processes that a unit may end by losing them their GPU, or that may end so in a row, for each that there may be; with
+# which exit code, and after how long.
 MAX_LOSSES, LOST_CODE, LOST_SECONDS = 3, 75, 1.0
 # What a stage gives for a unit at which its process has lost the GPU.
 LOST = pa.schema([pa.field("lost_unit", pa.int64()), pa.field("reason", pa.string())])
@@ -246,22 +247,36 @@ class RayExecutor:
             WorkerError: processes die again and again at a unit.
         """
         self.connect()
-        losses, by_number = Counter[int](), {unit.number: unit for unit in units}
+        losses, by_number = _Losses(stages), {unit.number: unit for unit in units}
         left = list(units)
         while left:
             wave, left = left[:MAX_UNITS], left[MAX_UNITS:]
             for line in _lines(_pipeline(wave, stages)):
-                if "lost_unit" not in line:
+                if "lost_unit" in line:
+                    losses.add(line["lost_unit"], line["reason"])
+                    left.append(by_number[line["lost_unit"]])
+                else:
+                    losses.in_a_row = 0
                     yield line
-                    continue
-                number = line["lost_unit"]
-                losses[number] += 1
-                if losses[number] > MAX_LOSSES:
-                    raise WorkerError(
-                        f"{losses[number]} processes have lost their GPU at unit {number}; what is done is kept. Look "
-                        f"at the GPU's driver and memory, or leave the shard out. torch says: {line['reason']}"
-                    )
-                left.append(by_number[number])
+
+
+class _Losses:
+    """How often processes have lost their GPU: at each unit, and one after the other with no unit done between."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._by_unit, self.in_a_row = Counter[int](), 0
+        self._most = MAX_LOSSES * max((stage.processes[1] for stage in stages if stage.keeps), default=1)
+
+    def add(self, unit: int, reason: str) -> None:
+        """Count one. Raises WorkerError where to go on does not help."""
+        self._by_unit[unit] += 1
+        self.in_a_row += 1
+        count = max(self._by_unit[unit], self.in_a_row)
+        if self._by_unit[unit] > MAX_LOSSES or self.in_a_row > self._most:
+            raise WorkerError(
+                f"{count} processes have lost their GPU, the last at unit {unit}; what is done is kept. Look at the GPU's "
+                f"driver and memory, or leave the shard out. torch says: {reason}"
+            )
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:

@@ -301,7 +301,7 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
     assert not (Path(config.output.url) / "parts").exists()
 
     dying(monkeypatch, tmp_path / "always", 10**6)
-    with pytest.raises(WorkerError, match=r"4 processes have lost their GPU at unit \d; .*illegal memory access"):
+    with pytest.raises(WorkerError, match=r"4 processes have lost their GPU, the last at unit \d; .*illegal"):
         export(job(tar, output={"url": str(tmp_path / "lost")}, compute=compute))
 
 
@@ -330,15 +330,6 @@ def test_calls_that_lose_their_gpu_together_are_one_loss(monkeypatch: pytest.Mon
     over.set()
     for thread in calls:
         thread.join()
-
-
-def test_tables_are_checked_at_each_stages_door() -> None:
-    number, text = (pa.schema([pa.field("unit", kind)]) for kind in (pa.int64(), pa.string()))
-    stage = executor.Stage("explain", lambda: lambda table: table, number, text, rows=1)
-    with pytest.raises(TypeError, match="stage explain takes"):
-        stage.checked(stage.build(), pa.table([["a"]], text))
-    with pytest.raises(TypeError, match="stage explain gives"):
-        stage.checked(stage.build(), pa.table([[1]], number))
 
 
 def test_trials_leave_out_what_has_a_bound_of_its_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,91 @@
+"""Executors: the same calls and the same stages, in this process and on Ray."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from finer_ray.errors import InputError
+from finer_ray.pipeline import executor as module
+from finer_ray.pipeline.cluster import connected
+from finer_ray.pipeline.executor import Executor, InlineExecutor, RayExecutor, Stage
+from finer_ray.store.manifest import Unit
+
+NUMBERS = pa.schema([pa.field("unit", pa.int64()), pa.field("number", pa.int64())])
+UNITS = [Unit(number, f"{number}.tar", "webdataset", 0, 0, 3) for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def _cluster() -> Iterator[None]:
+    with connected():
+        yield
+
+
+BOTH = [InlineExecutor, pytest.param(RayExecutor, marks=[pytest.mark.slow, pytest.mark.usefixtures("_cluster")])]
+
+
+def three(unit: Unit) -> pa.Table:
+    return pa.table([[unit.number] * 3, [10 * unit.number + place for place in range(3)]], NUMBERS)
+
+
+def total(offset: int, table: pa.Table) -> pa.Table:
+    return pa.table([[table["unit"][0].as_py()], [offset + sum(table["number"].to_pylist())]], NUMBERS)
+
+
+def odd(number: int) -> int:
+    if number % 2 == 0:
+        raise InputError(f"{number} is even")
+    return number
+
+
+def stages(offset: Any) -> list[Stage]:
+    return [
+        Stage("load", lambda: three, None, NUMBERS, 3),
+        Stage("keep", lambda: lambda table: table, NUMBERS, NUMBERS, 3, keeps=True),
+        Stage("add", lambda: partial(total, offset.get()), NUMBERS, NUMBERS, 1, cpus=0.0),
+    ]
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_units_go_through_all_stages(kind: Callable[[], Executor]) -> None:
+    with kind() as executor:
+        lines = list(executor.run(UNITS, stages(executor.share(100))))
+    assert sorted(line["unit"] for line in lines) == [0, 1, 2, 3, 4]
+    assert all(line["number"] == 103 + 30 * line["unit"] for line in lines)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_calls_come_back_in_order_and_errors_as_they_are(kind: Callable[[], Executor]) -> None:
+    with kind() as executor:
+        assert list(executor.map(odd, range(1, 80, 2), max_local=0)) == list(range(1, 80, 2))
+        found = executor.map(odd, [1, 3, 4, 5], max_local=0)
+        assert (next(found), next(found)) == (1, 3)
+        with pytest.raises(InputError, match=r"^4 is even$") as caught:
+            next(found)
+        assert type(caught.value) is InputError
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_an_error_of_a_stage_ends_the_run_as_it_is(kind: Callable[[], Executor]) -> None:
+    def fail(table: pa.Table) -> pa.Table:
+        raise InputError("no such thing")
+
+    with kind() as executor, pytest.raises(InputError, match=r"^no such thing$"):
+        list(executor.run(UNITS, [*stages(executor.share(1))[:2], Stage("fail", lambda: fail, NUMBERS, NUMBERS, 3)]))
+
+
+def test_few_calls_start_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "connected", lambda: pytest.fail("a cluster was started"))
+    with RayExecutor() as executor:
+        assert list(executor.map(odd, [1] * module.MAX_LOCAL_CALLS)) == [1] * module.MAX_LOCAL_CALLS
+
+
+def test_tables_are_checked_at_each_stages_door() -> None:
+    number, text = (pa.schema([pa.field("unit", kind)]) for kind in (pa.int64(), pa.string()))
+    stage = Stage("explain", lambda: lambda table: table, number, text, rows=1)
+    with pytest.raises(TypeError, match="stage explain takes"):
+        stage.checked(stage.build(), pa.table([["a"]], text))
+    with pytest.raises(TypeError, match="stage explain gives"):
+        stage.checked(stage.build(), pa.table([[1]], number))
