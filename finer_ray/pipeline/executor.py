@@ -274,8 +274,8 @@ class _Losses:
         count = max(self._by_unit[unit], self.in_a_row)
         if self._by_unit[unit] > MAX_LOSSES or self.in_a_row > self._most:
             raise WorkerError(
-                f"{count} processes have lost their GPU, the last at unit {unit}; what is done is kept. Look at the GPU's "
-                f"driver and memory, or leave the shard out. torch says: {reason}"
+                f"{count} processes have lost their GPU, the last at unit {unit}; what is done is kept. Look at the "
+                f"GPU's driver and memory, or leave the shard out. torch says: {reason}"
             )
 
 
