@@ -1,5 +1,6 @@
 """Packing: a published data set into shards, one call each; shards that are done are not written again."""
 
+import glob
 import json
 import os
 import time
@@ -255,14 +256,17 @@ def _claim(folder: Folder, packing: Packing, choice: Choice, plans: list[Plan], 
             if Path(name).name == name and name.endswith(WRITERS[packing.form].suffix):
                 folder.remove(name)
                 folder.remove(f"{DONE}/{name}.json")
-    if folder.local:
-        for draft in Path(folder.root).glob(f"*{WRITERS[packing.form].suffix}.*{DRAFT}"):
-            # `whole_file` has put eight digits between.
-            name, _, digits = draft.name.removesuffix(DRAFT).rpartition(".")
-            if name in known and len(digits) == 8:
-                draft.unlink()
+    _remove_drafts(folder, known)
     running = {"status": "running", "options": options, "shards": [{"name": name} for name in names]}
     folder.write(PACK, _json(running))
+
+
+def _remove_drafts(folder: Folder, names: Iterable[str]) -> None:
+    """Remove what killed writers of these files have left."""
+    for name in names if folder.local else ():
+        # `whole_file` has put eight digits between.
+        for draft in Path(folder.root).glob(f"{glob.escape(name)}.{'[0-9a-f]' * 8}{DRAFT}"):
+            draft.unlink(missing_ok=True)
 
 
 def _options(packing: Packing, choice: Choice) -> dict[str, Any]:
@@ -331,6 +335,8 @@ def _finish(
     folder: Folder, packing: Packing, choice: Choice, listing: Listing, shards: list[Shard], findings: list[Finding]
 ) -> None:
     """Write what belongs to all shards together, pack.json last."""
+    # Again: the processes of a killed run may have begun to write since.
+    _remove_drafts(folder, (shard.name for shard in shards))
     folder.write(FINDINGS, "".join(f"{finding}\n" for finding in findings).encode())
     if listing.classes:
         folder.write(CLASSES, "".join(f"{name}\n" for name in listing.classes).encode())
