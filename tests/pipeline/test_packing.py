@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from finer_ray.cli import app
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.images.sample import Sample
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.packing import Packing, pack
 from finer_ray.shards import Fields, find_shards, index_shard, read_unit
@@ -32,14 +31,8 @@ from tests.datasets import trees
 from tests.datasets.trees import put
 from tests.jobs import run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 JOB = Path(__file__).parents[2] / "jobs" / "pack_shards.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    with connected():
-        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import jobs_in, write_tar
 from tests.pipeline.exports import many, same
-from tests.s3 import served
 
 pytestmark = pytest.mark.slow
 Job = Callable[..., Config]
@@ -90,12 +89,6 @@ def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["finer_ray.pipeline.export", "tests.pipeline.test_publication"])
     return context
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[None]:
-    with served():
-        yield
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from finer_ray import retry
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, LeaseError, StoreError
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
 from finer_ray.store.lease import current, hold
@@ -23,23 +22,9 @@ from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import write_tar
 from tests.pipeline.exports import by_key, many, same
-from tests.s3 import Server, served
+from tests.s3 import Server
 
-pytestmark = pytest.mark.slow
 Job = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Server]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster(s3: Server) -> Iterator[None]:
-    """Ray, begun after the server, so that its workers know the server's address."""
-    with connected():
-        yield
 
 
 @pytest.fixture
@@ -88,7 +73,7 @@ def test_every_store_gives_the_same_export(
     assert current(Folder(config.output.url)) is None
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_from_and_to_s3_while_the_server_fails(
     tmp_path: Path, shards: Path, job: Job, s3: Server, local: Any
 ) -> None:
@@ -159,7 +144,7 @@ def test_a_second_run_on_s3_is_refused(tmp_path: Path, shards: Path, job: Job, s
     assert verify_export(config.output.url) == []
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards: Path, job: Job, local: Any) -> None:
     """A real one: a file system of its own, of two megabytes."""
     disk = tmp_path / "disk"

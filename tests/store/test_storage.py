@@ -3,7 +3,6 @@
 import fcntl
 import multiprocessing
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import pytest
 from finer_ray.errors import LeaseError, StoreError
 from finer_ray.store import storage
 from finer_ray.store.storage import Folder
-from tests.s3 import Server, served
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Server]:
-    with served() as server:
-        yield server
+from tests.s3 import Server
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
