@@ -21,13 +21,13 @@ from tests.test_readme import README, blocks, commands, section
 
 # Lines that are not run here, by their beginnings, and why.
 LEFT_OUT = {
-    "make demo": "takes two minutes; tests/test_demo.py runs the demo",
+    "make demo": "takes two minutes; tests/demo/test_demo.py runs the demo",
     "make test": "is what runs this",
     "source .venv/bin/activate": "belongs to a shell; the line of `ray job submit` says what it is for",
-    "export RAY_AUTH_MODE": "belongs to a shell; tests/test_demo.py sets the same variables",
-    "ray get-auth-token": "of the cluster that tests/test_demo.py starts",
-    "ray start": "a cluster with a dashboard; tests/test_demo.py starts one",
-    "ray job submit": "needs that cluster; tests/test_demo.py submits the job",
+    "export RAY_AUTH_MODE": "belongs to a shell; tests/demo/test_demo.py sets the same variables",
+    "ray get-auth-token": "of the cluster that tests/demo/test_demo.py starts",
+    "ray start": "a cluster with a dashboard; tests/demo/test_demo.py starts one",
+    "ray job submit": "needs that cluster; tests/demo/test_demo.py submits the job",
     "ray stop": "would stop whatever Ray runs on this machine",
 }
 # 480 birds take two minutes to draw; the last of two options counts.

@@ -292,6 +292,7 @@ def used_up(export: Path) -> None:
         (lost / f"{unit:08d}").write_text(str(explaining.LOSSES))
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("ray_cluster")
 def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that loses its GPU ends, and another repeats its units; two units at a time change nothing. Where

@@ -113,6 +113,7 @@ def test_goes_on_after_a_lost_and_a_damaged_shard(packing: Packing) -> None:
     assert contents(packing.to) == first
 
 
+@pytest.mark.faults
 def test_killed_at_any_time_and_run_again(packing: Packing, tmp_path: Path) -> None:
     for image in range(7, 200):
         put(tmp_path / f"in/CUB_200_2011/images/{trees.CUB_CLASSES[0]}/{image}.jpg", photo(image % 5, (300, 200)))

@@ -50,8 +50,9 @@ def _swap(url: str, start: Any, results: Any, number: int) -> None:
 def test_of_many_processes_one_replaces(scheme: str, tmp_path: Path, s3: Server) -> None:
     url = str(tmp_path) if scheme == "local" else f"s3://bucket/{tmp_path.name}"
     Folder(url).write("a.json", b"0")
-    # Not forked: the S3 client has threads.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from this process: the S3 client has threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     start, results = context.Event(), context.Queue()
     others = [context.Process(target=_swap, args=(url, start, results, number)) for number in range(1, 5)]
     for process in others:
