@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two at a time, file by file, because half of a test on Ray is waiting for processes to start. With one thread each: of
+# more than there are cores, each waits for the others in a loop.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format schemas bench clean
+.PHONY: help install demo test test-faults test-slow test-all lint format schemas bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: $(INSTALLED) ## Build .venv with everything the job, the demo and the tests need
 
@@ -21,10 +24,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two minutes)
 	$(BIN)/finer-ray demo demo_export
 
-# Two at a time, file by file, because half of a test on Ray is waiting for processes to start. With one thread each: of
-# more than there are cores, each waits for the others in a loop.
-test: $(INSTALLED) ## Run the whole test suite
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED) ## Run the tests, all but those of the next two (under five minutes)
+	$(PYTEST) -m "not faults and not slow"
+
+test-faults: $(INSTALLED) ## Kill processes, lose nodes, fail stores, fill disks, fuzz
+	$(PYTEST) -m faults
+
+test-slow: $(INSTALLED) ## Train, draw, browse the report, run the demo, every command of the README, benchmarks in miniature
+	$(PYTEST) -m "slow and not faults"
+
+test-all: test test-faults test-slow ## Run all of them
 
 lint: $(INSTALLED) ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,19 +1,22 @@
-"""Small data sets and models, made on the spot."""
+"""Small data sets and models, made on the spot; one S3 server and one Ray cluster for all tests of a process."""
 
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
+import ray
 from PIL import Image
 
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
+from finer_ray.pipeline.cluster import connected
 
 Members = list[tuple[str, bytes]]
 
@@ -81,6 +84,37 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     path.write_text(json.dumps(CLIP))
     open_clip.add_model_config(path)
     return "open_clip:tiny-clip"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """An S3 server (`tests.s3.Server`) with the bucket `bucket`, which s3:// leads to; its keys are shared by tests."""
+    from tests.s3 import served
+
+    with served() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> Iterator[ExitStack]:
+    with ExitStack() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(_cluster: ExitStack, s3: Any) -> None:
+    """Ray on this machine: started for the first module that asks, ended with the last test.
+
+    The server is there before, because Ray's workers inherit its address.
+    """
+    if not ray.is_initialized():
+        _cluster.enter_context(connected())
+
+
+@pytest.fixture(scope="module")
+def no_ray_cluster(_cluster: ExitStack) -> None:
+    """No Ray, for a module that starts a cluster of its own; the next that asks for `ray_cluster` gets a new one."""
+    _cluster.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The command line: configs are judged before torch is loaded; places that cannot be written; signals; queries."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,42 +24,45 @@ from tests.store.exports import write_small_export
 
 Job = Callable[..., Config]
 ROOT = Path(__file__).parents[1]
-# Whatever comes out, says which libraries were loaded for it.
+# Commands, one after the other; of each, how it ended, what it said, and which libraries are loaded by then.
 LOADED = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    if sys.argv[0].endswith(".py"):
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        from finer_ray.cli import main
-        main()
-except SystemExit as end:
-    print("code", end.code, [name for name in ("torch", "ray") if name in sys.modules])
+import contextlib, io, json, runpy, sys
+for command in json.loads(sys.argv[1]):
+    sys.argv, said, code = command.split(), io.StringIO(), None
+    with contextlib.redirect_stderr(said):
+        try:
+            if command.startswith("finer-ray"):
+                from finer_ray.cli import main
+                main()
+            else:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, said.getvalue(), [name for name in ("torch", "ray") if name in sys.modules]]))
 """
+WITH_A_CONFIG = [
+    "finer-ray export job.yaml",
+    "finer-ray export job.yaml --dry-run",
+    "finer-ray probe job.yaml",
+    "finer-ray study aggregation job.yaml",
+    "finer-ray study similarity job.yaml",
+    "finer-ray study faithfulness job.yaml job.yaml --attributes a.json --word bird",
+    f"{ROOT}/jobs/export_saliency.py --config job.yaml",
+    f"{ROOT}/jobs/scheduled_export.py --config job.yaml",
+    f"{ROOT}/jobs/train_probe.py --config job.yaml",
+]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["finer-ray", "export", "{job}"],
-        ["finer-ray", "export", "{job}", "--dry-run"],
-        ["finer-ray", "probe", "{job}"],
-        ["finer-ray", "study", "aggregation", "{job}"],
-        ["finer-ray", "study", "similarity", "{job}"],
-        ["finer-ray", "study", "faithfulness", "{job}", "{job}", "--attributes", "a.json", "--word", "bird"],
-        ["jobs/export_saliency.py", "--config", "{job}"],
-        ["jobs/scheduled_export.py", "--config", "{job}"],
-        ["jobs/train_probe.py", "--config", "{job}"],
-    ],
-)
-def test_a_wrong_config_is_refused_before_torch_and_ray_are_loaded(command: list[str], tmp_path: Path) -> None:
+def test_a_wrong_config_is_refused_before_torch_and_ray_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("saliency: {gama: 1}\n")
-    words = [word.format(job=tmp_path / "job.yaml") for word in command]
-    done = subprocess.run([sys.executable, "-c", LOADED, *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "code 2 []"
-    assert "the config is wrong" in done.stderr
-    assert "Traceback" not in done.stderr
+    command = [sys.executable, "-c", LOADED, json.dumps(WITH_A_CONFIG)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    for name, line in zip(WITH_A_CONFIG, done.stdout.splitlines(), strict=True):
+        code, said, loaded = json.loads(line)
+        assert (code, loaded) == (2, []), name
+        assert "the config is wrong" in said, name
+        assert "Traceback" not in said, name
 
 
 @pytest.fixture
@@ -176,14 +180,10 @@ main()
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("number", "runner"),
-    [
-        (signal.SIGINT, "inline"),
-        (signal.SIGTERM, "inline"),
-        pytest.param(signal.SIGINT, "ray", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, "ray", marks=pytest.mark.slow),
-    ],
+    [(number, runner) for runner in ("inline", "ray") for number in (signal.SIGINT, signal.SIGTERM)],
 )
 def test_a_signal_ends_a_run_in_order(number: signal.Signals, runner: str, tmp_path: Path, job: Job) -> None:
     import psutil

@@ -91,7 +91,6 @@ def nightly(tmp_path: Path, job: Callable[..., Config]) -> Path:
     return file
 
 
-@pytest.mark.slow
 def test_two_nights_and_what_a_scheduler_is_told(nightly: Path, tmp_path: Path) -> None:
     for date, new in (("2026-11-23", 10), ("2026-11-24", 6), ("2026-11-24", 0)):
         done = run(JOB, "--config", str(nightly), "--date", date)

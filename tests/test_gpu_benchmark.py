@@ -74,6 +74,7 @@ def test_goals_take_the_best_of_both_sides() -> None:
     assert found["whole job / official script's loop"] == (pytest.approx(58 / 3), False)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_asked_for_in_vain() -> None:
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "benchmarks.gpu"]

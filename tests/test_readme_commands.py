@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,21 @@ from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.config.loading import load_config, parse_config
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from tests.conftest import sample, write_tar
 from tests.datasets import trees
-from tests.s3 import served
 from tests.store.exports import write_small_export
 from tests.test_readme import README, blocks, commands, section
 
 # Lines that are not run here, by their beginnings, and why.
 LEFT_OUT = {
-    "make demo": "takes two minutes; tests/test_demo.py runs the demo",
+    "make demo": "takes two minutes; tests/demo/test_demo.py runs the demo",
     "make test": "is what runs this",
     "source .venv/bin/activate": "belongs to a shell; the line of `ray job submit` says what it is for",
-    "export RAY_AUTH_MODE": "belongs to a shell; tests/test_demo.py sets the same variables",
-    "ray get-auth-token": "of the cluster that tests/test_demo.py starts",
-    "ray start": "a cluster with a dashboard; tests/test_demo.py starts one",
-    "ray job submit": "needs that cluster; tests/test_demo.py submits the job",
+    "export RAY_AUTH_MODE": "belongs to a shell; tests/demo/test_demo.py sets the same variables",
+    "ray get-auth-token": "of the cluster that tests/demo/test_demo.py starts",
+    "ray start": "a cluster with a dashboard; tests/demo/test_demo.py starts one",
+    "ray job submit": "needs that cluster; tests/demo/test_demo.py submits the job",
     "ray stop": "would stop whatever Ray runs on this machine",
 }
 # 480 birds take two minutes to draw; the last of two options counts.
@@ -70,7 +67,7 @@ def test_every_line_is_run_or_left_out_for_a_reason() -> None:
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, clip: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def scratch(tmp_path: Path, s3: None, clip: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder, with the data sets, the exports and the configs that commands name; buckets beside it."""
     monkeypatch.chdir(tmp_path)
     write_small_export(tmp_path)
@@ -78,11 +75,10 @@ def scratch(tmp_path: Path, clip: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     trees.aircraft(tmp_path / "data" / "aircraft")
     trees.fishvista(tmp_path / "data" / "fish-vista")
     words = {"backbone": clip, "weights": "random"}
-    with served(), connected():
-        _fill_bucket(tmp_path)
-        _write_probes(words)
-        _write_jobs(words)
-        yield tmp_path
+    _fill_bucket(tmp_path)
+    _write_probes(words)
+    _write_jobs(words)
+    return tmp_path
 
 
 def _fill_bucket(folder: Path) -> None:
@@ -136,6 +132,7 @@ def _after_pack() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_every_command_runs_as_it_stands(scratch: Path) -> None:
     after = {"init": _after_init, "pack": _after_pack}
     for arguments in sorted(commands(), key=lambda line: (*FIRST, line[0]).index(line[0])):

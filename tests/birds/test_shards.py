@@ -19,8 +19,6 @@ from finer_ray.models import ClassNames
 from finer_ray.models.classes import read_classes
 from finer_ray.shards import Fields, find_shards, index_shard, read_unit
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from finer_ray.config.schema import Config
 from finer_ray.datasets.pack import Packing, pack
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.images.sample import Sample
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.shards import Fields, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export
@@ -32,14 +31,8 @@ from tests.datasets import trees
 from tests.datasets.trees import put
 from tests.jobs import run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 JOB = Path(__file__).parents[2] / "jobs" / "pack_shards.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    with connected():
-        yield
 
 
 @pytest.fixture
@@ -120,6 +113,7 @@ def test_goes_on_after_a_lost_and_a_damaged_shard(packing: Packing) -> None:
     assert contents(packing.to) == first
 
 
+@pytest.mark.faults
 def test_killed_at_any_time_and_run_again(packing: Packing, tmp_path: Path) -> None:
     for image in range(7, 200):
         put(tmp_path / f"in/CUB_200_2011/images/{trees.CUB_CLASSES[0]}/{image}.jpg", photo(image % 5, (300, 200)))

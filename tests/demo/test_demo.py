@@ -25,7 +25,7 @@ from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from tests.fuzz import seeds
 from tests.hostile.kinds import BASE
 from tests.hostile.through import TRANSFORM
 
+pytestmark = pytest.mark.faults
 TARGETS = ("tar", "parquet", "config", "notes", "image")
 FILES = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -157,13 +157,12 @@ def test_a_server_that_is_no_cluster(answer: bytes, monkeypatch: pytest.MonkeyPa
             pass
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_cluster_that_is_there_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same greeting."""
     monkeypatch.undo()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with connected():
-        cluster._reach(ray.get_runtime_context().gcs_address)
+    cluster._reach(ray.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize(

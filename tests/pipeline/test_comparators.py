@@ -1,7 +1,7 @@
-"""RISE, Mask and GEM in the whole job, on real Ray."""
+"""RISE, Mask and GEM in the whole job, once on Ray."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
 from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.targets import check_question, question_of
 from finer_ray.saliency import Gem, Mask, Rise, explain
@@ -29,24 +28,17 @@ WORDS = ["cat", "dog", "bird", "fish"]
 QUICK = {"rise": {"masks": 20, "seed": 3}, "mask": {"steps": 4, "jitter": 2}, "gem": {"depth": 2}}
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with connected():
-        yield
-
-
 def text(clip: str, **options: Any) -> dict[str, Any]:
     return {"backbone": clip, "weights": "random", "image_size": None, "head": "text", "classes": WORDS, **options}
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
     members = [m for i in range(5) for m in sample(f"p{i}", i, i % 4, [10, 8, 60, 50])]
     tar = write_tar(tmp_path / "a.tar", members)
     own = {"name": "against", "cam": "mask", "reverse": True, "aggregation": "max_before_relu"}
     saliency = {"maps": [*MAPS, own], "references": 2, **QUICK}
-    config = job(str(tar), model=text(clip), saliency=saliency, compute={"batch_size": 2})
+    config = job(str(tar), model=text(clip), saliency=saliency, compute={"runner": "ray", "batch_size": 2})
     export(config)
     made = open_export(config.output.url)
     assert verify_export(config.output.url) == []
@@ -72,8 +64,6 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
     assert all(localisation[row, name] is not None for row in rows for name in ("rise", "gem"))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
 def test_concepts(tmp_path: Path, job: Job, clip: str) -> None:
     """Asked of texts, p is the softmax among the concepts; the classes have no part in it."""
     tar = write_tar(tmp_path / "a.tar", [m for i in range(3) for m in sample(f"p{i}", i, i % 4)])

@@ -1,6 +1,5 @@
 """Executors: the same calls and the same stages, in this process and on Ray."""
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from finer_ray.errors import InputError
 from finer_ray.pipeline import executor as module
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.executor import Executor, InlineExecutor, RayExecutor, Stage
 from finer_ray.store.manifest import Unit
 
@@ -17,13 +15,13 @@ NUMBERS = pa.schema([pa.field("unit", pa.int64()), pa.field("number", pa.int64()
 UNITS = [Unit(number, f"{number}.tar", "webdataset", 0, 0, 3) for number in range(5)]
 
 
-@pytest.fixture(scope="module")
-def _cluster() -> Iterator[None]:
-    with connected():
-        yield
-
-
-BOTH = [InlineExecutor, pytest.param(RayExecutor, marks=[pytest.mark.slow, pytest.mark.usefixtures("_cluster")])]
+@pytest.fixture(params=["inline", "ray"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Both forms."""
+    if request.param == "inline":
+        return InlineExecutor()
+    request.getfixturevalue("ray_cluster")
+    return RayExecutor()
 
 
 def three(unit: Unit) -> pa.Table:
@@ -48,17 +46,15 @@ def stages(offset: Any) -> list[Stage]:
     ]
 
 
-@pytest.mark.parametrize("kind", BOTH)
-def test_units_go_through_all_stages(kind: Callable[[], Executor]) -> None:
-    with kind() as executor:
+def test_units_go_through_all_stages(executor: Executor) -> None:
+    with executor:
         lines = list(executor.run(UNITS, stages(executor.share(100))))
     assert sorted(line["unit"] for line in lines) == [0, 1, 2, 3, 4]
     assert all(line["number"] == 103 + 30 * line["unit"] for line in lines)
 
 
-@pytest.mark.parametrize("kind", BOTH)
-def test_calls_come_back_in_order_and_errors_as_they_are(kind: Callable[[], Executor]) -> None:
-    with kind() as executor:
+def test_calls_come_back_in_order_and_errors_as_they_are(executor: Executor) -> None:
+    with executor:
         assert list(executor.map(odd, range(1, 80, 2), max_local=0)) == list(range(1, 80, 2))
         found = executor.map(odd, [1, 3, 4, 5], max_local=0)
         assert (next(found), next(found)) == (1, 3)
@@ -67,12 +63,11 @@ def test_calls_come_back_in_order_and_errors_as_they_are(kind: Callable[[], Exec
         assert type(caught.value) is InputError
 
 
-@pytest.mark.parametrize("kind", BOTH)
-def test_an_error_of_a_stage_ends_the_run_as_it_is(kind: Callable[[], Executor]) -> None:
+def test_an_error_of_a_stage_ends_the_run_as_it_is(executor: Executor) -> None:
     def fail(table: pa.Table) -> pa.Table:
         raise InputError("no such thing")
 
-    with kind() as executor, pytest.raises(InputError, match=r"^no such thing$"):
+    with executor, pytest.raises(InputError, match=r"^no such thing$"):
         list(executor.run(UNITS, [*stages(executor.share(1))[:2], Stage("fail", lambda: fail, NUMBERS, NUMBERS, 3)]))
 
 

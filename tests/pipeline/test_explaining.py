@@ -283,7 +283,8 @@ def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int, met: Path | 
     monkeypatch.setattr(job_of, "build_classifier", build)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.usefixtures("ray_cluster")
 def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that loses its GPU ends, and another repeats its units; two units at a time change nothing. Where
     that does not help the job stops."""

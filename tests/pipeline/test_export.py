@@ -1,9 +1,9 @@
-"""The whole job on real Ray: good and bad input, resuming, appending, refusing."""
+"""The whole job, once on Ray: good and bad input, resuming, appending, refusing."""
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.explaining import question_of
 from finer_ray.pipeline.export import export
 from finer_ray.saliency import explain
@@ -31,15 +30,8 @@ from finer_ray.store.verify import verify_export
 from tests.conftest import photo, sample, write_tar
 from tests.pipeline.exports import files_of
 
-pytestmark = pytest.mark.slow
 Job = Callable[..., Config]
 RAY = {"runner": "ray"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    with connected():
-        yield
 
 
 def many(count: int, first: int = 0) -> list[tuple[str, bytes]]:
@@ -61,6 +53,7 @@ def same(a: Export, b: Export) -> None:
         np.testing.assert_array_equal(array, right["arrays"][name], err_msg=name)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_every_format_and_every_fault(tmp_path: Path, job: Job) -> None:
     tar = write_tar(tmp_path / "in" / "a.tar", [*many(11), ("bad.jpg", b"no photo"), *sample("odd", 40, 5000)])
     whole = write_tar(tmp_path / "in" / "b.tar", many(9, 20))
@@ -240,6 +233,7 @@ def test_verify_finds_what_is_wrong(tmp_path: Path, job: Job) -> None:
     assert any("holds 9 images now" in line for line in verify_export(str(out)))
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_our_own_cluster_listens_on_loopback_alone() -> None:
     assert ray.util.get_node_ip_address() == "127.0.0.1"
     sockets = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()

@@ -30,9 +30,8 @@ from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import jobs_in, write_tar
 from tests.pipeline.exports import many, same, slow_down
-from tests.s3 import served
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 Job = Callable[..., Config]
 # A driver takes half a minute to start and be killed; set the variable for more of them.
 KILLS = int(os.environ.get("FINER_RAY_KILLS", "1"))
@@ -47,12 +46,6 @@ main()
 # As many threads wherever it runs: sums of small batches depend on them in the last bit.
 THREADS = {"threads_per_actor": 1}
 SHARES = {"runner": "ray", "cpus_per_actor": 2.0, **THREADS}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[None]:
-    with served():
-        yield
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -85,8 +78,8 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def cluster(s3: None) -> Iterator[Nodes]:
-    """Begins after the server, so that its workers know the server's address."""
+def cluster(s3: None, no_ray_cluster: None) -> Iterator[Nodes]:
+    """Begins after the server, so that its workers know the server's address; processes are killed by their names."""
     with closing(Nodes()) as nodes:
         yield nodes
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,10 @@ from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import Members, photo, write_tar
 from tests.pipeline.exports import by_key, files_of, many
-from tests.s3 import Server, served
+from tests.s3 import Server
 
 Job = Callable[..., Config]
 REPLACE = {"on_changed": "replace"}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Server]:
-    with served() as server:
-        yield server
 
 
 @pytest.mark.parametrize(

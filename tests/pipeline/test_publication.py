@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,8 @@ from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
 from tests.conftest import jobs_in, write_tar
 from tests.pipeline.exports import many, same
-from tests.s3 import served
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 Job = Callable[..., Config]
 # Steps of each kind that are tried, at random places: each takes ten seconds. 1000 are all that there are.
 TRIED = int(os.environ.get("FINER_RAY_STEPS", "1"))
@@ -92,12 +91,6 @@ def processes() -> Any:
     return context
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[None]:
-    with served():
-        yield
-
-
 @pytest.fixture(params=["local", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, s3: None) -> str:
     """Where exports go."""
@@ -116,6 +109,7 @@ class Scene:
         write_tar(folder / "new" / "c.tar", many(9, 60))
         self.config = self.job(str(folder / "undisturbed"))
         self.wanted: dict[str, Export] = {}
+        self._steps: dict[str, list[str]] = {}
         for name in ("old", "new"):
             self.show(name)
             export(self.config)
@@ -132,6 +126,12 @@ class Scene:
         output = {"url": url, "lease_seconds": LEASE}
         shards = str(self.folder / "in" / "*.tar")
         return jobs_in(self.folder)(shards, input={"on_changed": "replace"}, output=output)
+
+    def steps(self, stage: str, processes: Any) -> list[str]:
+        """The steps of an undisturbed run to a local disk."""
+        if stage not in self._steps:
+            self._steps[stage] = steps_of(prepared(self, stage, str(self.folder / "counted")), processes)
+        return self._steps[stage]
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,8 @@ def prepared(scene: Scene, stage: str, url: str) -> Config:
     return scene.job(url)
 
 
-def steps_of(scene: Scene, stage: str, processes: Any) -> list[str]:
+def steps_of(config: Config, processes: Any) -> list[str]:
     """The steps of an undisturbed run."""
-    config = prepared(scene, stage, str(scene.folder / "counted"))
     steps = processes.SimpleQueue()
     process = processes.Process(target=run, args=(config, -1, signal.SIGKILL, steps))
     process.start()
@@ -230,7 +229,7 @@ def never_less(config: Config, scene: Scene) -> None:
 
 @pytest.mark.parametrize("stage", ["old", "new"])
 def test_a_run_killed_at_any_step(url: str, stage: str, scene: Scene, processes: Any) -> None:
-    steps = steps_of(scene, stage, processes)
+    steps = scene.steps(stage, processes)
     assert len(steps) > 40
     for at in chosen(steps, f"killed {stage}"):
         config = prepared(scene, stage, url)
@@ -246,7 +245,7 @@ def test_a_run_killed_at_any_step(url: str, stage: str, scene: Scene, processes:
 def test_a_run_that_stood_still_while_another_came_and_ended(
     url: str, stage: str, scene: Scene, processes: Any
 ) -> None:
-    steps = steps_of(scene, stage, processes)
+    steps = scene.steps(stage, processes)
     for at in chosen(steps, f"stopped {stage}"):
         config = prepared(scene, stage, url)
         first = start(processes, config, at, signal.SIGSTOP)
@@ -277,7 +276,7 @@ def test_two_runs_that_both_stand_still_in_publication(
     stage: str, scene: Scene, processes: Any, tmp_path: Path
 ) -> None:
     """The second takes over, stands still or is killed, too; the first goes on, then the second."""
-    steps = steps_of(scene, stage, processes)
+    steps = scene.steps(stage, processes)
     first_step = publication(steps)
     dice = random.Random(stage)
     for at in chosen(steps, f"both {stage}", first_step):

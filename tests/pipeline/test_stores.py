@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,31 @@ import pytest
 from finer_ray import retry
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, LeaseError, StoreError
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
 from finer_ray.store.lease import acquire, current
 from finer_ray.store.reading import open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
-from tests.conftest import write_tar
+from tests.conftest import jobs_in, write_tar
 from tests.pipeline.exports import by_key, many, same
-from tests.s3 import Server, served
+from tests.s3 import Server
 
-pytestmark = pytest.mark.slow
 Job = Callable[..., Config]
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[Server]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster(s3: Server) -> Iterator[None]:
-    """Ray, begun after the server, so that its workers know the server's address."""
-    with connected():
-        yield
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
     write_tar(folder / "a.tar", many(20))
     write_tar(folder / "b.tar", [*many(9, 30), ("bad.jpg", b"no photo")])
     return folder
 
 
-@pytest.fixture
-def local(tmp_path: Path, shards: Path, job: Job) -> Any:
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Any:
     """The undisturbed export of these shards."""
-    config = job(str(shards / "*.tar"), output={"url": str(tmp_path / "local")})
+    config = jobs_in(tmp_path_factory.mktemp("local"))(str(shards / "*.tar"))
     export(config)
     return open_export(config.output.url)
 
@@ -88,7 +73,8 @@ def test_every_store_gives_the_same_export(
     assert current(Folder(config.output.url)) is None
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.faults
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_from_and_to_s3_while_the_server_fails(
     tmp_path: Path, shards: Path, job: Job, s3: Server, local: Any
 ) -> None:
@@ -105,6 +91,7 @@ def test_ray_from_and_to_s3_while_the_server_fails(
     assert by_key(open_export(config.output.url)) == by_key(local)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("what", ["objects", "shards"])
 def test_a_store_that_stays_away_stops_the_run_and_keeps_its_commits(
     what: str, tmp_path: Path, shards: Path, job: Job, s3: Server, local: Any, monkeypatch: pytest.MonkeyPatch
@@ -136,6 +123,7 @@ def test_a_store_that_stays_away_stops_the_run_and_keeps_its_commits(
     assert by_key(open_export(config.output.url)) == by_key(local)
 
 
+@pytest.mark.faults
 def test_a_store_that_forbids_is_not_asked_again(tmp_path: Path, shards: Path, job: Job, s3: Server) -> None:
     config = job(str(shards / "*.tar"), output={"url": place("s3", tmp_path)}, compute={"retry_seconds": 3600.0})
     with (
@@ -159,7 +147,8 @@ def test_a_second_run_on_s3_is_refused(tmp_path: Path, shards: Path, job: Job, s
     assert verify_export(config.output.url) == []
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.faults
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards: Path, job: Job, local: Any) -> None:
     """A real one: a file system of its own, of two megabytes."""
     disk = tmp_path / "disk"
@@ -191,6 +180,7 @@ def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.faults
 def test_a_disk_that_says_it_is_full(tmp_path: Path, shards: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for whoever is not root: the third unit finds no room, whatever the retry_seconds."""
     config = job(str(shards / "*.tar"), compute={"retry_seconds": 3600.0})

@@ -1,8 +1,7 @@
-"""Probes end to end on real Ray: backbones x data sets, resuming, and a job that uses one."""
+"""Probes end to end: backbones x data sets, resuming, and a job that uses one."""
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from finer_ray.config.loading import load_section, parse_section
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, FinerRayError, InputError
 from finer_ray.models.head import probe_metadata
-from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.probe import run as probing
 from finer_ray.probe.config import ProbesConfig
@@ -29,15 +27,8 @@ from finer_ray.store.verify import verify_export
 from tests.conftest import Members, write_tar
 from tests.probe.exports import write_export
 
-pytestmark = pytest.mark.slow
 COLOURS = {"red": (200, 60, 60), "green": (60, 180, 70), "blue": (60, 70, 210)}
 NAMES = list(COLOURS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    with connected():
-        yield
 
 
 def pictures(count: int, seed: int, labels: str = "name", noise: int = 90) -> Members:

@@ -15,7 +15,6 @@ from finer_ray.probe.embeddings import Embeddings
 from finer_ray.probe.training import correct, train
 from tests.probe.exports import gaussians, write_export
 
-pytestmark = pytest.mark.slow
 CLASSES = 8
 NAMES = [f"class {i}" for i in range(CLASSES)]
 

@@ -33,7 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "head": "probe",
     },
     "dinov2": {"backbone": "timm:vit_small_patch14_dinov2", "image_size": 56, "pool": "avg", "head": "probe"},
-    "gap": {"backbone": "timm:vit_medium_patch16_gap_240"},
+    "gap": {"backbone": "timm:vit_medium_patch16_gap_240", "image_size": 64},
     "clip-tok": {"backbone": "open_clip:cut-tok", "head": "text"},
     "clip-avg": {"backbone": "open_clip:cut-avg", "head": "text"},
     "clip-late": {"backbone": "open_clip:cut-late", "head": "text"},
@@ -42,7 +42,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "efficientnet": {"backbone": "timm:efficientnet_lite0", "image_size": 64},
     "convnext": {"backbone": "timm:convnext_atto", "image_size": 64},
     "swin": {"backbone": "timm:swin_tiny_patch4_window7_224"},
-    "siglip": {"backbone": "timm:vit_base_patch16_siglip_224", "head": "probe768"},
+    "siglip": {"backbone": "timm:vit_base_patch16_siglip_224", "image_size": 64, "head": "probe768"},
     "qk-norm": {"backbone": "timm:vit_tiny_patch16_224", "image_size": 64, "qk_norm": True},
 }
 WORDS = ["cat", "dog", "bird", "fish", "horse", "tree", "boat"]

@@ -3,7 +3,6 @@
 import fcntl
 import multiprocessing
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import pytest
 from finer_ray.errors import LeaseError, StoreError
 from finer_ray.store import storage
 from finer_ray.store.storage import Folder
-from tests.s3 import Server, served
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Server]:
-    with served() as server:
-        yield server
+from tests.s3 import Server
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -57,8 +50,9 @@ def _swap(url: str, start: Any, results: Any, number: int) -> None:
 def test_of_many_processes_one_replaces(scheme: str, tmp_path: Path, s3: Server) -> None:
     url = str(tmp_path) if scheme == "local" else f"s3://bucket/{tmp_path.name}"
     Folder(url).write("a.json", b"0")
-    # Not forked: the S3 client has threads.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from this process: the S3 client has threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     start, results = context.Event(), context.Queue()
     others = [context.Process(target=_swap, args=(url, start, results, number)) for number in range(1, 5)]
     for process in others:

@@ -1,4 +1,4 @@
-"""The aggregation study on real Ray, against the model's own maps; the sweep under another aggregation."""
+"""The aggregation study against the model's own maps; the sweep under another aggregation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,6 @@ from tests.conftest import sample, write_tar
 Job = Callable[..., Config]
 
 
-@pytest.mark.slow
 def test_the_study(tmp_path: Path, job: Job) -> None:
     members = [m for i in range(9) for m in sample(f"p{i}", i, i, [10, 8, 60, 50])] + sample("plain", 20)[:1]
     settings: dict[str, Any] = {"gamma": 0.8, "references": 2, "aggregation": "max_before_relu", "maps": ["layercam"]}

@@ -1,4 +1,4 @@
-"""The faithfulness study on real Ray with two backbones, against every step written out."""
+"""The faithfulness study with two backbones, against every step written out."""
 
 import json
 from collections.abc import Callable
@@ -87,7 +87,6 @@ def inputs(model: Classifier, tar: str) -> torch.Tensor:
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-@pytest.mark.slow
 def test_the_study(tmp_path: Path, jobs: tuple[Config, Config, Path]) -> None:
     files = [tmp_path / "classes.yaml", tmp_path / "texts.yaml"]
     for file, config in zip(files, jobs, strict=False):
