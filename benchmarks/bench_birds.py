@@ -32,8 +32,8 @@ from birds.shards import write_birds
 from birds.species import SPECIES, siblings
 from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.config.schema import Config
-from finer_ray.metrics import localisation, pointing_hit
-from finer_ray.metrics.bootstrap import paired_interval
+from finer_ray.metrics.localisation import localisation, pointing_hit
+from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.probing import probe
@@ -149,12 +149,12 @@ def base(found: dict[str, dict[str, np.ndarray]], name: str, measure: str) -> np
 
 def cell(values: np.ndarray, baseline: np.ndarray | None) -> Cell:
     known = values[np.isfinite(values)]
-    low, high = paired_interval(known)
+    low, high = bootstrap_interval(known)
     result = {"count": len(known), "mean": float(known.mean()), "low": low, "high": high}
     if baseline is not None:
         gain = values - baseline
         gain = gain[np.isfinite(gain)]
-        low, high = paired_interval(gain)
+        low, high = bootstrap_interval(gain)
         result |= {"gain": float(gain.mean()), "gain_low": low, "gain_high": high}
     return result
 

@@ -3,8 +3,19 @@
 map = ReLU(sum over channels of ReLU(ds/dA) * A),    ds/dA = sum_j a_j d y^j / dA
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from finer_ray.lazy import Lazy
+from finer_ray.saliency.method import BatchContext, Cam, Method
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Lazy("torch")
 
 
 def layercam(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Tensor:
@@ -24,3 +35,13 @@ def layercam(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Ten
         slope = torch.einsum("bj,bjdhw->bdhw", objective, gradients).relu_()
         maps.append(torch.einsum("bdhw,bdhw->bhw", slope.to(activation.dtype), activation))
     return torch.stack(maps, dim=1)
+
+
+def prepare(context: BatchContext, _settings: None) -> Cam:
+    """Nothing is left to compute before the objective is known."""
+    if context.gradients is None:
+        raise ValueError("Layer-CAM needs the gradients of every cell")
+    return Cam(partial(layercam, context.activation, context.gradients))
+
+
+LAYERCAM = Method("layercam", "sum_channels ReLU(ds/dA) A", prepare, cell_gradients=True)

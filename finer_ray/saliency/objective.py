@@ -3,10 +3,17 @@
 s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target, d_1..d_K its references)
 """
 
-from typing import Literal, get_args
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
+
+from finer_ray.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Lazy("torch")
 
 Weighting = Literal["equal", "probability", "probability_detached"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -98,8 +105,7 @@ def class_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     Returns:
         (n, J) float32 (float64 for float64 logits); NaN for concepts and for -1.
     """
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    found = logits[:, :count].to(wide).softmax(1).gather(1, classes.clamp(0, count - 1))
+    found = wide(logits[:, :count]).softmax(1).gather(1, classes.clamp(0, count - 1))
     return found.masked_fill((classes < 0) | (classes >= count), torch.nan)
 
 
@@ -116,8 +122,13 @@ def choice_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     Returns:
         (n, J) float32 (float64 for float64 logits); anything finite for -1.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.cat([wide[:, :count].softmax(1), wide[:, count:].softmax(1)], dim=1).gather(1, classes.clamp(min=0))
+    known = wide(logits)
+    return torch.cat([known[:, :count].softmax(1), known[:, count:].softmax(1)], dim=1).gather(1, classes.clamp(min=0))
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least: half precision is for the model alone."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _smallest(distance: Tensor, target: Tensor, count: int) -> Tensor:

@@ -1,12 +1,16 @@
 """What a classifier must be to be explained."""
 
-from collections.abc import Callable
-from typing import Protocol
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 # A self-attention: tokens (B, T, D), their (3D, D) and (3D,) weight and bias of q, k, v, heads; to (B, T, D).
-Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+Attention: TypeAlias = "Callable[[Tensor, Tensor, Tensor | None, int], Tensor]"
 
 
 class Cut(Protocol):
@@ -33,6 +37,14 @@ class SplitClassifier(Protocol):
     @property
     def class_count(self) -> int:
         """How many logits, from the first, are classes that can be predicted; further ones are concepts."""
+
+    @property
+    def side_blocks(self) -> int:
+        """Along how many of the last blocks `patch_embeddings` can run; 0 where the architecture has no such stream."""
+
+    @property
+    def compares_directions(self) -> bool:
+        """Whether the classes' logits are of embeddings of unit length, as those of texts are."""
 
     def cut(self, images: Tensor) -> Cut:
         """One forward pass, ready for derivatives."""

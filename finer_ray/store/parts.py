@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.errors import FinerRayError, LeaseError, StoreError
+from finer_ray.metrics.table import AVERAGED
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import AVERAGED, CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, summarise, sums
+from finer_ray.store.tables import CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, summarise, sums
 
 UNITS_PER_FILE = 1024
 RETIRED = "retired"

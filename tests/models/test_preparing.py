@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 MAPS = (Map("gradcam"), Map("finer_gradcam", gamma=0.6), Map("layercam", "layercam", 0.6))
 QUESTION = Question(MAPS)
 # Passes of their own through the model, and one of them a descent.
-MORE = Question((*MAPS, Map("mask", "mask"), Map("rise", "rise")), mask=Mask(steps=3), rise=Rise(masks=8))
+MORE = Question(
+    (*MAPS, Map("mask", "mask"), Map("rise", "rise")), settings={"mask": Mask(steps=3), "rise": Rise(masks=8)}
+)
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
