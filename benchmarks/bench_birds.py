@@ -38,6 +38,7 @@ from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.probing import probe
 from finer_ray.probe.config import ProbesConfig
+from finer_ray.report.paper_table import baselines
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.aggregations import aggregation_study
 from finer_ray.studies.faithfulness import faithfulness_study
@@ -138,13 +139,12 @@ def score(made: Export, rows: list[int], regions: Tensor, birds: Tensor) -> dict
         "energy of what lies on the bird": (area["bird"].sum((1, 2)) / birds.sum((1, 2))).mean().item(),
         "hit": regions.float().mean((1, 2)).mean().item(),
     }
-    table = {name: {m: cell(v, base(found, name, m)) for m, v in values.items()} for name, values in found.items()}
+    plain = {name: found[other] for name, other in baselines(made).items()}
+    table = {
+        name: {m: cell(v, plain[name][m] if name in plain else None) for m, v in values.items()}
+        for name, values in found.items()
+    }
     return {"(chance)": {m: {"count": len(rows), "mean": value} for m, value in chance.items()}, **table}
-
-
-def base(found: dict[str, dict[str, np.ndarray]], name: str, measure: str) -> np.ndarray | None:
-    plain = name.removeprefix("finer_")
-    return found[plain][measure] if plain != name and plain in found else None
 
 
 def cell(values: np.ndarray, baseline: np.ndarray | None) -> Cell:

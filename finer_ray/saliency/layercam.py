@@ -44,4 +44,6 @@ def prepare(context: BatchContext, _settings: None) -> Cam:
     return Cam(partial(layercam, context.activation, context.gradients))
 
 
-LAYERCAM = Method("layercam", "sum_channels ReLU(ds/dA) A", prepare, cell_gradients=True)
+LAYERCAM = Method(
+    "layercam", "sum_channels ReLU(ds/dA) A", prepare, cost="gradients of every cell", cell_gradients=True
+)

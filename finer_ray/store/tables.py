@@ -119,7 +119,26 @@ def write_options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table as it was written, with the columns of a schema of now: a metric may have come since, or be away.
+
+    Args:
+        table: with all columns of the schema that are no metric's.
+        schema: of SCHEMAS, or of some of its columns.
+
+    Returns:
+        The table without other columns; metrics that it lacks are null, and their counts 0.
+    """
+    for field in schema:
+        if field.name not in table.column_names and field.name in COME_AND_GO:
+            missing = pa.nulls(len(table), field.type) if field.nullable else pa.repeat(pa.scalar(0), len(table))
+            table = table.append_column(field, missing)
+    return table.select(schema.names).cast(schema)
+
+
 SUMMED = ("correct", *AVERAGED)
+# Columns of metrics and their summaries.
+COME_AND_GO = {*ALL, *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED)))}
 
 
 def sums(images: pa.Table, metrics: pa.Table) -> pa.Table:

@@ -43,7 +43,8 @@ def sweep_table(export: Export, gammas: Sequence[float]) -> pa.Table:
     annotated = pc.unique(export.metrics.filter(pc.is_valid(export.metrics["region"]))["row"]).to_pylist()
     if not annotated:
         raise ExportError("no image of the export has a mask or a box, so there is nothing to localise")
-    return pa.concat_tables(_score(export, rows, regions, gammas) for rows, regions in _regions(export, annotated))
+    once = list(dict.fromkeys(gammas))
+    return pa.concat_tables(_score(export, rows, regions, once) for rows, regions in _regions(export, annotated))
 
 
 def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> list[Path]:
@@ -77,13 +78,12 @@ def _score(export: Export, rows: list[int], regions: torch.Tensor, gammas: Seque
 
 
 def _figure(table: pa.Table) -> Figure:
-    gamma = np.unique(table["gamma"].to_numpy())
+    every = table["gamma"].to_numpy()
+    gamma = np.unique(every)
     figure = Figure(figsize=(4.2 * len(OF_REGION), 3.6), dpi=120, layout="constrained")
     for axis, (name, metric) in zip(figure.subplots(1, len(OF_REGION)), OF_REGION.items(), strict=True):
-        # Lines are by image, and by gamma as they were asked for.
-        order = np.argsort(table["gamma"].to_numpy()[: len(gamma)])
-        values = pc.cast(table[name], pa.float64()).to_numpy().reshape(-1, len(gamma))[:, order]
-        mean = mean_of(values)
+        values = pc.cast(table[name], pa.float64()).to_numpy()
+        mean = mean_of(np.stack([values[every == one] for one in gamma], axis=1))
         low, high = mean.mean - mean.margin, mean.mean + mean.margin
         axis.fill_between(gamma, low, high, alpha=0.25, linewidth=0, label="95 % interval")
         axis.plot(gamma, mean.mean, label="mean")
