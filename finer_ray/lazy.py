@@ -1,10 +1,13 @@
-"""Modules that are imported when something of them is first used.
+"""torch, imported when something of it is first used.
 
-The config, and all that only reads an export, know every CAM method and metric; to import torch takes seconds.
+The config, and all that only reads an export, know every CAM method and metric; to import torch takes seconds. Modules
+that define some take `torch`, `functional` (`torch.nn.functional`) and, for annotations, `Tensor` from here.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Tensor", "functional", "torch"]
 
 
 class Lazy:
@@ -25,3 +28,11 @@ class Lazy:
 
     def __reduce__(self) -> tuple[type["Lazy"], tuple[str]]:
         return Lazy, (self._name,)
+
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
+else:
+    torch, functional, Tensor = Lazy("torch"), Lazy("torch.nn.functional"), Any

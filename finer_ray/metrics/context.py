@@ -1,27 +1,19 @@
 """What metrics are computed from: a batch, and what the model says of it while pixels go or come."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from finer_ray.lazy import Lazy
-from finer_ray.metrics.metric import MapContext
+from finer_ray.lazy import Tensor, torch
+from finer_ray.metrics.metric import MapContext, Metric
 from finer_ray.metrics.perturbation import ranks, replaced
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.objective import class_probabilities
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from finer_ray.config.schema import MetricsConfig
-    from finer_ray.metrics.metric import Metric
-    from finer_ray.saliency.split_classifier import SplitClassifier
-else:
-    torch = Lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class MetricContext(MapContext):
     images: Tensor
     classes: Tensor
     logits: Tensor
-    config: MetricsConfig
+    config: "MetricsConfig"
     metrics: Sequence[Metric]
     fill: Callable[[Tensor, str], Tensor]
     memory: int

@@ -8,19 +8,12 @@ With n steps, step i has changed round(i / n * H * W) pixels, the most salient f
 Areas are by the trapezoidal rule over the share of pixels changed, from 0 to 1.
 """
 
-from __future__ import annotations
+from collections.abc import Callable
+from typing import Any
 
-from typing import TYPE_CHECKING
-
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, torch
 from finer_ray.metrics.context import MetricContext
 from finer_ray.metrics.metric import Metric, Switch
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = Lazy("torch")
 
 
 def step_counts(steps: int, pixels: int) -> list[int]:
@@ -60,43 +53,34 @@ def _joined(start: Tensor, between: Tensor, end: Tensor) -> Tensor:
     return torch.cat([first, between[..., 0], last], dim=2)
 
 
-DELETION = Switch("deletion", "deletion AUC: `steps` forward passes per image and map", always=True)
-INSERTION = Switch("insertion", "insertion AUC: `steps` forward passes per image and map", always=True)
-DELETION_AUC = Metric(
-    "deletion_auc",
-    "deletion AUC",
-    DELETION,
-    lambda context: area(deletion_curve(context)),
-    heading="Del.",
-    higher_is_better=False,
-    rank=3,
-    deleted=inner_counts,
-)
-INSERTION_AUC = Metric(
-    "insertion_auc",
-    "insertion AUC",
-    INSERTION,
-    lambda context: area(insertion_curve(context)),
-    heading="Ins.",
-    rank=4,
-    inserted=inner_counts,
-)
-DELETION_CURVE = Metric(
-    "deletion_curve",
-    "The target's probability as the most salient pixels are removed",
-    DELETION,
+def _metrics(
+    name: str, heading: str, rank: int, curve: Callable[[MetricContext], Tensor], happens: str, x_title: str, **how: Any
+) -> tuple[Metric, Metric]:
+    """The area, which is averaged, and its curve, which is kept."""
+    switch = Switch(name, f"{name} AUC: `steps` forward passes per image and map", always=True)
+    words = f"The target's probability as the most salient pixels are {happens}"
+    return (
+        Metric(f"{name}_auc", f"{name} AUC", switch, lambda context: area(curve(context)), heading, rank=rank, **how),
+        Metric(f"{name}_curve", words, switch, curve, axes=("step",), x_title=x_title, **how),
+    )
+
+
+DELETION_AUC, DELETION_CURVE = _metrics(
+    "deletion",
+    "Del.",
+    3,
     deletion_curve,
+    "removed",
+    "% of pixels removed, most salient first",
     higher_is_better=False,
-    axes=("step",),
-    x_title="% of pixels removed, most salient first",
     deleted=inner_counts,
 )
-INSERTION_CURVE = Metric(
-    "insertion_curve",
-    "The target's probability as the most salient pixels are put back",
-    INSERTION,
+INSERTION_AUC, INSERTION_CURVE = _metrics(
+    "insertion",
+    "Ins.",
+    4,
     insertion_curve,
-    axes=("step",),
-    x_title="% of pixels inserted, most salient first",
+    "put back",
+    "% of pixels inserted, most salient first",
     inserted=inner_counts,
 )

@@ -8,23 +8,15 @@ With the top q of pixels replaced by `metrics.fill`, q = 0.05 and 0.10, and p' t
 The probabilities p' themselves are kept, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, torch
 from finer_ray.metrics.context import MetricContext
 from finer_ray.metrics.metric import Metric, Switch
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    # From a batch and the probabilities of target and references, (B, M, J), with the pixels gone.
-    Drop = Callable[[MetricContext, Tensor], Tensor]
-else:
-    torch = Lazy("torch")
+# From a batch and the probabilities of target and references, (B, M, J), with the pixels gone.
+Drop = Callable[[MetricContext, Tensor], Tensor]
 
 
 def relative_drop(before: Tensor, after: Tensor, present: Tensor) -> Tensor:

@@ -1,18 +1,9 @@
 """Localisation: does a map's energy, or its maximum, lie on the annotated object? (Finer-CAM, Tab. 4, `Loc.`)"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.metrics.metric import MapContext, Metric, Switch
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = Lazy("torch")
 
 
 def localisation(maps: Tensor, region: Tensor) -> Tensor:
@@ -48,9 +39,9 @@ def pointing_hit(maps: Tensor, region: Tensor) -> Tensor:
     return hit.masked_fill((peak <= 0) | ~inside.any(1)[:, None], torch.nan)
 
 
-def upsample(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, M, h, w) maps to (B, M, H, W), bilinearly, corners not aligned."""
-    return torch.nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def _of_region(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[MapContext], Tensor]:

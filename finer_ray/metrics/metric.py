@@ -1,15 +1,11 @@
 """What a metric is: one object, defined in a module and listed in `finer_ray.metrics.table`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from finer_ray.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from finer_ray.lazy import Tensor
 
 # Columns of the table `metrics` that are none.
 TAKEN = ("row", "class", "map", "region")

@@ -4,22 +4,13 @@ Pixels are ordered by the map, upsampled bilinearly to the image, ties by positi
 order of pixels, and so no metric that depends on one, see `where_ordered`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, torch
 from finer_ray.metrics.localisation import upsample
 from finer_ray.saliency.budget import in_flight
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    Probabilities = Callable[[Tensor, Tensor], Tensor]
-else:
-    torch = Lazy("torch")
+Probabilities = Callable[[Tensor, Tensor], Tensor]
 
 
 def ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:

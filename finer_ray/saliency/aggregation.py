@@ -9,20 +9,12 @@ references (j = 1..K), to a map before its last ReLU. With weights w_k of the re
     reverse             the roles change places: sum_k w_k y^{d_k} - gamma * y^c, and so on
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.objective import reference_weights
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = Lazy("torch")
 
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
 AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)

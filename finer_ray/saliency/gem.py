@@ -13,26 +13,17 @@ cosine). map = min-max normalised sum_j a_j M_j: for a single text this is the a
 it to the image before it is normalised.
 """
 
-from __future__ import annotations
-
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from finer_ray.config.section import AboveZero, NonNegative, Section
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.aggregation import linear
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import SplitClassifier
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from torch.nn import functional
-else:
-    torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
 
 
 class Gem(Section):

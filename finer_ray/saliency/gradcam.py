@@ -5,16 +5,11 @@
 Because ds/dA is linear in gamma and in the references, the 1 + K maps M_j hold every Finer-Grad-CAM map.
 """
 
-from __future__ import annotations
-
 from functools import partial
-from typing import TYPE_CHECKING
 
+from finer_ray.lazy import Tensor
 from finer_ray.saliency.aggregation import linear
 from finer_ray.saliency.method import BatchContext, Cam, Method
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def contrast_basis(activation: Tensor, alpha: Tensor) -> Tensor:

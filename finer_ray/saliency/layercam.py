@@ -3,19 +3,10 @@
 map = ReLU(sum over channels of ReLU(ds/dA) * A),    ds/dA = sum_j a_j d y^j / dA
 """
 
-from __future__ import annotations
-
 from functools import partial
-from typing import TYPE_CHECKING
 
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.method import BatchContext, Cam, Method
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = Lazy("torch")
 
 
 def layercam(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Tensor:

@@ -10,29 +10,19 @@ image takes away; as no circle at all where blurring the image does not lower th
 clamping after every step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from math import ceil, hypot
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from finer_ray.config.section import AboveZero, NonNegative, Positive, Section, Weight
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from torch.nn import functional
-
-    Logits = Callable[[Tensor], Tensor]
-else:
-    torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
+Logits = Callable[[Tensor], Tensor]
 
 # Pixels from one radius to the next of the circles that the descent may begin with, and the share of the whole
 # blurred image's effect that a circle must reach.

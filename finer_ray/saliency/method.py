@@ -1,20 +1,15 @@
 """What a CAM method is: one object, defined in a module of its own and listed in `finer_ray.saliency.methods`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finer_ray.config.section import Section
 from finer_ray.errors import ConfigError
+from finer_ray.lazy import Tensor
 from finer_ray.saliency.objective import reference_weights
 from finer_ray.saliency.spec import FINER
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from finer_ray.saliency.split_classifier import SplitClassifier
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 
 @dataclass(frozen=True)

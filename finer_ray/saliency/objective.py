@@ -3,17 +3,9 @@
 s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target, d_1..d_K its references)
 """
 
-from __future__ import annotations
+from typing import Literal, get_args
 
-from typing import TYPE_CHECKING, Literal, get_args
-
-from finer_ray.lazy import Lazy
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = Lazy("torch")
+from finer_ray.lazy import Tensor, functional, torch
 
 Weighting = Literal["equal", "probability", "probability_detached"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -45,7 +37,7 @@ def similar_weights(weight: Tensor, target: Tensor, count: int) -> Tensor:
     Returns:
         (B, min(K, C - 1)) int64, most similar first, never the target itself.
     """
-    unit = torch.nn.functional.normalize(weight, dim=1)
+    unit = functional.normalize(weight, dim=1)
     return _smallest(-unit[target] @ unit.T, target, count)
 
 

@@ -8,27 +8,18 @@ mask generation; rounded up, as in the authors' code). Masked pixels take the co
 S is averaged over the areas of the CAM grid; that is linear, so that the masks are averaged instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from finer_ray.config.section import Positive, Section
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.aggregation import linear
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities, wide
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from torch.nn import functional
-else:
-    torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
 
 
 class Rise(Section):

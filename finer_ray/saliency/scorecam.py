@@ -7,23 +7,13 @@ The logits y^j of the masked images do not depend on gamma or on how references 
 and serve every objective.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
-from finer_ray.lazy import Lazy
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import reference_weights
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from torch.nn import functional
-else:
-    torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
 
 
 def masked_logits(

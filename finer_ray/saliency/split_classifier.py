@@ -1,16 +1,12 @@
 """What a classifier must be to be explained."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from typing import Protocol
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
+from finer_ray.lazy import Tensor
 
 # A self-attention: tokens (B, T, D), their (3D, D) and (3D,) weight and bias of q, k, v, heads; to (B, T, D).
-Attention: TypeAlias = "Callable[[Tensor, Tensor, Tensor | None, int], Tensor]"
+Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 
 
 class Cut(Protocol):
