@@ -32,12 +32,13 @@ from birds.shards import write_birds
 from birds.species import SPECIES, siblings
 from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.config.schema import Config
-from finer_ray.metrics import localisation, pointing_hit
-from finer_ray.metrics.bootstrap import paired_interval
+from finer_ray.metrics.localisation import localisation, pointing_hit
+from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.probe.config import ProbesConfig
 from finer_ray.probe.run import probe
+from finer_ray.report.paper_table import baselines
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.aggregations import aggregation_study
 from finer_ray.studies.faithfulness import faithfulness_study
@@ -138,23 +139,22 @@ def score(made: Export, rows: list[int], regions: Tensor, birds: Tensor) -> dict
         "energy of what lies on the bird": (area["bird"].sum((1, 2)) / birds.sum((1, 2))).mean().item(),
         "hit": regions.float().mean((1, 2)).mean().item(),
     }
-    table = {name: {m: cell(v, base(found, name, m)) for m, v in values.items()} for name, values in found.items()}
+    plain = {name: found[other] for name, other in baselines(made).items()}
+    table = {
+        name: {m: cell(v, plain[name][m] if name in plain else None) for m, v in values.items()}
+        for name, values in found.items()
+    }
     return {"(chance)": {m: {"count": len(rows), "mean": value} for m, value in chance.items()}, **table}
-
-
-def base(found: dict[str, dict[str, np.ndarray]], name: str, measure: str) -> np.ndarray | None:
-    plain = name.removeprefix("finer_")
-    return found[plain][measure] if plain != name and plain in found else None
 
 
 def cell(values: np.ndarray, baseline: np.ndarray | None) -> Cell:
     known = values[np.isfinite(values)]
-    low, high = paired_interval(known)
+    low, high = bootstrap_interval(known)
     result = {"count": len(known), "mean": float(known.mean()), "low": low, "high": high}
     if baseline is not None:
         gain = values - baseline
         gain = gain[np.isfinite(gain)]
-        low, high = paired_interval(gain)
+        low, high = bootstrap_interval(gain)
         result |= {"gain": float(gain.mean()), "gain_low": low, "gain_high": high}
     return result
 

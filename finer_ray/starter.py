@@ -12,6 +12,7 @@ from finer_ray.config.schema import InputConfig
 from finer_ray.errors import InputError
 from finer_ray.images.sample import Sample
 from finer_ray.models.classes import ClassNames
+from finer_ray.saliency.methods import METHODS
 from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, list_keys, read_unit
 from finer_ray.shards.files import is_local, locate
 from finer_ray.shards.parquet import class_names
@@ -111,6 +112,7 @@ def job_text(found: Found, output: str = "export") -> str:
     fields = f"\n  fields: {_inline(found.fields)}" if found.fields else ""
     localised = found.has("box") + found.has("mask") > 0
     region = "localisation comes from them" if localised else "without them there is no localisation"
+    others = ", ".join(name for name in METHODS if name != "gradcam")
     text = f"""\
 # A job of finer-ray for {_inline(found.place)}
 # {_count(len(found.refs), "shard")} ({found.refs[0].format}); the first holds {_count(found.count, "image")}.
@@ -123,7 +125,8 @@ input:
 model: {_inline(model)}
 saliency:
   target: predicted                # or label
-  maps: [gradcam, finer_gradcam]   # a baseline, and the same against the closest classes; also layercam, scorecam, ...
+  maps: [gradcam, finer_gradcam]   # a baseline, and the same against the closest classes; also
+                                   # {others}
   gamma: 0.6                       # strength of the comparison
   references: 3                    # how many classes it is compared with
 metrics: {{deletion: false, insertion: false, drops: false}}  # true: forward passes on masked images, which take time

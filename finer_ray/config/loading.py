@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from finer_ray.config.messages import faults, shown
-from finer_ray.config.schema import Config, Section
+from finer_ray.config.schema import Config
+from finer_ray.config.section import Section
 from finer_ray.config.yaml_text import MOST_YAML, read_yaml
 from finer_ray.errors import ConfigError
 

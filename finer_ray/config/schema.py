@@ -8,55 +8,31 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from finer_ray.config.section import Positive, Section, with_keys
+from finer_ray.metrics.table import SWITCHES
+from finer_ray.saliency.aggregation import Aggregation
+from finer_ray.saliency.methods import METHODS
+from finer_ray.saliency.objective import Weighting
+from finer_ray.saliency.spec import FINER, Map, maps_of
 from finer_ray.urls import holds_secret
 
-CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
-MapName = Literal[
-    "gradcam",
-    "finer_gradcam",
-    "layercam",
-    "finer_layercam",
-    "scorecam",
-    "finer_scorecam",
-    "rise",
-    "finer_rise",
-    "mask",
-    "finer_mask",
-    "gem",
-    "finer_gem",
-]
-FINER = "finer_"
 LOCAL_DIR = "local-dir:"
 NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
-MAP_NAMES: tuple[str, ...] = get_args(MapName)
-Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
-Weighting = Literal["equal", "probability", "probability_detached"]
+MAP_NAMES = tuple(f"{prefix}{method}" for method in METHODS for prefix in ("", FINER))
+if TYPE_CHECKING:
+    CamName: TypeAlias = str
+    MapName: TypeAlias = str
+else:
+    CamName, MapName = Literal[*METHODS], Literal[*MAP_NAMES]
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Gamma = Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of the config: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def without_secrets(url: str) -> str:
@@ -215,38 +191,7 @@ class ConceptConfig(Section):
     default: tuple[str, str] | None = Field(None, description="[concept, base] where there is no other")
 
 
-class RiseConfig(Section):
-    """RISE (Petsiuk et al. 2018): what the model says of the image under random masks."""
-
-    masks: Positive = Field(4000, description="forward passes per image; the paper takes 4000 to 8000")
-    cells: Annotated[int, Field(ge=1, le=1024)] = Field(7, description="of a mask along each side")
-    keep: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="probability that a cell is kept")
-    seed: int = Field(0, description="of the masks, the same for every image")
-
-
-class MaskConfig(Section):
-    """Mask (Fong and Vedaldi 2017): the smallest region whose blurring takes the objective away. Lengths in pixels."""
-
-    steps: Positive = Field(300, description="of gradient descent: as many passes, there and back, per image and map")
-    rate: Annotated[float, Field(gt=0.0)] = Field(0.1, description="learning rate of Adam")
-    l1: Weight = Field(1e-4, description="weight of the deleted area")
-    tv: Weight = Field(1e-2, description="weight of the total variation")
-    beta: Annotated[float, Field(gt=0.0)] = Field(3.0, description="exponent of the total variation")
-    scale: Positive = Field(8, description="per cell of the low-resolution mask")
-    smooth: Weight = Field(5.0, description="standard deviation of the blur of the mask")
-    jitter: Annotated[int, Field(ge=0)] = Field(4, description="random shifts are less than this")
-    blur: Weight = Field(10.0, description="standard deviation of the blur of the image")
-    seed: int = Field(0, description="of the shifts, the same for every image")
-
-
-class GemConfig(Section):
-    """GEM (Bousselham et al. 2024): patches of an open_clip ViT against texts."""
-
-    depth: Annotated[int, Field(ge=2)] = Field(7, description="the last depth - 1 blocks have self-self attention")
-    iterations: Annotated[int, Field(ge=0)] = Field(1, description="of each self-self attention")
-    temperature: Annotated[float, Field(gt=0.0)] | None = Field(None, description="null: by the length of the tokens")
-
-
+@with_keys({name: (type(method.settings), method.settings) for name, method in METHODS.items() if method.settings})
 class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
 
@@ -265,13 +210,10 @@ class SaliencyConfig(Section):
         "predicted", description="predicted | label | concept | one class by name or index"
     )
     concept: ConceptConfig | None = None
-    rise: RiseConfig = RiseConfig()
-    mask: MaskConfig = MaskConfig()
-    gem: GemConfig = GemConfig()
 
-    def cams(self) -> set[str]:
-        """The CAMs that the maps are drawn with."""
-        return {item.removeprefix(FINER) if isinstance(item, str) else item.cam for item in self.maps}
+    def specs(self) -> tuple[Map, ...]:
+        """The maps, with what they leave open filled in."""
+        return maps_of(self.model_dump())
 
     @field_validator("maps")
     @classmethod
@@ -287,39 +229,29 @@ class SaliencyConfig(Section):
             raise ValueError("target: concept and the section saliency.concept need each other")
         return self
 
-    def baselines(self) -> dict[str, str]:
-        """For each map that compares (gamma is not 0), the map of the same CAM that does not, where the job has one.
-
-        A reversed map has none: it explains the references, not the target.
-        """
-        plain: dict[str, str] = {}
-        comparing: dict[str, str] = {}
-        for item in self.maps:
-            if isinstance(item, str):
-                cam, gamma = item.removeprefix(FINER), self.gamma if item.startswith(FINER) else 0.0
-            else:
-                cam, gamma = item.cam, self.gamma if item.gamma is None else item.gamma
-            name, reverse = (item, False) if isinstance(item, str) else (item.name, item.reverse)
-            if gamma == 0 and not reverse:
-                plain.setdefault(cam, name)
-            elif not reverse:
-                comparing[name] = cam
-        return {name: plain[cam] for name, cam in comparing.items() if cam in plain}
-
 
 Fill = Literal["mean", "black", "white", "blur"]
 
 
-class MetricsConfig(Section):
+@with_keys({name: (bool, Field(switch.default, description=switch.description)) for name, switch in SWITCHES.items()})
+class Switches(Section):
+    """The metrics that there are."""
+
+    if TYPE_CHECKING:
+        # The table's keys are not known to type checkers.
+        def __getattr__(self, name: str) -> bool: ...
+
+
+class MetricsConfig(Switches):
     """Which metrics are computed for every image and map."""
 
-    localisation: bool = Field(True, description="energy share and pointing hit, where a box or mask is given")
-    deletion: bool = Field(False, description="deletion AUC: `steps` forward passes per image and map")
-    insertion: bool = Field(False, description="insertion AUC: `steps` forward passes per image and map")
-    drops: bool = Field(False, description="relative and confidence drop at 5 % and 10 % of the pixels")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="of deletion and insertion")
     fill: Fill = Field("mean", description="of masked pixels; mean: the colour that normalisation maps to zero")
     insert_into: Fill = Field("blur", description="what insertion starts from")
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **keys: Any) -> None: ...
 
 
 class OutputConfig(Section):
@@ -430,7 +362,8 @@ class Config(Section):
         """Hash of everything that decides the bytes of a row, as 16 hex digits.
 
         Left out: which shards (a later run may add some) and what is done about changed ones, where the export lies,
-        resources, limits on failures, settings of methods that no map is drawn with, and the places of weights and
+        resources, limits on failures, settings of methods that no map is drawn with, later metrics that
+        are off, and the places of weights and
         class names (model and head have fingerprints of their own).
         """
         parts = fingerprinted(self.model_dump(mode="json"))
@@ -455,9 +388,10 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in section.items() if key not in UNCOVERED.get(name, ())}
         for name, section in tree.items()
     }
-    maps = [item.removeprefix(FINER) if isinstance(item, str) else item["cam"] for item in parts["saliency"]["maps"]]
-    for cam in {"rise", "mask", "gem"} - set(maps):
+    for cam in METHODS.keys() - {wanted.cam for wanted in maps_of(parts["saliency"])}:
         parts["saliency"].pop(cam, None)
+    named = {name for name, switch in SWITCHES.items() if switch.always}
+    parts["metrics"] = {key: value for key, value in parts["metrics"].items() if key in named or value is not False}
     if parts["input"].get("decoder") == "cpu":
         # Of exports made while there was a choice.
         del parts["input"]["decoder"]

@@ -1,5 +1,1 @@
-"""Metrics of saliency maps, as pure tensor functions."""
-
-from finer_ray.metrics.localisation import localisation, pointing_hit, upsample
-
-__all__ = ["localisation", "pointing_hit", "upsample"]
+"""Metrics of saliency maps, as pure tensor functions; torch is imported on first use."""

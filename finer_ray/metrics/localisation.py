@@ -1,7 +1,9 @@
-"""Localisation: does a map's energy lie on the annotated object? (Finer-CAM, Tab. 4, `Loc.`)"""
+"""Localisation: does a map's energy, or its maximum, lie on the annotated object? (Finer-CAM, Tab. 4, `Loc.`)"""
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+
+from finer_ray.lazy import Tensor, functional, torch
+from finer_ray.metrics.metric import MapContext, Metric, Switch
 
 
 def localisation(maps: Tensor, region: Tensor) -> Tensor:
@@ -37,6 +39,28 @@ def pointing_hit(maps: Tensor, region: Tensor) -> Tensor:
     return hit.masked_fill((peak <= 0) | ~inside.any(1)[:, None], torch.nan)
 
 
-def upsample(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, M, h, w) maps to (B, M, H, W), bilinearly, corners not aligned."""
-    return torch.nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def _of_region(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[MapContext], Tensor]:
+    return lambda context: measure(context.maps, context.region)
+
+
+SWITCH = Switch(
+    "localisation", "energy share and pointing hit, where a box or mask is given", default=True, always=True
+)
+LOCALISATION = Metric(
+    "localisation", "energy on the object", SWITCH, _of_region(localisation), heading="Loc.", rank=0, of_region=True
+)
+POINTING_HIT = Metric(
+    "pointing_hit",
+    "pointing hits",
+    SWITCH,
+    _of_region(pointing_hit),
+    heading="Point.",
+    rank=7,
+    of_region=True,
+    dtype="bool",
+)

@@ -1,22 +1,12 @@
 """Perturbation: what the model says of an image that loses, or gains, its pixels in the order of a map.
 
-Pixels are ordered by the map, upsampled bilinearly to the image, ties by position. With n steps, step i has changed
-round(i / n * H * W) pixels:
-
-    deletion_auc    area under p_c while pixels are replaced by the fill, most salient first (lower is better)
-    insertion_auc   area under p_c while the fill is replaced by pixels, most salient first (higher is better)
-    relative_drop   (p_c - p'_c) - mean_k (p_d - p'_d), with the top q of pixels replaced (Finer-CAM, Tab. 4, `RD.`)
-    confidence_drop (p_c - p'_c) / p_c, likewise
-
-Areas are by the trapezoidal rule over the share of pixels changed, from 0 to 1 (RISE, Petsiuk et al. 2018). A map that
-is zero everywhere has no order of pixels, and so none of these, see `where_ordered`.
+Pixels are ordered by the map, upsampled bilinearly to the image, ties by position. A map that is zero everywhere has no
+order of pixels, and so no metric that depends on one, see `where_ordered`.
 """
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
+from finer_ray.lazy import Tensor, torch
 from finer_ray.metrics.localisation import upsample
 from finer_ray.saliency.budget import in_flight
 
@@ -49,7 +39,6 @@ def where_ordered(values: Tensor, maps: Tensor) -> Tensor:
     return values.masked_fill(blank.reshape(*blank.shape, *[1] * (values.ndim - 2)), torch.nan)
 
 
-@torch.no_grad()
 def replaced(
     probabilities: Probabilities, images: Tensor, fill: Tensor, order: Tensor, counts: list[int], memory: int
 ) -> Tensor:
@@ -75,43 +64,6 @@ def replaced(
         row = rows[first : first + step]
         gone = flat[row] < taken[first : first + step, None, None]
         owner = row // maps
-        found.append(probabilities(torch.where(gone[:, None], fill[owner], images[owner]), owner))
+        with torch.no_grad():
+            found.append(probabilities(torch.where(gone[:, None], fill[owner], images[owner]), owner))
     return torch.cat(found).reshape(batch, maps, len(counts), -1) if found else images.new_empty((batch, maps, 0, 1))
-
-
-def step_counts(steps: int, pixels: int) -> list[int]:
-    """Pixels changed after each of n steps."""
-    return [round(step / steps * pixels) for step in range(1, steps + 1)]
-
-
-def area(curve: Tensor) -> Tensor:
-    """Trapezoidal area under a curve over the share of pixels changed, from 0 to 1.
-
-    Args:
-        curve: (..., n + 1), before the first step and after each of n.
-    """
-    return torch.trapezoid(curve, dx=1 / (curve.shape[-1] - 1))
-
-
-def relative_drop(before: Tensor, after: Tensor, present: Tensor) -> Tensor:
-    """(p_c - p'_c) - mean over the references that count of (p_d - p'_d).
-
-    Args:
-        before, after: (..., 1+K), the target first; anything for references that do not count.
-        present: (..., K) bool.
-
-    Returns:
-        (...,) in [-2, 2]; the target's drop alone where no reference counts.
-    """
-    drop = before - after
-    others = drop[..., 1:].masked_fill(~present, 0).sum(-1) / present.sum(-1).clamp(min=1)
-    return drop[..., 0] - others
-
-
-def confidence_drop(before: Tensor, after: Tensor) -> Tensor:
-    """(p_c - p'_c) / p_c, (...,); NaN where p_c is 0.
-
-    Args:
-        before, after: (...,), of the target.
-    """
-    return ((before - after) / before).masked_fill(before == 0, torch.nan)

@@ -14,7 +14,8 @@ from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
-from finer_ray.models.split import Attention, Split, Unsupported
+from finer_ray.models.split import Split, Unsupported
+from finer_ray.saliency.split_classifier import Attention
 
 # Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
 TOLERANCE = 1e-3
@@ -54,6 +55,16 @@ class Classifier(nn.Module):
     def class_count(self) -> int:
         """C."""
         return len(self.classes)
+
+    @property
+    def side_blocks(self) -> int:
+        """See `Split.side_blocks`."""
+        return self.split.side_blocks
+
+    @property
+    def compares_directions(self) -> bool:
+        """Whether the classes' logits are of embeddings of unit length, as those of texts are."""
+        return (self.head.classes if isinstance(self.head, JoinedHead) else self.head).normalize
 
     def cut(self, images: Tensor) -> Cut:
         """Images, normalised (B, 3, H, W), after one forward pass."""

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from finer_ray.saliency.objective import wide
+
 
 class Cut:
     """A batch cut at the CAM layer, differentiated by autograd through the tail.
@@ -56,11 +58,6 @@ class Cut:
         cotangent = cotangent.to(self._embedding.dtype)
         (gradient,) = torch.autograd.grad(self._embedding, self._leaf, cotangent, retain_graph=True)
         return gradient
-
-
-def wide(values: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def pull_back(function: Callable[[Tensor], Tensor], value: Tensor, cotangent: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ from finer_ray.models.head import LinearHead
 from finer_ray.models.openclip_folder import CONFIG, OpenClipFolder
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.preprocessing import advice, agreed, chosen, read_beside, with_preprocessing
-from finer_ray.models.split import Attention, MapSplit, Split, TokenSplit, Unsupported
+from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_backbone import split_timm
+from finer_ray.saliency.split_classifier import Attention
 
 POOL_TYPES = {"token": "tok", "avg": "avg"}
 # Of open_clip's names: from its hub, and of models with the activation of OpenAI's CLIP.

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from finer_ray.models.attention import OneQuery, PatchQueries
-from finer_ray.models.cut import Cut, pull_back, wide
+from finer_ray.models.cut import Cut, pull_back
+from finer_ray.saliency.objective import wide
 
 # Of the MLP's hidden cotangents; images are taken in groups that stay below. On a CPU they stay near its caches.
 GROUP_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}

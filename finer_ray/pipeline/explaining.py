@@ -29,7 +29,7 @@ from finer_ray.pipeline.scoring import Scorer
 from finer_ray.pipeline.targets import TargetError, Targets, question_of
 from finer_ray.pipeline.unit_tables import explained_schema, from_column, metric_shapes
 from finer_ray.saliency import Map, explain
-from finer_ray.saliency.cams import MASKED
+from finer_ray.saliency.methods import METHODS
 from finer_ray.store.layout import Layout
 
 Rows = NDArray[np.intp]
@@ -159,7 +159,7 @@ class Explainer:
         if self._device.type != "cuda":
             return CPU_BATCH
         budget = gpu_budget(self._device, self._config.compute.memory_fraction, share.gpus, share.units)
-        if any(wanted.cam in MASKED for wanted in self._question.maps):
+        if any(METHODS[wanted.cam].masked_passes for wanted in self._question.maps):
             budget -= self._question.memory
         most = min(LARGEST_BATCH, self._layout.rows_per_unit)
         # Each by itself: in small batches scoring may take more, and yet grow less from one to the next.
@@ -172,7 +172,7 @@ class Explainer:
         height, width = self._model.transform.size
         images = self._images(torch.zeros((count, height, width, 3), dtype=torch.uint8, device=self._device))
         region = torch.zeros((count, height, width), dtype=torch.bool, device=self._device)
-        maps = tuple(wanted for wanted in self._question.maps if wanted.cam not in MASKED)
+        maps = tuple(wanted for wanted in self._question.maps if not METHODS[wanted.cam].masked_passes)
         question = replace(self._question, maps=maps or (Map("gradcam"),))
         with autocast(self._device, self._config.compute.precision):
             explanation = explain(self._model, images, question)

@@ -3,11 +3,11 @@
 from functools import lru_cache
 from typing import Any
 
-from finer_ray.config.schema import FINER, ConceptConfig, Config, MapConfig, SaliencyConfig
+from finer_ray.config.schema import ConceptConfig, Config
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
-from finer_ray.models.head import LinearHead
-from finer_ray.saliency import Gem, Map, Mask, Question, Rise
+from finer_ray.saliency.methods import METHODS
+from finer_ray.saliency.spec import Question
 from finer_ray.shards.splits import split_hint
 
 # Labels whose classes are remembered.
@@ -31,25 +31,12 @@ def question_of(config: Config, classifier: Classifier) -> Question:
         if concept.by == "predicted":
             pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
     return Question(
-        maps=tuple(map_of(item, saliency) for item in saliency.maps),
+        maps=saliency.specs(),
         references=references,
         selection=selection,
         pairs=pairs,
-        rise=Rise(**saliency.rise.model_dump()),
-        mask=Mask(**saliency.mask.model_dump()),
-        gem=Gem(**saliency.gem.model_dump()),
+        settings={name: getattr(saliency, name) for name, method in METHODS.items() if method.settings},
     )
-
-
-def map_of(item: str | MapConfig, saliency: SaliencyConfig) -> Map:
-    """One of `saliency.maps`; what it leaves open is the section's. A name without `finer_` is a baseline."""
-    if isinstance(item, str):
-        gamma = saliency.gamma if item.startswith(FINER) else 0.0
-        cam: Any = item.removeprefix(FINER)
-        return Map(item, cam, gamma, saliency.aggregation, saliency.weighting)
-    gamma = saliency.gamma if item.gamma is None else item.gamma
-    aggregation, weighting = item.aggregation or saliency.aggregation, item.weighting or saliency.weighting
-    return Map(item.name, item.cam, gamma, aggregation, weighting, item.reverse)
 
 
 def check_question(config: Config, classifier: Classifier) -> None:
@@ -64,27 +51,13 @@ def check_question(config: Config, classifier: Classifier) -> None:
         Targets(config, classifier)
     except LookupError as error:
         raise ConfigError(f"{place}: {error.args[0]}") from None
-    for number, item in enumerate(saliency.maps):
-        if map_of(item, saliency).cam == "gem":
-            _check_gem(config, classifier, f"saliency.maps.{number}")
-
-
-def _check_gem(config: Config, classifier: Classifier, place: str) -> None:
-    if not classifier.split.side_blocks:
-        raise ConfigError(
-            f"{place}: gem needs one of open_clip's own ViTs, with class-token or mean pooling; "
-            f"model.backbone is {config.model.backbone}"
-        )
-    head = classifier.head
-    # Concepts are texts whatever the classes are.
-    compares = config.saliency.target == "concept" or (
-        head.normalize if isinstance(head, LinearHead) else head.normalize[0]
-    )
-    if not compares:
-        raise ConfigError(
-            f"{place}: gem compares patches with texts, and model.head {config.model.head!r} is none of texts; "
-            "use head: text, a probe on normalised embeddings, or target: concept"
-        )
+    for number, wanted in enumerate(saliency.specs()):
+        reason = METHODS[wanted.cam].refusal(classifier, concept is not None)
+        if reason is not None:
+            raise ConfigError(
+                f"saliency.maps.{number}: {reason} (model.backbone is {config.model.backbone}, model.head is "
+                f"{config.model.head!r})"
+            )
 
 
 class TargetError(LookupError):

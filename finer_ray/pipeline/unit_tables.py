@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finer_ray.config.schema import MetricsConfig
+from finer_ray.metrics.table import METRICS
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.tables import IMAGES
 
@@ -100,18 +101,10 @@ def _answer_type(kind: pa.DataType, references: int) -> pa.DataType:
 
 
 def metric_shapes(wanted: MetricsConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The shape of each column of metrics for one image: maps first, then a curve's points or the references."""
-    columns: dict[str, tuple[str, ...]] = {}
-    if wanted.localisation:
-        columns |= {"localisation": (), "pointing_hit": ()}
-    for name in ("deletion", "insertion"):
-        if getattr(wanted, name):
-            columns |= {f"{name}_auc": (), f"{name}_curve": ("point",)}
-    for share in ("05", "10") if wanted.drops else ():
-        columns |= {f"{name}_{share}": () for name in ("relative_drop", "confidence_drop", "probability")}
-        columns[f"reference_probabilities_{share}"] = ("reference",)
-    sizes = {"point": wanted.steps + 1, "reference": layout.references}
-    return {name: (len(layout.maps), *(sizes[axis] for axis in axes)) for name, axes in columns.items()}
+    """The shape of each column of metrics that is computed, for one image: maps first, then the metric's own axes."""
+    sizes = {"step": wanted.steps + 1, "reference": layout.references}
+    metrics = (metric for metric in METRICS.values() if getattr(wanted, metric.switch.name))
+    return {metric.name: (len(layout.maps), *(sizes[axis] for axis in metric.axes)) for metric in metrics}
 
 
 def tensor_type(dtype: str, shape: tuple[int, ...]) -> pa.DataType:

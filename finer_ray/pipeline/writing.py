@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from finer_ray.metrics.table import METRICS as COLUMNS
 from finer_ray.pipeline.unit_tables import WRITTEN, from_column
 from finer_ray.shards.formats import joined_digest
 from finer_ray.store.layout import Layout
@@ -117,7 +118,7 @@ def _scores(field: pa.Field, values: NDArray[np.float32]) -> pa.Array:
     if pa.types.is_list(field.type):
         # A curve of nothing else, as concepts have, is null as a whole.
         null: NDArray[np.bool_] = np.logical_and.reduce(np.isnan(values), axis=1)
-        return _lists(values, null if field.name.endswith("_curve") else None)
+        return _lists(values, null if "step" in COLUMNS[field.name].axes else None)
     numbers = pa.array(values, from_pandas=True)
     return pc.greater(numbers, 0) if pa.types.is_boolean(field.type) else numbers
 

@@ -6,7 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from finer_ray.config.schema import ComputeConfig, InputConfig, ModelConfig, Place, Positive, Section
+from finer_ray.config.schema import ComputeConfig, InputConfig, ModelConfig, Place
+from finer_ray.config.section import Positive, Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]{0,63}$")]
 BACKBONE = "{backbone}"

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError, QueryError
+from finer_ray.metrics.table import SHOWN
 from finer_ray.report.contact_sheet import COLOURS, overlay
-from finer_ray.report.paper_table import COLUMNS
 from finer_ray.report.photos import read_photos
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
@@ -89,9 +89,8 @@ def _lines(export: Export, row: int) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _metrics(line: dict[str, Any]) -> str:
-    wanted = ("Loc. ↑", "Del. ↓")
-    known = [(head, line[COLUMNS[head]]) for head in wanted if line[COLUMNS[head]] is not None]
-    return "  ".join(f"{head} {value:.2f}" for head, value in known)
+    wanted = ("localisation", "deletion_auc")
+    return "  ".join(f"{SHOWN[name].title} {line[name]:.2f}" for name in wanted if line[name] is not None)
 
 
 def _photo(export: Export, row: int) -> tuple[NDArray[np.uint8] | None, str]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from finer_ray.config.loading import parse_config
+from finer_ray.config.loading import parse_section
 from finer_ray.config.messages import brief
 from finer_ray.config.schema import InputConfig
 from finer_ray.errors import ExportError, StoreError
@@ -47,7 +47,8 @@ def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tupl
         ConfigError: the export's config is none of this version's.
     """
     size, wanted = export.manifest.layout.rows_per_unit, set(rows)
-    config = parse_config(export.manifest.config).input
+    # The rest of the config may name methods and metrics that are not at hand.
+    config = parse_section(InputConfig, export.manifest.config.get("input", {}))
     transform = Transform(**export.manifest.transform)
     units = {unit.number: unit for unit in export.manifest.units()}
     known = export.images.filter(pc.is_in(export.images["row"], pa.array(sorted(wanted), pa.int64())))

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor
-
+from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.objective import reference_weights
 
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]

@@ -1,6 +1,6 @@
 """Memory budget of masked images: how many of them may be in flight at a time."""
 
-from torch import Tensor
+from finer_ray.lazy import Tensor
 
 # Bytes, where nothing else is said.
 MASKED_MEMORY = 2**30

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from finer_ray.saliency import objective
-from finer_ray.saliency.cams import CAMS, Evidence, draw
+from finer_ray.saliency.aggregation import combine
 from finer_ray.saliency.gradcam import contrast_basis
-from finer_ray.saliency.spec import Question
+from finer_ray.saliency.method import BatchContext, Cam
+from finer_ray.saliency.methods import METHODS
+from finer_ray.saliency.objective import wide
+from finer_ray.saliency.spec import Map, Question
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 
@@ -47,7 +50,7 @@ def explain(
     references: Tensor | None = None,
 ) -> Explanation:
     """Explain a batch: one forward pass, then 1 + K vector-Jacobian products from the logits to the CAM layer; and
-    what passes the maps wanted need beyond that (see `cams`).
+    what passes the methods of the maps need beyond that.
 
     Images do not interact, and nothing is kept: calls from several threads do not disturb each other.
 
@@ -60,7 +63,7 @@ def explain(
     """
     cut = model.cut(images)
     with torch.no_grad():
-        logits = _wide(model.head(cut.embedding))
+        logits = wide(model.head(cut.embedding))
     predicted = logits[:, : model.class_count].argmax(1)
     if target is None:
         target = predicted
@@ -71,20 +74,25 @@ def explain(
         references = choose_references(model, logits, target, question)
     classes = torch.cat([target[:, None], references], dim=1)
     cotangent = head_cotangents(model.head, cut.embedding, classes)
-    activation = _wide(cut.activation)
+    activation = wide(cut.activation)
+    methods = {name: METHODS[name] for name in dict.fromkeys(wanted.cam for wanted in question.maps)}
     gradients = None
-    if any(wanted.cam == "layercam" for wanted in question.maps):
-        gradients = _wide(cut.gradient(cotangent))
+    if any(method.cell_gradients for method in methods.values()):
+        gradients = wide(cut.gradient(cotangent))
     alpha = cut.mean_gradient(cotangent) if gradients is None else gradients.mean((3, 4))
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         basis = contrast_basis(activation, alpha)
     known = logits.gather(1, classes.clamp(min=0))
-    evidence = Evidence(model, question, images, activation, basis, gradients, known, classes)
-    cams = {name: CAMS[name](evidence) for name in dict.fromkeys(wanted.cam for wanted in question.maps)}
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        maps = torch.stack([draw(evidence, cams[wanted.cam], wanted) for wanted in question.maps], dim=1)
+    context = BatchContext(model, images, activation, basis, gradients, known, classes, question.memory)
+    with torch.no_grad():
+        cams = {
+            name: method.prepare(context, question.settings.get(name, method.settings))
+            for name, method in methods.items()
+        }
+        with torch.autocast(images.device.type, enabled=False):
+            maps = torch.stack([draw(context, cams[wanted.cam], wanted) for wanted in question.maps], dim=1)
     return Explanation(
-        embedding=_wide(cut.embedding),
+        embedding=wide(cut.embedding),
         logits=logits,
         predicted=predicted,
         target=target,
@@ -92,6 +100,14 @@ def explain(
         basis=basis.masked_fill((classes < 0)[:, :, None, None], torch.nan),
         maps=maps,
     )
+
+
+def draw(context: BatchContext, cam: Cam, wanted: Map) -> Tensor:
+    """One map of every image, (B, h, w) non-negative."""
+    weights = context.weights(wanted.weighting)
+    if wanted.weighting == "probability" and cam.weights is not None:
+        weights = cam.weights
+    return combine(cam.raw, weights, context.present, wanted.gamma, wanted.aggregation, wanted.reverse)
 
 
 def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, question: Question) -> Tensor:
@@ -126,7 +142,3 @@ def head_cotangents(head: Callable[[Tensor], Tensor], embedding: Tensor, classes
         chosen = head(rows).gather(1, classes.clamp(min=0).flatten()[:, None])
         (cotangent,) = torch.autograd.grad(chosen.sum(), rows)
     return cotangent.reshape(*classes.shape, -1).masked_fill((classes < 0)[..., None], 0)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

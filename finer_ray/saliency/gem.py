@@ -13,29 +13,26 @@ cosine). map = min-max normalised sum_j a_j M_j: for a single text this is the a
 it to the image before it is normalised.
 """
 
-from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from pydantic import Field
 
+from finer_ray.config.section import AboveZero, NonNegative, Section
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.aggregation import linear
+from finer_ray.saliency.method import BatchContext, Cam, Method
+from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 
-@dataclass(frozen=True)
-class Gem:
-    """Settings; defaults of the authors' code.
+class Gem(Section):
+    """GEM (Bousselham et al. 2024): patches of an open_clip ViT against texts."""
 
-    Attributes:
-        depth: the second stream runs along the last depth - 1 blocks, as the authors count; at most along all.
-        iterations: of each self-self attention before it is applied to v.
-        temperature: tau; None for the adaptive one.
-    """
-
-    depth: int = 7
-    iterations: int = 1
-    temperature: float | None = None
+    # Defaults of the authors' code.
+    depth: Annotated[int, Field(ge=2)] = Field(7, description="the last depth - 1 blocks have self-self attention")
+    iterations: NonNegative = Field(1, description="of each self-self attention")
+    temperature: AboveZero | None = Field(None, description="null: by the length of the tokens")
 
     def attention(self, tokens: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
         """Mean over q, k and v of their self-self attention.
@@ -67,7 +64,6 @@ class Gem:
         return sharpness[:, None, None, None]
 
 
-@torch.no_grad()
 def gem_basis(model: SplitClassifier, images: Tensor, classes: Tensor, grid: tuple[int, int], settings: Gem) -> Tensor:
     """The logits M_j of every patch.
 
@@ -81,8 +77,7 @@ def gem_basis(model: SplitClassifier, images: Tensor, classes: Tensor, grid: tup
     Returns:
         (B, J, h, w) float32 (float64 for float64 images).
     """
-    patches = model.patch_embeddings(images, settings.attention, settings.depth - 1)
-    patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    patches = wide(model.patch_embeddings(images, settings.attention, settings.depth - 1))
     # Image by image: with many classes the logits of all patches of a batch would fill the memory.
     found = [model.head(own)[:, wanted] for own, wanted in zip(patches, classes.clamp(min=0), strict=True)]
     return torch.stack(found).to(patches.dtype).transpose(1, 2).reshape(*classes.shape, *grid)
@@ -108,3 +103,32 @@ def _attend(unit: Tensor, values: Tensor, sharpness: Tensor) -> Tensor:
     shape = unit.shape
     query, key, value = ((unit * sharpness).flatten(0, 1), unit.flatten(0, 1), values.flatten(0, 1))
     return functional.scaled_dot_product_attention(query, key, value, scale=1.0).reshape(shape)
+
+
+def prepare(context: BatchContext, settings: Gem) -> Cam:
+    """The second stream."""
+    basis = gem_basis(context.model, context.images, context.classes, context.grid, settings)
+    # No derivative is taken: with `weighting: probability`, too, the shares are constants.
+    return Cam(partial(gem, basis), context.weights("probability_detached"))
+
+
+def refusal(classifier: SplitClassifier, concepts: bool) -> str | None:
+    """Why GEM cannot explain a classifier; concepts are texts whatever the classes are."""
+    if not classifier.side_blocks:
+        return "gem needs one of open_clip's own ViTs, with class-token or mean pooling"
+    if not (concepts or classifier.compares_directions):
+        return (
+            "gem compares patches with texts, and model.head is none of texts: use head: text, a probe on normalised "
+            "embeddings, or target: concept"
+        )
+    return None
+
+
+GEM = Method(
+    "gem",
+    "cosines of patch embeddings from self-self attention with a text",
+    prepare,
+    Gem(),
+    cost="open_clip ViTs",
+    refusal=refusal,
+)

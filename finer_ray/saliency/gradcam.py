@@ -5,7 +5,11 @@
 Because ds/dA is linear in gamma and in the references, the 1 + K maps M_j hold every Finer-Grad-CAM map.
 """
 
-from torch import Tensor
+from functools import partial
+
+from finer_ray.lazy import Tensor
+from finer_ray.saliency.aggregation import linear
+from finer_ray.saliency.method import BatchContext, Cam, Method
 
 
 def contrast_basis(activation: Tensor, alpha: Tensor) -> Tensor:
@@ -20,3 +24,11 @@ def contrast_basis(activation: Tensor, alpha: Tensor) -> Tensor:
     """
     cells = alpha.to(activation.dtype) @ activation.flatten(2)
     return cells.reshape(*cells.shape[:2], *activation.shape[2:])
+
+
+def prepare(context: BatchContext, _settings: None) -> Cam:
+    """The basis is at hand: every export may store it."""
+    return Cam(partial(linear, context.basis))
+
+
+GRADCAM = Method("gradcam", "sum_channels mean_cells(ds/dA) A", prepare, cost="linear in s")

@@ -3,8 +3,10 @@
 map = ReLU(sum over channels of ReLU(ds/dA) * A),    ds/dA = sum_j a_j d y^j / dA
 """
 
-import torch
-from torch import Tensor
+from functools import partial
+
+from finer_ray.lazy import Tensor, torch
+from finer_ray.saliency.method import BatchContext, Cam, Method
 
 
 def layercam(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Tensor:
@@ -24,3 +26,15 @@ def layercam(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Ten
         slope = torch.einsum("bj,bjdhw->bdhw", objective, gradients).relu_()
         maps.append(torch.einsum("bdhw,bdhw->bhw", slope.to(activation.dtype), activation))
     return torch.stack(maps, dim=1)
+
+
+def prepare(context: BatchContext, _settings: None) -> Cam:
+    """Nothing is left to compute before the objective is known."""
+    if context.gradients is None:
+        raise ValueError("Layer-CAM needs the gradients of every cell")
+    return Cam(partial(layercam, context.activation, context.gradients))
+
+
+LAYERCAM = Method(
+    "layercam", "sum_channels ReLU(ds/dA) A", prepare, cost="gradients of every cell", cell_gradients=True
+)

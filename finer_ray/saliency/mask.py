@@ -11,14 +11,15 @@ clamping after every step.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from math import ceil, hypot
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from pydantic import Field
 
+from finer_ray.config.section import AboveZero, NonNegative, Positive, Section, Weight
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
+from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities
 
 Logits = Callable[[Tensor], Tensor]
@@ -28,33 +29,20 @@ Logits = Callable[[Tensor], Tensor]
 RADIUS_STEP, EFFECT = 5, 0.99
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Settings; defaults of the paper's implementation details and, alike, of the authors' code. Lengths in pixels.
+class Mask(Section):
+    """Mask (Fong and Vedaldi 2017): the smallest region whose blurring takes the objective away. Lengths in pixels."""
 
-    Attributes:
-        steps: of gradient descent.
-        rate: learning rate of Adam.
-        l1: lambda_1, weight of the deleted area.
-        tv: lambda_2, weight of the total variation.
-        beta: its exponent.
-        scale: pixels per cell of the low-resolution mask; 8 makes 28 x 28 of 224 x 224.
-        smooth: standard deviation of the Gaussian that smooths the upsampled mask.
-        jitter: shifts are 0 to jitter - 1.
-        blur: standard deviation of the Gaussian that blurs the image.
-        seed: of the shifts, which are the same for every image.
-    """
-
-    steps: int = 300
-    rate: float = 0.1
-    l1: float = 1e-4
-    tv: float = 1e-2
-    beta: float = 3.0
-    scale: int = 8
-    smooth: float = 5.0
-    jitter: int = 4
-    blur: float = 10.0
-    seed: int = 0
+    # Defaults of the paper's implementation details and, alike, of the authors' code.
+    steps: Positive = Field(300, description="of gradient descent: as many passes, there and back, per image and map")
+    rate: AboveZero = Field(0.1, description="learning rate of Adam")
+    l1: Weight = Field(1e-4, description="weight of the deleted area")
+    tv: Weight = Field(1e-2, description="weight of the total variation")
+    beta: AboveZero = Field(3.0, description="exponent of the total variation")
+    scale: Positive = Field(8, description="per cell of the low-resolution mask")
+    smooth: Weight = Field(5.0, description="standard deviation of the blur of the mask")
+    jitter: NonNegative = Field(4, description="random shifts are less than this")
+    blur: Weight = Field(10.0, description="standard deviation of the blur of the image")
+    seed: int = Field(0, description="of the shifts, the same for every image")
 
     def shifts(self) -> list[list[int]]:
         """Down and to the right, for every step."""
@@ -63,7 +51,6 @@ class Mask:
         return shifts
 
 
-@torch.no_grad()
 def circle_probabilities(
     logits: Logits, images: Tensor, classes: Tensor, count: int, settings: Mask, memory: int
 ) -> Tensor:
@@ -231,3 +218,26 @@ def _weights(side: int, deviation: float) -> Tensor:
     places = torch.arange(side, dtype=torch.float64) / deviation
     weights = (-((places[:, None] - places) ** 2) / 2).exp()
     return weights / weights.sum(1, keepdim=True)
+
+
+def prepare(context: BatchContext, settings: Mask) -> Cam:
+    """Where the descents begin; each objective has a descent of its own."""
+    shared = (context.images, context.classes, context.model.class_count)
+    starts = circle_probabilities(context.model, *shared, settings, context.memory)
+    # A descent runs the model where maps are drawn, which is in full precision: but the model in the caller's.
+    kind = context.images.device.type
+    precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+    logits = precision(context.model.differentiable)
+    raw = partial(perturbation, logits, *shared, starts, context.grid, settings, context.memory)
+    # No derivative by the logits is taken: with `weighting: probability`, too, the shares are constants.
+    return Cam(raw, context.weights("probability_detached"))
+
+
+MASK = Method(
+    "mask",
+    "the smallest region whose blurring takes the objective away",
+    prepare,
+    Mask(),
+    cost="300 descents",
+    masked_passes=True,
+)

@@ -5,8 +5,7 @@ s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target,
 
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor
+from finer_ray.lazy import Tensor, functional, torch
 
 Weighting = Literal["equal", "probability", "probability_detached"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -38,7 +37,7 @@ def similar_weights(weight: Tensor, target: Tensor, count: int) -> Tensor:
     Returns:
         (B, min(K, C - 1)) int64, most similar first, never the target itself.
     """
-    unit = torch.nn.functional.normalize(weight, dim=1)
+    unit = functional.normalize(weight, dim=1)
     return _smallest(-unit[target] @ unit.T, target, count)
 
 
@@ -98,8 +97,7 @@ def class_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     Returns:
         (n, J) float32 (float64 for float64 logits); NaN for concepts and for -1.
     """
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    found = logits[:, :count].to(wide).softmax(1).gather(1, classes.clamp(0, count - 1))
+    found = wide(logits[:, :count]).softmax(1).gather(1, classes.clamp(0, count - 1))
     return found.masked_fill((classes < 0) | (classes >= count), torch.nan)
 
 
@@ -116,8 +114,13 @@ def choice_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     Returns:
         (n, J) float32 (float64 for float64 logits); anything finite for -1.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.cat([wide[:, :count].softmax(1), wide[:, count:].softmax(1)], dim=1).gather(1, classes.clamp(min=0))
+    known = wide(logits)
+    return torch.cat([known[:, :count].softmax(1), known[:, count:].softmax(1)], dim=1).gather(1, classes.clamp(min=0))
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least: half precision is for the model alone."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _smallest(distance: Tensor, target: Tensor, count: int) -> Tensor:

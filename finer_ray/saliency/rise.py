@@ -9,31 +9,26 @@ S is averaged over the areas of the CAM grid; that is linear, so that the masks 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from pydantic import Field
 
+from finer_ray.config.section import Positive, Section
+from finer_ray.lazy import Tensor, functional, torch
+from finer_ray.saliency.aggregation import linear
 from finer_ray.saliency.budget import in_flight
-from finer_ray.saliency.objective import choice_probabilities
+from finer_ray.saliency.method import BatchContext, Cam, Method
+from finer_ray.saliency.objective import choice_probabilities, wide
 
 
-@dataclass(frozen=True)
-class Rise:
-    """Settings; defaults of the paper's experiments.
+class Rise(Section):
+    """RISE (Petsiuk et al. 2018): what the model says of the image under random masks."""
 
-    Attributes:
-        masks: N; 4000 for VGG-16, 8000 for ResNet-50 in the paper.
-        cells: s, along each side.
-        keep: probability that a cell is kept.
-        seed: of the masks, which are the same for every image.
-    """
-
-    masks: int = 4000
-    cells: int = 7
-    keep: float = 0.5
-    seed: int = 0
+    masks: Positive = Field(4000, description="forward passes per image; the paper takes 4000 to 8000")
+    cells: Annotated[int, Field(ge=1, le=1024)] = Field(7, description="of a mask along each side")
+    keep: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="probability that a cell is kept")
+    seed: int = Field(0, description="of the masks, the same for every image")
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Cells (N, s, s) float of 0 and 1, and shifts (N, 2) in [0, 1) of a cell, downwards and to the right."""
@@ -68,7 +63,6 @@ def smooth_masks(cells: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor
     return masks
 
 
-@torch.no_grad()
 def rise_basis(
     logits: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -94,9 +88,7 @@ def rise_basis(
     """
     cells, shifts = (drawn.to(images.device, non_blocking=True) for drawn in settings.draw())
     size, step = (images.shape[2], images.shape[3]), in_flight(images, memory)
-    total = torch.zeros(
-        (*classes.shape, *grid), dtype=torch.promote_types(images.dtype, torch.float32), device=images.device
-    )
+    total = wide(images.new_zeros((*classes.shape, *grid)))
     for first in range(0, len(cells), step):
         masks = smooth_masks(cells[first : first + step], shifts[first : first + step], size)
         coarse = functional.adaptive_avg_pool2d(masks, grid).to(total.dtype).flatten(1)
@@ -108,3 +100,21 @@ def rise_basis(
             with torch.autocast(images.device.type, enabled=False):
                 sums += (found.to(total.dtype).T @ coarse).unflatten(1, grid)
     return total / (settings.masks * settings.keep)
+
+
+def prepare(context: BatchContext, settings: Rise) -> Cam:
+    """The masked forward passes."""
+    classes, count = context.classes, context.model.class_count
+    basis = rise_basis(context.model, context.images, classes, count, context.grid, settings, context.memory)
+    # No derivative is taken: with `weighting: probability`, too, the shares are constants.
+    return Cam(partial(linear, basis), context.weights("probability_detached"))
+
+
+RISE = Method(
+    "rise",
+    "mean of random masks weighed by p of the masked image, on the grid",
+    prepare,
+    Rise(),
+    cost="4000 forward passes",
+    masked_passes=True,
+)

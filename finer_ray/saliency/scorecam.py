@@ -8,15 +8,14 @@ and serve every objective.
 """
 
 from collections.abc import Callable
+from functools import partial
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import in_flight
+from finer_ray.saliency.method import BatchContext, Cam, Method
+from finer_ray.saliency.objective import reference_weights
 
 
-@torch.no_grad()
 def masked_logits(
     logits: Callable[[Tensor], Tensor], images: Tensor, activation: Tensor, classes: Tensor, memory: int
 ) -> Tensor:
@@ -65,3 +64,21 @@ def scorecam(activation: Tensor, scores: Tensor, coefficients: Tensor) -> Tensor
     weights = (coefficients.to(scores.dtype) * scores[:, None]).sum(-1).softmax(-1)
     cells = weights.to(activation.dtype) @ activation.flatten(2)
     return cells.reshape(*cells.shape[:2], *activation.shape[2:])
+
+
+def prepare(context: BatchContext, _settings: None) -> Cam:
+    """The masked forward passes."""
+    scores = masked_logits(context.model, context.images, context.activation, context.classes, context.memory)
+    # Inside the graph means here: each masked image weighs the references by what it says of them.
+    present = context.present[:, None].expand_as(scores[..., 1:])
+    weights = reference_weights(scores[..., 1:], present, "probability_detached")
+    return Cam(partial(scorecam, context.activation, scores), weights)
+
+
+SCORECAM = Method(
+    "scorecam",
+    "sum_channels softmax(s of images masked by each channel) A",
+    prepare,
+    cost="D forward passes",
+    masked_passes=True,
+)

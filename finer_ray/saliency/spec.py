@@ -1,14 +1,16 @@
-"""The question: what is asked of every image."""
+"""The question: what is asked of every image; and what the names of maps in a config mean."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from finer_ray.config.section import Section
+from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.budget import MASKED_MEMORY
-from finer_ray.saliency.gem import Gem
-from finer_ray.saliency.mask import Mask
-from finer_ray.saliency.rise import Rise
+from finer_ray.saliency.objective import Weighting
 
-CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
+# In front of a method's name: the map that compares, with the section's gamma. The name alone is the baseline.
+FINER = "finer_"
 
 
 @dataclass(frozen=True)
@@ -17,22 +19,53 @@ class Map:
 
     Attributes:
         name: under which it is stored.
-        cam: one of `CamName`.
-        gamma: 0 for the baseline.
-        aggregation, reverse: see `finer_ray.saliency.contrast`.
-        weighting: see `finer_ray.saliency.reference_weights`.
+        cam: name of its method, see `finer_ray.saliency.methods`.
+        gamma: strength of the comparison; 0 for the baseline.
+        aggregation: over the references, see `finer_ray.saliency.aggregation`.
+        weighting: of the references, see `finer_ray.saliency.reference_weights`.
+        reverse: whether it explains the references instead of the target.
     """
 
     name: str
-    cam: CamName = "gradcam"
+    cam: str = "gradcam"
     gamma: float = 0.0
-    aggregation: str = "mean_before_relu"
-    weighting: str = "equal"
+    aggregation: Aggregation = "mean_before_relu"
+    weighting: Weighting = "equal"
     reverse: bool = False
 
 
-GRADCAM, FINER = Map("gradcam"), Map("finer_gradcam", gamma=0.6)
-RISE, MASK, GEM = Rise(), Mask(), Gem()
+def maps_of(saliency: Mapping[str, Any]) -> tuple[Map, ...]:
+    """The maps of a config's section `saliency`.
+
+    Args:
+        saliency: the section as `model_dump` gives it and a manifest holds it: `maps`, each a name or a mapping, and
+            what these leave open.
+
+    >>> maps_of({"maps": ["gradcam", "finer_gradcam"], "gamma": 0.6})[1].gamma
+    0.6
+    """
+    usual = {name: saliency[name] for name in ("gamma", "aggregation", "weighting") if name in saliency}
+    return tuple(_map(item, usual) for item in saliency["maps"])
+
+
+def _map(item: str | Mapping[str, Any], usual: Mapping[str, Any]) -> Map:
+    if not isinstance(item, str):
+        return Map(**{**usual, **{key: value for key, value in item.items() if value is not None}})
+    gamma = usual.get("gamma", 0.0) if item.startswith(FINER) else 0.0
+    return Map(**{**usual, "name": item, "cam": item.removeprefix(FINER), "gamma": gamma})
+
+
+def baselines(maps: Sequence[Map]) -> dict[str, str]:
+    """For each map that compares (gamma is not 0), the first of the same method that does not, where there is one.
+
+    A reversed map has none: it explains the references, not the target.
+
+    Returns:
+        Names of baselines by names of maps.
+    """
+    forward = [wanted for wanted in maps if not wanted.reverse]
+    plain = {wanted.cam: wanted.name for wanted in reversed(forward) if wanted.gamma == 0}
+    return {wanted.name: plain[wanted.cam] for wanted in forward if wanted.gamma != 0 and wanted.cam in plain}
 
 
 @dataclass(frozen=True)
@@ -45,17 +78,15 @@ class Question:
         selection: `logit`, `weight`, or the class indices that every image is compared with.
         pairs: where given, the target and the one reference for each predicted class; then `references` is 1.
         memory: bytes that masked images may take at a time.
-        rise, mask, gem: settings of these methods.
+        settings: of methods, by name; a method's defaults where it is not among them.
     """
 
-    maps: tuple[Map, ...] = (GRADCAM, FINER)
+    maps: tuple[Map, ...] = (Map("gradcam"), Map("finer_gradcam", gamma=0.6))
     references: int = 3
     selection: Literal["logit", "weight"] | tuple[int, ...] = "logit"
     pairs: tuple[tuple[int, int], ...] | None = None
     memory: int = MASKED_MEMORY
-    rise: Rise = RISE
-    mask: Mask = MASK
-    gem: Gem = GEM
+    settings: Mapping[str, Section] = field(default_factory=dict)
 
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from torch import Tensor
+from finer_ray.lazy import Tensor
 
 # A self-attention: tokens (B, T, D), their (3D, D) and (3D,) weight and bias of q, k, v, heads; to (B, T, D).
 Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
@@ -33,6 +33,14 @@ class SplitClassifier(Protocol):
     @property
     def class_count(self) -> int:
         """How many logits, from the first, are classes that can be predicted; further ones are concepts."""
+
+    @property
+    def side_blocks(self) -> int:
+        """Along how many of the last blocks `patch_embeddings` can run; 0 where the architecture has no such stream."""
+
+    @property
+    def compares_directions(self) -> bool:
+        """Whether the classes' logits are of embeddings of unit length, as those of texts are."""
 
     def cut(self, images: Tensor) -> Cut:
         """One forward pass, ready for derivatives."""

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.errors import FinerRayError, LeaseError, StoreError
+from finer_ray.metrics.table import AVERAGED
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import AVERAGED, CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, summarise, sums
+from finer_ray.store.tables import CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, conform, summarise, sums
 
 UNITS_PER_FILE = 1024
 RETIRED = "retired"
@@ -263,7 +264,7 @@ def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) ->
                 part = folder.read_parquet(_part(name, unit.number))
             except FileNotFoundError:
                 raise StoreError(_lost(folder, unit, "is not there any more")) from None
-            pieces[name].append(part.cast(schema))
+            pieces[name].append(conform(part, schema))
             # Each part has it; the last one that is read is the commit.
             digests[unit.number] = _digest(part.schema)
         _check_commit(folder, unit, rows_per_unit, [pieces[name][-1] for name in ("images", "failures")])

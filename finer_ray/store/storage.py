@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from finer_ray.errors import LeaseError
 from finer_ray.retry import retry
 from finer_ray.shards.files import is_local, locate, whole_file
-from finer_ray.store.tables import write_options
+from finer_ray.store.tables import conform, write_options
 
 # Rows of a table that are in memory at a time.
 BATCH_ROWS = 4096
@@ -237,15 +237,16 @@ class Folder:
 
     def read_table(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file that `write_table` wrote, or some of its columns. Raises FileNotFoundError."""
-        table = self.read_parquet(name, columns)
-        return table.cast(schema if columns is None else pa.schema([schema.field(column) for column in columns]))
+        wanted = schema if columns is None else pa.schema([schema.field(column) for column in columns])
+        return conform(self.read_parquet(name, columns), wanted)
 
     def read_parquet(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Such a file as it is, with its schema's metadata. Raises FileNotFoundError."""
 
         def read() -> pa.Table:
             with self.fs.open(self.path(name), "rb") as file:
-                return pq.read_table(file, columns=columns)
+                # Columns that the file lacks are left out.
+                return pq.ParquetFile(file, pre_buffer=True).read(columns=columns)
 
         return self._reading(name, read)
 

@@ -2,8 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from finer_ray.metrics.metric import Metric
+from finer_ray.metrics.statistics import Mean, mean_of_sums
+from finer_ray.metrics.table import AVERAGED
+from finer_ray.metrics.table import METRICS as ALL
 
 IMAGES = pa.schema(
     [
@@ -24,37 +31,24 @@ IMAGES = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
     ]
 )
+
+
+def _column(metric: Metric) -> pa.Field:
+    kind = {"float32": pa.float32(), "bool": pa.bool_()}[metric.dtype]
+    for _ in metric.axes:
+        kind = pa.list_(kind)
+    return pa.field(metric.name, kind)
+
+
 METRICS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("class", pa.int32(), nullable=False),
         pa.field("map", pa.string(), nullable=False),
-        pa.field("localisation", pa.float32()),
-        pa.field("pointing_hit", pa.bool_()),
+        *(_column(metric) for metric in ALL.values() if metric.of_region),
         pa.field("region", pa.string()),
-        pa.field("deletion_auc", pa.float32()),
-        pa.field("insertion_auc", pa.float32()),
-        pa.field("deletion_curve", pa.list_(pa.float32())),
-        pa.field("insertion_curve", pa.list_(pa.float32())),
-        pa.field("relative_drop_05", pa.float32()),
-        pa.field("relative_drop_10", pa.float32()),
-        pa.field("confidence_drop_05", pa.float32()),
-        pa.field("confidence_drop_10", pa.float32()),
-        pa.field("probability_05", pa.float32()),
-        pa.field("probability_10", pa.float32()),
-        pa.field("reference_probabilities_05", pa.list_(pa.float32())),
-        pa.field("reference_probabilities_10", pa.list_(pa.float32())),
+        *(_column(metric) for metric in ALL.values() if not metric.of_region),
     ]
-)
-AVERAGED = (
-    "localisation",
-    "pointing_hit",
-    "deletion_auc",
-    "insertion_auc",
-    "relative_drop_05",
-    "relative_drop_10",
-    "confidence_drop_05",
-    "confidence_drop_10",
 )
 FAILURES = pa.schema(
     [
@@ -125,7 +119,26 @@ def write_options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table as it was written, with the columns of a schema of now: a metric may have come since, or be away.
+
+    Args:
+        table: with all columns of the schema that are no metric's.
+        schema: of SCHEMAS, or of some of its columns.
+
+    Returns:
+        The table without other columns; metrics that it lacks are null, and their counts 0.
+    """
+    for field in schema:
+        if field.name not in table.column_names and field.name in COME_AND_GO:
+            missing = pa.nulls(len(table), field.type) if field.nullable else pa.repeat(pa.scalar(0), len(table))
+            table = table.append_column(field, missing)
+    return table.select(schema.names).cast(schema)
+
+
 SUMMED = ("correct", *AVERAGED)
+# Columns of metrics and their summaries.
+COME_AND_GO = {*ALL, *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED)))}
 
 
 def sums(images: pa.Table, metrics: pa.Table) -> pa.Table:
@@ -173,25 +186,21 @@ def summarise(pieces: list[pa.Table], names: list[str]) -> pa.Table:
         "map": total["map"],
         "count": total["row_count_sum"],
         "labelled": total["correct_count_sum"],
-        "accuracy": pc.divide(total["correct_sum_sum"], _from(total["correct_count_sum"], 1)),
+        "accuracy": _null(_mean(total, "correct").mean),
     }
     for name in AVERAGED:
-        count = total[f"{name}_count_sum"]
-        mean = pc.divide(total[f"{name}_sum_sum"], _from(count, 1))
-        columns[f"{name}_count"] = count
-        columns[f"{name}_mean"] = mean
-        columns[f"{name}_stderr"] = _stderr(count, mean, total[f"{name}_squared_sum_sum"])
+        mean = _mean(total, name)
+        columns[f"{name}_count"] = total[f"{name}_count_sum"]
+        columns[f"{name}_mean"] = _null(mean.mean)
+        columns[f"{name}_stderr"] = _null(mean.stderr)
     return pa.table(columns).cast(CLASSES)
 
 
-def _stderr(count: pa.ChunkedArray, mean: pa.ChunkedArray, squares: pa.ChunkedArray) -> pa.ChunkedArray:
-    several = _from(count, 2)
-    spread = pc.subtract(squares, pc.multiply(several, pc.multiply(mean, mean)))
-    # What rounding leaves of values that are all the same.
-    spread = pc.if_else(pc.greater(spread, pc.multiply(squares, 1e-12)), spread, pc.multiply(several, 0.0))
-    return pc.sqrt(pc.divide(spread, pc.multiply(several, pc.subtract(several, 1.0))))
+def _mean(total: pa.Table, name: str) -> Mean:
+    columns = (total[f"{name}_{what}_sum"] for what in ("count", "sum", "squared_sum"))
+    return mean_of_sums(*(pc.cast(column, pa.float64()).to_numpy() for column in columns))
 
 
-def _from(count: pa.ChunkedArray, least: int) -> pa.ChunkedArray:
-    """Counts as float64, null below the least."""
-    return pc.if_else(pc.greater_equal(count, least), pc.cast(count, pa.float64()), None)
+def _null(values: NDArray[np.float64]) -> pa.Array:
+    """Arrow takes NaN for null here."""
+    return pa.array(values, from_pandas=True)

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
-from finer_ray.pipeline.columns import or_null
+from finer_ray.metrics.statistics import or_null
+from finer_ray.metrics.table import SHOWN
 from finer_ray.pipeline.export import export
-from finer_ray.report.paper_table import COLUMNS, Cell, compare
+from finer_ray.report.paper_table import Cell, compare
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.output import write_study
@@ -71,10 +72,10 @@ def aggregation_table(made: Export) -> pa.Table:
     to_usual = compare(made, dict.fromkeys({BASELINE, *AGGREGATIONS} - {USUAL}, USUAL))
     lines = []
     for name, cells in to_baseline.items():
-        for head, cell in cells.items():
+        for metric, cell in cells.items():
             spread = {what: or_null(getattr(cell, what)) for what in ("count", "mean", "stderr")}
-            differences = _differences(cell, BASELINE) | _differences(to_usual[name][head], USUAL)
-            lines.append({"map": name, "metric": COLUMNS[head], **spread, **differences})
+            differences = _differences(cell, BASELINE) | _differences(to_usual[name][metric], USUAL)
+            lines.append({"map": name, "metric": metric, **spread, **differences})
     return pa.Table.from_pylist(lines, SCHEMA)
 
 
@@ -84,7 +85,6 @@ def _differences(cell: Cell, other: str) -> dict[str, float | None]:
 
 def _figure(table: pa.Table) -> Figure:
     lines = table.to_pylist()
-    heads = {column: head for head, column in COLUMNS.items()}
     metrics = list(dict.fromkeys(line["metric"] for line in lines))
     across = min(3, len(metrics))
     down = -(-len(metrics) // across)
@@ -103,7 +103,7 @@ def _figure(table: pa.Table) -> Figure:
         axis.set_yticks(range(len(mine)), mine)
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.margins(x=0.15)
-        axis.set_title(f"{heads[metric]}  (Grad-CAM {_text(base['mean'])}, {base['count']} images)", fontsize=9)
+        axis.set_title(f"{SHOWN[metric].title}  (Grad-CAM {_text(base['mean'])}, {base['count']} images)", fontsize=9)
         axis.tick_params(labelsize=8)
     return figure
 

@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 
 from finer_ray.config.messages import nearest
 from finer_ray.errors import ExportError
+from finer_ray.metrics.table import JUDGES
 from finer_ray.report.contact_sheet import contact_sheet
-from finer_ray.report.paper_table import HIGHER_IS_BETTER, PREFERRED, baselines
+from finer_ray.report.paper_table import baselines
 from finer_ray.store.reading import Export
 from finer_ray.studies.output import write_study
 
@@ -63,7 +64,7 @@ def failure_cases(export: Export, name: str | None = None, by: str | None = None
     Args:
         export: with a baseline and a finer map.
         name: of the finer map; the first that has a baseline when None.
-        by: the metric that judges; when None the first of `PREFERRED` that the export has.
+        by: the metric that judges; when None the first of `JUDGES` that the export has.
 
     Returns:
         A line per image with `kind` worse_map, wrong_prediction (the label is known and not the predicted class) or
@@ -76,7 +77,7 @@ def failure_cases(export: Export, name: str | None = None, by: str | None = None
     base = _baseline_of(export, name)
     name = name or next(iter(baselines(export)))
     metric = _metric(export, (base, name), by)
-    query = QUERY.format(metric=metric, sign=-1 if HIGHER_IS_BETTER[metric] else 1)
+    query = QUERY.format(metric=metric, sign=-1 if JUDGES[metric].higher_is_better else 1)
     with duckdb.connect() as connection:
         connection.register("images", export.images)
         connection.register("metrics", export.metrics)
@@ -124,7 +125,7 @@ def _baseline_of(export: Export, name: str | None) -> str:
 
 def _metric(export: Export, maps: tuple[str, str], by: str | None) -> str:
     mine = export.metrics.filter(pc.is_in(export.metrics["map"], pa.array(maps)))
-    present = [metric for metric in PREFERRED if mine[metric].null_count < mine.num_rows]
+    present = [metric for metric in JUDGES if mine[metric].null_count < mine.num_rows]
     if not present:
         raise ExportError(
             "the export has no metric by which a map could be worse: export again with metrics.deletion or "

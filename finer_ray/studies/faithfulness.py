@@ -24,9 +24,8 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
 from finer_ray.metrics.agreement import cosine, pearson, resample, to_peak
-from finer_ray.metrics.bootstrap import paired_interval
+from finer_ray.metrics.statistics import STDERR_SQL, bootstrap_interval, or_null
 from finer_ray.pipeline.cluster import connected
-from finer_ray.pipeline.columns import or_null
 from finer_ray.pipeline.export import export
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.attributes import Choice
@@ -188,9 +187,7 @@ def another(count: int) -> np.ndarray:
 
 def class_table(images: pa.Table, plan: Plan) -> pa.Table:
     """A line per class with the schema CLASSES; `note` says why a class has no figures."""
-    wanted = ", ".join(
-        f"avg({name}) AS {name}_mean, stddev_samp({name}) / sqrt(count({name})) AS {name}_stderr" for name in COLUMNS
-    )
+    wanted = ", ".join(f"avg({name}) AS {name}_mean, {STDERR_SQL.format(name)} AS {name}_stderr" for name in COLUMNS)
     with duckdb.connect() as connection:
         connection.register("images", images)
         query = f"SELECT class, count(*) AS count, {wanted} FROM images GROUP BY class"  # noqa: S608
@@ -214,7 +211,7 @@ def overall_table(classes: pa.Table) -> pa.Table:
         differences = {f"finer - {side}": values["finer"] - values[side] for side in SIDES if side != "finer"}
         for comparison, means in {**values, **differences}.items():
             known = means[np.isfinite(means)]
-            low, high = paired_interval(known)
+            low, high = bootstrap_interval(known)
             mean = float(known.mean()) if len(known) else None
             line = {"comparison": comparison, "measure": measure, "classes": len(known), "mean": mean}
             lines.append({**line, "low": or_null(low), "high": or_null(high)})

@@ -7,13 +7,14 @@ from typing import Any
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
+from finer_ray.metrics.table import SWITCHES
 from finer_ray.metrics.weight_similarity import most_similar
 from finer_ray.models import ClassNames, build_classifier
 from finer_ray.pipeline.targets import check_question
 from finer_ray.shards import find_shards
 from finer_ray.studies.attributes import Choice, choose, read_attributes
 
-NO_METRICS = {"localisation": False, "deletion": False, "insertion": False, "drops": False}
+NO_METRICS = dict.fromkeys(SWITCHES, False)
 
 
 @dataclass(frozen=True)

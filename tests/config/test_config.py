@@ -2,27 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
 
 from finer_ray.config.loading import load_config, parse_config, parse_section
-from finer_ray.config.schema import (
-    Aggregation,
-    CamName,
-    Config,
-    GemConfig,
-    MapName,
-    MaskConfig,
-    RiseConfig,
-    SaliencyConfig,
-    Weighting,
-)
+from finer_ray.config.schema import Config, SaliencyConfig
 from finer_ray.errors import ConfigError
 from finer_ray.probe.config import ProbesConfig
-from finer_ray.saliency import AGGREGATIONS, WEIGHTINGS, Gem, Mask, Rise
-from finer_ray.saliency.spec import CamName as EngineCam
+from finer_ray.saliency.spec import baselines
 
 GOOD: dict[str, Any] = {
     "input": {"shards": "a.tar"},
@@ -117,15 +106,6 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"), [("rise", "masks", 10), ("mask", "seed", 1), ("gem", "iterations", 2)]
-)
-def test_settings_of_a_method_count_where_a_map_is_drawn_with_it(section: str, key: str, value: int) -> None:
-    for maps in ([section], [f"finer_{section}"], [{"name": "own", "cam": section}]):
-        base = changed(saliency={"maps": maps})
-        assert changed(saliency={"maps": maps, section: {key: value}}).fingerprint() != base.fingerprint()
-
-
-@pytest.mark.parametrize(
     ("sections", "fingerprint"),
     [
         ({}, "5bcf840f57c70a8e"),
@@ -190,20 +170,6 @@ def test_a_probing_job_holds_no_secret_either() -> None:
         assert "S3CR3T" not in str(caught.value)
 
 
-def test_defaults_are_those_of_the_engine() -> None:
-    assert Rise(**RiseConfig().model_dump()) == Rise()
-    assert Mask(**MaskConfig().model_dump()) == Mask()
-    assert Gem(**GemConfig().model_dump()) == Gem()
-
-
-def test_choices_are_those_of_the_engine() -> None:
-    """Said twice, because the config is read where torch is not loaded."""
-    assert get_args(Aggregation) == AGGREGATIONS
-    assert get_args(Weighting) == WEIGHTINGS
-    assert get_args(CamName) == get_args(EngineCam)
-    assert set(get_args(MapName)) == {f"{finer}{cam}" for cam in get_args(CamName) for finer in ("", "finer_")}
-
-
 def test_every_comparing_map_finds_its_baseline() -> None:
     maps = [
         "finer_gradcam",
@@ -215,6 +181,6 @@ def test_every_comparing_map_finds_its_baseline() -> None:
         "finer_scorecam",
         "layercam",
     ]
-    found = SaliencyConfig.model_validate({"maps": maps}).baselines()
+    found = baselines(SaliencyConfig.model_validate({"maps": maps}).specs())
     assert found == {"finer_gradcam": "plain", "far": "plain", "usual": "layercam"}
-    assert SaliencyConfig.model_validate({"maps": maps, "gamma": 0}).baselines() == {"far": "finer_gradcam"}
+    assert baselines(SaliencyConfig.model_validate({"maps": maps, "gamma": 0}).specs()) == {"far": "finer_gradcam"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from finer_ray.metrics import localisation, pointing_hit, upsample
+from finer_ray.metrics.localisation import localisation, pointing_hit, upsample
 
 MAPS = torch.rand((3, 2, 7, 7), generator=torch.Generator().manual_seed(0))
 REGION = torch.zeros((3, 28, 21), dtype=torch.bool)

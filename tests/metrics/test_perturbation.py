@@ -7,16 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finer_ray.metrics import upsample
-from finer_ray.metrics.perturbation import (
-    area,
-    confidence_drop,
-    ranks,
-    relative_drop,
-    replaced,
-    step_counts,
-    where_ordered,
-)
+from finer_ray.metrics.deletion import area, step_counts
+from finer_ray.metrics.drops import confidence_drop, relative_drop
+from finer_ray.metrics.localisation import upsample
+from finer_ray.metrics.perturbation import ranks, replaced, where_ordered
 
 GENERATOR = torch.Generator().manual_seed(2)
 IMAGES = torch.randn((3, 3, 8, 6), generator=GENERATOR)

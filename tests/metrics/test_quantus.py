@@ -8,7 +8,8 @@ import quantus
 import torch
 from torch import Tensor, nn
 
-from finer_ray.metrics.perturbation import area, ranks, replaced, step_counts
+from finer_ray.metrics.deletion import area, step_counts
+from finer_ray.metrics.perturbation import ranks, replaced
 
 SIZE, STEPS = (12, 16), 12
 PIXELS = SIZE[0] * SIZE[1]

@@ -14,14 +14,16 @@ from torch import nn
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
-from finer_ray.pipeline.device_transfer import Feeder, fetch
+from finer_ray.pipeline.device_transfer import HostToDevice, fetch
 from finer_ray.saliency import Map, Mask, Question, Rise, explain
 
 CPU = torch.device("cpu")
 MAPS = (Map("gradcam"), Map("finer_gradcam", gamma=0.6), Map("layercam", "layercam", 0.6))
 QUESTION = Question(MAPS)
 # Passes of their own through the model, and one of them a descent.
-MORE = Question((*MAPS, Map("mask", "mask"), Map("rise", "rise")), mask=Mask(steps=3), rise=Rise(masks=8))
+MORE = Question(
+    (*MAPS, Map("mask", "mask"), Map("rise", "rise")), settings={"mask": Mask(steps=3), "rise": Rise(masks=8)}
+)
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -113,7 +115,7 @@ def test_feeding_and_fetching_on_a_cpu() -> None:
     values = np.arange(24, dtype=np.uint8).reshape(6, 4)
     values.flags.writeable = False  # As Arrow's buffers are.
     rows = np.array([5, 0, 5])
-    sent = Feeder(CPU)(values, rows)
+    sent = HostToDevice(CPU)(values, rows)
     assert torch.equal(sent, torch.tensor(values[rows]))
     sent += 1
     assert values[0, 0] == 0
@@ -125,7 +127,7 @@ def test_feeding_and_fetching_on_a_cpu() -> None:
 def test_feeding_and_fetching_on_a_gpu() -> None:
     device = torch.device("cuda")
     values = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), dtype=np.uint8)
-    feed, waiting = Feeder(device), []
+    feed, waiting = HostToDevice(device), []
     for first in range(0, 64, 8):
         sent = feed(values, np.arange(first, first + 8))
         waiting.append(fetch({"x": sent.float() * 2}))

@@ -46,7 +46,11 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
 
     classifier = build_classifier(config.model)
     question = question_of(config, classifier)
-    assert (question.rise, question.mask, question.gem) == (Rise(20, seed=3), Mask(4, jitter=2), Gem(2))
+    assert question.settings == {
+        "rise": Rise(masks=20, seed=3),
+        "mask": Mask(steps=4, jitter=2),
+        "gem": Gem(depth=2),
+    }
     transform = classifier.transform
     samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 5, 2**28)
     pixels = np.stack([decode(one, transform, 10**8).image for one in samples])

@@ -5,7 +5,6 @@ speed) this does not."""
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from finer_ray.pipeline.export import export
 from finer_ray.pipeline.resources import Resources
 from finer_ray.pipeline.results import answers
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.saliency import Explanation, Map, Question, explain
+from finer_ray.saliency import Explanation, Map, Mask, Question, Rise, explain
 from finer_ray.store.reading import open_export
 from tests.conftest import jobs_in, photo, write_tar
 from tests.pipeline.exports import many
@@ -51,8 +50,8 @@ def every_map(name: str) -> Question:
     maps = [Map(f"{cam}_{by}", cam, 0.6, weighting=by) for cam in cams for by in weightings]
     maps += [Map(by, gamma=0.6, aggregation=by) for by in ("max_before_relu", "mean_after_relu")]
     maps += [Map("reverse", gamma=0.6, reverse=True)]
-    question = Question(maps=tuple(maps), references=2, selection=SELECTIONS.get(name, "logit"))
-    return replace(question, rise=replace(question.rise, masks=4), mask=replace(question.mask, steps=2))
+    settings = {"rise": Rise(masks=4), "mask": Mask(steps=2)}
+    return Question(maps=tuple(maps), references=2, selection=SELECTIONS.get(name, "logit"), settings=settings)
 
 
 def agree_on_a_batch(name: str, precision: str) -> None:

@@ -73,7 +73,7 @@ def by_hand(model: Classifier, image: Tensor, settings: Gem) -> Tensor:
 def test_is_the_pathway_written_out(name: str, settings: Gem) -> None:
     model = build(name)
     x = images(model, 2)
-    found = explain(model, x, Question(MAPS, gem=settings))
+    found = explain(model, x, Question(MAPS, settings={"gem": settings}))
     basis = gem_basis(model, x, torch.arange(7).expand(2, -1), found.maps.shape[2:], settings)  # type: ignore[arg-type]
     for row in range(2):
         cosines = by_hand(model, x[row : row + 1], settings)

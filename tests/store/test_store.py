@@ -15,7 +15,7 @@ import finer_ray
 from finer_ray.errors import ExportError, StoreError
 from finer_ray.store.layout import Layout
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import IMAGES, METRICS, summarise, sums
+from finer_ray.store.tables import CLASSES, IMAGES, METRICS, conform, summarise, sums
 from finer_ray.store.tensors import create_tensors, open_tensors, to_half, write_unit
 
 
@@ -45,6 +45,27 @@ def lines(*images: tuple[int, int | None, int, int]) -> pa.Table:
     rest = {"references": [], "reference_logits": [], "reference_probabilities": [], "width": 1, "height": 1}
     rows = [{"row": r, "label": label, "target": t, "predicted": p, **base, **rest} for r, label, t, p in images]
     return pa.Table.from_pylist(rows, IMAGES)
+
+
+def test_tables_of_other_metrics_are_read_all_the_same(tmp_path: Path) -> None:
+    """A metric that has come since is null, one that is not at hand is left out; nothing else may lack."""
+    line = {"row": 0, "class": 1, "map": "m", "deletion_auc": 0.5, "localisation": 0.2, "deletion_curve": [0.5, 0.5]}
+    now = pa.Table.from_pylist([line], METRICS)
+    then = now.drop_columns(["localisation", "deletion_curve"]).append_column("sparsity", pa.array([0.3]))
+    expected = {**now.to_pylist()[0], "localisation": None, "deletion_curve": None}
+    folder = Folder(str(tmp_path))
+    folder.write_table("a.parquet", then)
+    assert folder.read_table("a.parquet", METRICS).to_pylist() == [expected]
+    assert folder.read_table("a.parquet", METRICS, ["row", "localisation"]).to_pylist() == [
+        {"row": 0, "localisation": None}
+    ]
+    summary = summarise([sums(lines((0, 1, 2, 1)), now)], ["x", "y"])
+    older = conform(summary.drop_columns([f"deletion_auc_{what}" for what in ("count", "mean", "stderr")]), CLASSES)
+    assert older.schema == CLASSES
+    (found,) = older.to_pylist()
+    assert (found["deletion_auc_count"], found["deletion_auc_mean"], found["localisation_count"]) == (0, None, 1)
+    with pytest.raises(KeyError):
+        conform(now.drop_columns("map"), METRICS)
 
 
 def test_summary_by_class() -> None:

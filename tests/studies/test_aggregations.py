@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from finer_ray.cli import app
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
-from finer_ray.metrics import localisation
+from finer_ray.metrics.localisation import localisation
 from finer_ray.models import build_classifier
 from finer_ray.report.photos import read_rows
 from finer_ray.saliency import Map, Question, explain

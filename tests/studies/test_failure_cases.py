@@ -33,7 +33,7 @@ def export(metric: str = "localisation", maps: tuple[str, ...] = ("gradcam", "fi
         none = {"reference_probabilities": [], "logit": 0, "references": [], "reference_logits": []}
         images.append({**line, **chances, **none, "width": 8, "height": 8})
         metrics += [{"row": row, "map": name, metric: value} for name, value in zip(maps, values, strict=True)]
-    config = {"saliency": {"maps": list(maps)}}
+    config = {"saliency": {"maps": list(maps), "gamma": 0.6}}
     manifest = SimpleNamespace(config=config, classes=["crow", "finch", "wren"])
     tables = (pa.Table.from_pylist(lines, schema) for lines, schema in ((images, IMAGES), (metrics[::-1], METRICS)))
     return SimpleNamespace(manifest=manifest, **dict(zip(("images", "metrics"), tables, strict=True)))

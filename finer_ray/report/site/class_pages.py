@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finer_ray.metrics.table import AVERAGED
 from finer_ray.report.site.sample import PICKS, Sample
 from finer_ray.store.reading import Export
-from finer_ray.store.tables import AVERAGED
 
 # Others that a class page names.
 OTHERS = 8

@@ -17,12 +17,10 @@ from scipy import ndimage
 
 from finer_ray.errors import FinerRayError
 from finer_ray.images.decode import Decoded
-from finer_ray.metrics import localisation, pointing_hit
 from finer_ray.report.contact_sheet import overlay
+from finer_ray.report.gamma_sweep import sweep_scores
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.photos import try_rows
-from finer_ray.saliency.aggregation import contrast
-from finer_ray.saliency.objective import reference_weights
 from finer_ray.store.reading import Export
 
 GAMMAS = np.linspace(-1, 3, 41).round(6)
@@ -41,7 +39,7 @@ class Shown:
         problem: why its photo cannot be shown, or None.
         region: whether its annotated region is at hand.
         data: what the page's script needs (see `_data`).
-        sweep: localisation and pointing hit at `GAMMAS`, (2, G); None without a region or a basis.
+        sweep: by metric of regions, its values at `GAMMAS`, (G,); None without a region or a basis.
     """
 
     line: dict[str, Any]
@@ -49,7 +47,7 @@ class Shown:
     problem: str | None
     region: bool
     data: dict[str, Any]
-    sweep: NDArray[np.float64] | None
+    sweep: dict[str, NDArray[np.float32]] | None
 
 
 def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[Shown]:
@@ -154,20 +152,12 @@ def _data(
     }
 
 
-def _sweep(export: Export, row: int, decoded: Decoded | None) -> NDArray[np.float64] | None:
-    """Energy on the region and pointing hit of the Finer-Grad-CAM map at `GAMMAS`, as the job aggregates and weighs."""
+def _sweep(export: Export, row: int, decoded: Decoded | None) -> dict[str, NDArray[np.float32]] | None:
+    """Metrics of the Finer-Grad-CAM map at `GAMMAS`, as the job aggregates and weighs."""
     if decoded is None or decoded.region is None or not export.manifest.layout.basis:
         return None
-    saliency = export.manifest.config["saliency"]
-    basis = export.basis([row])
-    present = ~basis[:, 1:, 0, 0].isnan()
-    weights = reference_weights(export.reference_logits([row]), present, saliency["weighting"])
-    maps = [contrast(basis, gamma, saliency["aggregation"], present, weights=weights) for gamma in GAMMAS.tolist()]
-    stacked, region = torch.stack(maps, dim=1), torch.from_numpy(decoded.region)[None]
-    scores: NDArray[np.float64] = (
-        torch.cat([localisation(stacked, region), pointing_hit(stacked, region)]).double().numpy()
-    )
-    return scores
+    scores = sweep_scores(export, [row], torch.from_numpy(decoded.region)[None], GAMMAS.tolist())
+    return {name: values[0] for name, values in scores.items()}
 
 
 def _base64(values: NDArray[np.float16]) -> str:

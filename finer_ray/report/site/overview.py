@@ -9,24 +9,16 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from finer_ray.metrics.bootstrap import paired_interval
-from finer_ray.report.paper_table import COLUMNS, HIGHER_IS_BETTER, Cell, compare, metric_values
+from finer_ray.metrics.metric import Metric
+from finer_ray.metrics.statistics import bootstrap_interval, mean_of
+from finer_ray.metrics.table import SHOWN
+from finer_ray.report.paper_table import Cell, compare, metric_values
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
 from finer_ray.store.failures import grouped
 from finer_ray.store.reading import Export
 
 # Lines of the table of confused pairs.
 PAIRS = 10
-WORDS = {
-    "deletion_auc": "deletion AUC",
-    "insertion_auc": "insertion AUC",
-    "relative_drop_05": "relative drop at 5 %",
-    "relative_drop_10": "relative drop at 10 %",
-    "confidence_drop_05": "confidence drop at 5 %",
-    "confidence_drop_10": "confidence drop at 10 %",
-    "localisation": "energy on the object",
-    "pointing_hit": "pointing hits",
-}
 
 
 def accuracy(images: pa.Table) -> dict[str, Any] | None:
@@ -35,7 +27,7 @@ def accuracy(images: pa.Table) -> dict[str, Any] | None:
     if not known.num_rows:
         return None
     right = pc.cast(pc.equal(known["label"], known["predicted"]), pa.float64()).to_numpy()
-    low, high = paired_interval(right)
+    low, high = bootstrap_interval(right)
     return {"mean": float(right.mean()), "low": low, "high": high, "count": len(right)}
 
 
@@ -57,17 +49,11 @@ def confused_pairs(export: Export) -> list[dict[str, Any]]:
 
 
 def metric_table(export: Export) -> list[dict[str, Any]]:
-    """The paper's table: for each metric its heading and a cell by map, with 95 % intervals."""
+    """The paper's table: each metric with a cell by map, with 95 % intervals."""
     cells = compare(export)
-    headings = next(iter(cells.values()), {})
     return [
-        {
-            "heading": head,
-            "column": COLUMNS[head],
-            "words": WORDS[COLUMNS[head]],
-            "cells": [_cell(columns[head], HIGHER_IS_BETTER[COLUMNS[head]]) for columns in cells.values()],
-        }
-        for head in headings
+        {"metric": SHOWN[name], "cells": [_cell(known[name], SHOWN[name]) for known in cells.values()]}
+        for name in next(iter(cells.values()), {})
     ]
 
 
@@ -81,7 +67,7 @@ def difference_charts(table: list[dict[str, Any]], maps: Sequence[str], baseline
     """
     charts = {}
     for place, name in enumerate(maps):
-        cells = [(line["heading"], line["cells"][place]) for line in table]
+        cells = [(line["metric"].title, line["cells"][place]) for line in table]
         rows = [
             Interval(head, cell["difference"], cell["difference_low"], cell["difference_high"], cell["better"])
             for head, cell in cells
@@ -96,10 +82,10 @@ def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
     """Words and histogram of each metric but the pointing hit, which is yes or no."""
     values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
     found = []
-    for head, column in COLUMNS.items():
-        mine = {name: columns[head] for name, columns in values.items() if np.isfinite(columns[head]).any()}
-        if mine and column != "pointing_hit":
-            found.append((WORDS[column], histogram(mine, WORDS[column])))
+    for metric in SHOWN.values():
+        mine = {name: known[metric.name] for name, known in values.items() if np.isfinite(known[metric.name]).any()}
+        if mine and metric.dtype != "bool":
+            found.append((metric.words, histogram(mine, metric.words)))
     return found
 
 
@@ -113,8 +99,11 @@ def similarity_chart(export: Export) -> Markup | None:
     return line_chart([line], "rank of the other class (1: most similar)", title, log=len(rank) > 50)
 
 
-def sweep_charts(gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float) -> list[Markup]:
-    """Localisation by gamma, with 95 % intervals of the means (1.96 standard errors, as `finer-ray study gamma`).
+def sweep_charts(
+    gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float
+) -> list[tuple[str, Markup]]:
+    """Words and chart of each metric by gamma, with 95 % intervals of the means (1.96 standard errors, as
+    `finer-ray study gamma`).
 
     Args:
         gammas: (G,).
@@ -126,24 +115,23 @@ def sweep_charts(gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float
         known = values[np.isfinite(values).all(1)]
         if not len(known):
             continue
-        mean = known.mean(0)
-        margin = 1.96 * known.std(0, ddof=1) / len(known) ** 0.5 if len(known) > 1 else np.zeros_like(mean)
-        line = Series(name, gammas, mean, mean - margin, mean + margin)
-        charts.append(line_chart([line], "gamma", f"{WORDS[name]} ({len(known)} images)", mark=gamma))
+        mean = mean_of(known)
+        margin = np.nan_to_num(mean.margin)
+        words, line = SHOWN[name].words, Series(name, gammas, mean.mean, mean.mean - margin, mean.mean + margin)
+        charts.append((words, line_chart([line], "gamma", f"{words} ({len(known)} images)", mark=gamma)))
     return charts
 
 
-def _cell(cell: Cell, higher: bool) -> dict[str, Any]:
-    margin = 1.96 * cell.stderr
+def _cell(cell: Cell, metric: Metric) -> dict[str, Any]:
     return {
         "count": cell.count,
         "mean": cell.mean,
-        "low": cell.mean - margin,
-        "high": cell.mean + margin,
+        "low": cell.mean - cell.margin,
+        "high": cell.mean + cell.margin,
         "difference": cell.difference,
         "difference_low": cell.low,
         "difference_high": cell.high,
-        "better": _better(cell, higher),
+        "better": _better(cell, metric.higher_is_better),
     }
 
 

@@ -8,7 +8,8 @@ import duckdb
 import numpy as np
 import pyarrow.compute as pc
 
-from finer_ray.report.paper_table import HIGHER_IS_BETTER, PREFERRED, baselines
+from finer_ray.metrics.table import JUDGES
+from finer_ray.report.paper_table import baselines
 from finer_ray.store.reading import Export
 
 # Best, median and worst images of a class: as many of each.
@@ -64,7 +65,7 @@ def draw_sample(export: Export, images: int, classes: int, seed: int) -> Sample:
     drawn = np.sort(random.choice(rows, min(images, len(rows)), replace=False)).tolist()
     names = _largest(export, classes, random)
     name, by = judge(export)
-    sign = -1 if by and not HIGHER_IS_BETTER[by] else 1
+    sign = -1 if by and not JUDGES[by].higher_is_better else 1
     query = RANKED.format(value=f"m.{by}" if by else "i.predicted_probability", sign=sign)
     with duckdb.connect() as connection:
         connection.register("images", export.images)
@@ -78,7 +79,7 @@ def judge(export: Export) -> tuple[str | None, str | None]:
     """The map and the metric that rank images: the first finer map with a baseline, or the first map."""
     maps = [*baselines(export), *export.manifest.layout.maps]
     mine = export.metrics.filter(pc.equal(export.metrics["map"], maps[0])) if maps else export.metrics.slice(0, 0)
-    present = [metric for metric in PREFERRED if mine[metric].null_count < mine.num_rows]
+    present = [metric for metric in JUDGES if mine[metric].null_count < mine.num_rows]
     return (maps[0], present[0]) if present else (None, None)
 
 

@@ -18,11 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finer_ray.config.messages import shown
 from finer_ray.errors import ExportError
-from finer_ray.report.paper_table import COLUMNS, baselines
+from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, SHOWN
+from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
-from finer_ray.report.site.curves import KINDS, curve_charts, image_curves, mean_curves
+from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
 from finer_ray.report.site.image_pages import GAMMAS, Shown, main_map, show_images
 from finer_ray.report.site.sample import Sample, draw_sample
 from finer_ray.saliency.aggregation import AGGREGATIONS
@@ -142,8 +143,7 @@ class _Writer:
             "seed": seed,
             "pages": set(self._pages),
             "class_pages": set(sample.classes),
-            "words": overview.WORDS,
-            "columns": COLUMNS,
+            "metrics": METRICS,
             "colour_maps": NAMES,
             "aggregations": AGGREGATIONS,
             "weightings": WEIGHTINGS,
@@ -178,8 +178,8 @@ class _Writer:
         for place, image in enumerate(show_images(self._export, self._pages, self._folder / "images")):
             around = [self._pages[other] if 0 <= other < len(self._pages) else None for other in (place - 1, place + 1)]
             where = f"images/{image.line['row']}.html"
-            headings = [
-                head for head, name in COLUMNS.items() if any(entry[name] is not None for entry in image.metrics)
+            known = [
+                metric for name, metric in SHOWN.items() if any(entry[name] is not None for entry in image.metrics)
             ]
             self._page(
                 where,
@@ -188,8 +188,8 @@ class _Writer:
                 image=image,
                 before=around[0],
                 after=around[1],
-                headings=headings,
-                curves=curve_charts({kind: image_curves(image.metrics, kind) for kind in KINDS}),
+                known=known,
+                curves=curve_charts({name: image_curves(image.metrics, name) for name in CURVES}),
             )
             image.data.clear()
             shown.append(image)
@@ -202,7 +202,7 @@ class _Writer:
             "class.html",
             "../",
             line=line,
-            headings=[head for head, name in COLUMNS.items() if any(values[name]["count"] for values in maps)],
+            averaged=[metric for name, metric in SHOWN.items() if any(values[name]["count"] for values in maps)],
             confusions=confusions(self._export, index),
             galleries=galleries(self._sample, index),
             known=known,
@@ -212,7 +212,7 @@ class _Writer:
         export = self._export
         drawn = set(self._sample.rows)
         sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
-        stacked = np.stack(sweeps, axis=1) if sweeps else np.empty((2, 0, len(GAMMAS)))
+        scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in OF_REGION if sweeps}
         failures, table = overview.failures(export), overview.metric_table(export)
         self._page(
             "index.html",
@@ -225,14 +225,10 @@ class _Writer:
             pairs=overview.confused_pairs(export),
             table=table,
             differences=overview.difference_charts(table, export.manifest.layout.maps, baselines(export)),
-            curves=curve_charts({kind: mean_curves(export, kind) for kind in KINDS}),
+            curves=curve_charts({name: mean_curves(export, name) for name in CURVES}),
             distributions=overview.distribution_charts(export),
             similarity=overview.similarity_chart(export),
-            sweep=overview.sweep_charts(
-                GAMMAS,
-                dict(zip(("localisation", "pointing_hit"), stacked, strict=True)),
-                export.manifest.config["saliency"]["gamma"],
-            ),
+            sweep=overview.sweep_charts(GAMMAS, scores, export.manifest.config["saliency"]["gamma"]),
             lines=lines[:CLASS_LINES],
             class_count=len(lines),
             config=yaml.safe_dump(export.manifest.config, sort_keys=False, allow_unicode=True),

@@ -273,7 +273,7 @@ def test_command_writes_into_the_export(tmp_path: Path) -> None:
 def test_curves_are_the_tables_mean_with_its_interval(tmp_path: Path) -> None:
     export = make(tmp_path, images=20, curves=["deletion", "insertion"], steps=4)
     for kind in ("deletion", "insertion"):
-        found = mean_curves(export, kind)
+        found = mean_curves(export, f"{kind}_curve")
         assert [series.name for series in found] == ["gradcam", "finer_gradcam"]
         for series in found:
             lines = [line for line in export.metrics.to_pylist() if line["map"] == series.name]
@@ -290,7 +290,9 @@ def test_curves_are_the_tables_mean_with_its_interval(tmp_path: Path) -> None:
         assert "Deletion curve" in found[page].text
         assert "Insertion curve" in found[page].text
     mine = [line for line in export.metrics.to_pylist() if line["row"] == 7]
-    assert [series.y.tolist() for series in image_curves(mine, "deletion")] == [line["deletion_curve"] for line in mine]
+    assert [series.y.tolist() for series in image_curves(mine, "deletion_curve")] == [
+        line["deletion_curve"] for line in mine
+    ]
 
 
 def test_curves_that_were_not_computed_are_not_drawn(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""What sections of the config are made of. CAM methods and metrics, whose keys are part of the config, import this."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from finer_ray.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def with_keys(keys: Mapping[str, tuple[Any, Any]]) -> Callable[[type[Kind]], type[Kind]]:
+    """Decorator: a section with further keys after its own.
+
+    Args:
+        keys: type and default, or pydantic's `Field`, by name.
+
+    Raises:
+        ConfigError: the section has a key of such a name.
+    """
+
+    def extended(section: type[Kind]) -> type[Kind]:
+        if taken := sorted(keys.keys() & section.model_fields.keys()):
+            raise ConfigError(f"no CAM method or metric can be called {taken[0]!r}: the config has a key of that name")
+        parts: dict[str, Any] = dict(keys)
+        return create_model(
+            section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **parts
+        )
+
+    return extended

@@ -1,0 +1,92 @@
+"""What a metric is: one object, defined in a module and listed in `finer_ray.metrics.table`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finer_ray.errors import ConfigError
+from finer_ray.lazy import Tensor
+
+# Columns of the table `metrics` that are none.
+TAKEN = ("row", "class", "map", "region")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A key of the config's section `metrics`, which asks for one metric or several.
+
+    Attributes:
+        name: of the key.
+        description: for the config's schema.
+        default: whether it is on where the config says nothing.
+        always: whether the fingerprint of a config names it while it is off. Those of the first version are; of any
+            other it must not hear, so that exports from before there was one can go on.
+    """
+
+    name: str
+    description: str
+    default: bool = False
+    always: bool = False
+
+
+@dataclass(frozen=True)
+class MapContext:
+    """Maps and the regions that images are annotated with.
+
+    Attributes:
+        maps: (B, M, h, w) float, non-negative.
+        region: (B, H, W) bool, the box or mask in the model input's geometry, empty where an image has none; (B, 0, 0)
+            where no image of the batch has one, and then nothing that is `Metric.of_region` is computed.
+    """
+
+    maps: Tensor
+    region: Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of every image and map: a column of the table `metrics`.
+
+    Attributes:
+        name: of the column.
+        words: what it is called in the report.
+        switch: by which a config asks for it.
+        compute: from a batch to (B, M), with `axes` behind; NaN where the metric does not apply, and, whatever is
+            computed, null in the table where a map is zero everywhere. It is given a `finer_ray.metrics.context.
+            MetricContext`, or where `of_region` is set perhaps a `MapContext` alone.
+        heading: in tables, short; None for what is kept as it is, neither averaged nor shown.
+        higher_is_better: the direction.
+        rank: among metrics by which an image's map may be judged; the lowest that an export has is taken.
+        of_region: whether it needs regions, and nothing else but maps. It is then also swept over gamma.
+        axes: what stands behind (B, M): `step`, metrics.steps + 1 of them, or `reference`, K of them.
+        dtype: in the table; a bool is computed as a float: above 0 is true.
+        x_title: of a curve (`axes` is ("step",)), for its chart.
+        deleted, inserted: from metrics.steps and the number of an image's pixels to how many of the most salient ones
+            are replaced by the fill, or put back into one: the counts that `compute` asks the context for. All metrics'
+            are run through the model together.
+    """
+
+    name: str
+    words: str
+    switch: Switch
+    compute: Callable[[Any], Tensor]
+    heading: str | None = None
+    higher_is_better: bool = True
+    rank: int = 100
+    of_region: bool = False
+    axes: tuple[Literal["step", "reference"], ...] = ()
+    dtype: Literal["float32", "bool"] = "float32"
+    x_title: str = ""
+    deleted: Callable[[int, int], Sequence[int]] | None = None
+    inserted: Callable[[int, int], Sequence[int]] | None = None
+
+    @property
+    def title(self) -> str:
+        """The heading, with an arrow that says which way is better."""
+        return f"{self.heading} {'↑' if self.higher_is_better else '↓'}"
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name in TAKEN:
+            raise ConfigError(
+                f"a metric cannot be called {self.name!r}: letters, digits and _, and none of {', '.join(TAKEN)}"
+            )

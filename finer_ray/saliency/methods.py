@@ -1,0 +1,12 @@
+"""The table of CAM methods: a new one is a module that defines a `Method`, and its line here."""
+
+from finer_ray.plugins import table
+from finer_ray.saliency.gem import GEM
+from finer_ray.saliency.gradcam import GRADCAM
+from finer_ray.saliency.layercam import LAYERCAM
+from finer_ray.saliency.mask import MASK
+from finer_ray.saliency.method import Method
+from finer_ray.saliency.rise import RISE
+from finer_ray.saliency.scorecam import SCORECAM
+
+METHODS: dict[str, Method] = table(Method, (GRADCAM, LAYERCAM, SCORECAM, RISE, MASK, GEM))
