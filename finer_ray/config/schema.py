@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +22,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from finer_ray.shards.formats import FORMATS
 from finer_ray.urls import holds_secret
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[*FORMATS]
 
 CamName = Literal["gradcam", "layercam", "scorecam", "rise", "mask", "gem"]
 MapName = Literal[
@@ -70,6 +76,11 @@ def without_secrets(url: str) -> str:
 Place = Annotated[str, AfterValidator(without_secrets)]
 
 
+def _usual(field: str) -> str:
+    """Where the formats have a field, for its description."""
+    return ", ".join(f"{name}: {usual}" for name, format in FORMATS.items() if (usual := getattr(format.fields, field)))
+
+
 class FieldsConfig(Section):
     """Where each annotation stands in a sample. Null, or no such key: the format's own. '': it is not read.
 
@@ -79,12 +90,12 @@ class FieldsConfig(Section):
     image: str | None = Field(None, description="of a folder: the extensions to take; null and '' mean every known one")
     label: str | None = Field(
         None,
-        description="null: the format's own (webdataset: cls;json.label, parquet: label;cls, folder: the folder's "
-        "name) | '': no label is read, and no image fails for the sake of one",
+        description=f"null: the format's own ({_usual('label')}) | '': no label is read, and no image fails for the "
+        "sake of one",
     )
-    box: str | None = Field(None, description="null: the format's own (webdataset: json.box_xyxy, parquet: box_xyxy)")
-    mask: str | None = Field(None, description="null: the format's own (webdataset: mask.png, parquet: mask)")
-    key: str | None = Field(None, description="of parquet alone; null: __key__;key;id")
+    box: str | None = Field(None, description=f"null: the format's own ({_usual('box')})")
+    mask: str | None = Field(None, description=f"null: the format's own ({_usual('mask')})")
+    key: str | None = Field(None, description=f"null: the format's own ({_usual('key')})")
     concept: str | None = Field(None, description="text that the image is asked about; no default")
     base: str | None = Field(None, description="text that its concept is compared with; no default")
     box_format: Literal["xyxy", "xywh"] = "xyxy"
@@ -94,9 +105,7 @@ class InputConfig(Section):
     """The image shards."""
 
     shards: list[Place] = Field(min_length=1, description="fsspec URLs, globs or {0000..0015} ranges")
-    format: Literal["webdataset", "parquet", "folder"] | None = Field(
-        None, description="guessed from the URL when null"
-    )
+    format: FormatName | None = Field(None, description="guessed from the URL when null")
     fields: FieldsConfig = FieldsConfig()
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(

@@ -13,7 +13,7 @@ from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
 from finer_ray.pipeline.columns import pack, pack_some
 from finer_ray.retry import patiently
-from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.manifest import Unit
 
 TYPES = {
@@ -71,7 +71,7 @@ class Loader:
         pixels, present = np.zeros((unit.count, height, width, 3), np.uint8), np.zeros(unit.count, bool)
         regions = np.zeros((unit.count, -(-height * width // 8)), np.uint8)
         notes: list[dict[str, Any]] = []
-        fields = Fields.with_defaults(unit.format, self.config.fields.model_dump())
+        fields = fields_of(unit.format, self.config.fields.model_dump())
         ref = ShardRef(unit.url, unit.format)
         samples = read_unit(ref, fields, unit.start, unit.count, self.config.max_member_bytes)
         for position, sample in enumerate(samples):

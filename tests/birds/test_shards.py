@@ -17,7 +17,7 @@ from finer_ray.cli import main
 from finer_ray.errors import ConfigError, InputError
 from finer_ray.models import ClassNames
 from finer_ray.models.classes import read_classes
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_jobs_readers_take_it_as_it_is(folder: Path) -> None:
     (ref,) = find_shards([str(folder / "*.tar")])
-    fields = Fields.with_defaults("webdataset", {"concept": "json.concept", "base": "json.base"})
+    fields = fields_of("webdataset", {"concept": "json.concept", "base": "json.base"})
     index = index_shard(ref, fields, 1000)
     assert (index.count, index.problem) == (24, None)
     names = read_classes(str(folder / "classes.json"))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from finer_ray.demo.run import demo_config
 from finer_ray.models.checkpoint import read_checkpoint, weights_file
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 
@@ -75,7 +75,7 @@ def test_predictions_are_those_of_plain_timm(demo: tuple[Path, str]) -> None:
     transform = timm.data.create_transform((3, 224, 224), crop_pct=1.0, interpolation="bicubic", mean=half, std=half)
     logits, labels = [], []
     for ref in find_shards(config.input.shards):
-        fields = Fields.defaults("webdataset")
+        fields = fields_of("webdataset")
         index = index_shard(ref, fields, 1000)
         for sample in read_unit(ref, fields, 0, index.count, 2**28):
             import io

@@ -14,12 +14,14 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(
-    include=["finer_ray.shards", "finer_ray.config", "finer_ray.config.yaml_text", "yaml", "tarfile", "PIL"]
+    include=["finer_ray.shards", "finer_ray.images", "finer_ray.config", "yaml", "tarfile", "PIL"]
 ):
     from finer_ray.config.loading import load_section
     from finer_ray.config.schema import Config
     from finer_ray.errors import ConfigError
-    from finer_ray.shards import DecodeError, Fields, Sample, ShardRef, decode, index_shard, list_keys, read_unit
+    from finer_ray.images.decode import DecodeError, decode
+    from finer_ray.images.sample import Sample
+    from finer_ray.shards import ShardRef, fields_of, index_shard, list_keys, read_unit
     from finer_ray.shards.annotation import (
         FieldError,
         descend,
@@ -40,7 +42,7 @@ def shard(data: bytes, format: Any) -> None:
     """Any bytes as a shard: counted, listed and read, it has as many samples each time."""
     path = WORK / "shard"
     path.write_bytes(data)
-    ref, fields = ShardRef(str(path), format), Fields.defaults(format)
+    ref, fields = ShardRef(str(path), format), fields_of(format)
     index = index_shard(ref, fields, ROWS_PER_UNIT)
     samples = []
     for unit, start in enumerate(index.starts):

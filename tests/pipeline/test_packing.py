@@ -24,7 +24,7 @@ from finer_ray.images.sample import Sample
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.packing import Packing, pack
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo
@@ -66,7 +66,7 @@ def samples(pattern: str) -> list[Sample]:
     """All samples of shards, by the readers' default fields."""
     found: list[Sample] = []
     for ref in find_shards([pattern]):
-        fields = Fields.defaults(ref.format)
+        fields = fields_of(ref.format)
         index = index_shard(ref, fields, 1000)
         found += read_unit(ref, fields, index.starts[0], index.count, 2**28)
     return found
