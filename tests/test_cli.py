@@ -83,7 +83,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
         ["show", "{out}", "--row", "1", "--to", "{place}.png"],
         ["init", "{in}", "--to", "{place}.yaml"],
         ["schema", "{place}"],
-        ["birds", "{place}", "--per-class", "1", "--size", "16"],
     ],
 )
 def test_a_place_that_cannot_be_written(

@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from finer_ray.models.libraries import LIBRARIES
+from finer_ray.models.library import Library
 from finer_ray.shards.formats import FORMATS
 from finer_ray.urls import holds_secret
 
@@ -139,9 +141,8 @@ class ModelConfig(Section):
     """The classifier that is explained."""
 
     backbone: Place = Field(
-        pattern=r"^(timm|open_clip):.+$",
-        description="timm:NAME | open_clip:NAME | open_clip:local-dir:FOLDER with an open_clip_config.json, "
-        "where FOLDER may be package:NAME/FOLDER",
+        pattern=rf"^({'|'.join(LIBRARIES)}):.+$",
+        description=" | ".join(library.usage for library in LIBRARIES.values()),
     )
     weights: Place = Field(
         description="pretrained tag | path to safetensors or a weights_only checkpoint | "
@@ -189,11 +190,16 @@ class ModelConfig(Section):
             raise ValueError("head: text needs model.classes, the names to put into the prompts")
         if self.head == "none" and (self.classes is None or self.concepts is not None):
             raise ValueError("head: none needs model.classes, where labels are looked up, and takes no concepts")
-        if self.head == "text" and not self.backbone.startswith("open_clip:"):
-            raise ValueError("head: text needs an open_clip backbone, which has a text tower")
-        if self.concepts is not None and not self.backbone.startswith("open_clip:"):
-            raise ValueError("concepts need an open_clip backbone, which has a text tower")
+        if not self.library.text_tower and (self.head == "text" or self.concepts is not None):
+            towers = " or ".join(name for name, library in LIBRARIES.items() if library.text_tower)
+            asked = "head: text needs" if self.head == "text" else "concepts need"
+            raise ValueError(f"{asked} a backbone with a text tower, of {towers}")
         return self
+
+    @property
+    def library(self) -> Library:
+        """The library that the backbone is of."""
+        return LIBRARIES[self.backbone.partition(":")[0]]
 
 
 class MapConfig(Section):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finer_ray.config.messages import brief
-from finer_ray.datasets.choice import Choice
+from finer_ray.datasets.dataset import Choice, Dataset
 from finer_ray.datasets.listing import Findings, Listing, Record, clean_names, split_name, unique_keys
 from finer_ray.errors import InputError
 from finer_ray.shards.annotation import FieldError, parse_box, parse_label
@@ -22,8 +22,6 @@ from finer_ray.shards.find import find_shards
 from finer_ray.shards.parquet import FIELDS, Layout, fingerprint, published_names
 from finer_ray.shards.splits import is_split
 
-LABELS: tuple[str, ...] = ("class",)
-TASKS: tuple[str, ...] = ()
 LABEL_COLUMNS, KEY_COLUMNS = alternatives(FIELDS.label), alternatives(FIELDS.key)
 HEAD = ("label", "name", "box_xyxy", "split", "image")
 MOST_CLASSES = 100_000
@@ -151,3 +149,6 @@ def _notes(row: Row) -> Row:
     if not isinstance(inner, dict):
         return {**notes, "json": inner}
     return {**notes, **{key: value for key, value in inner.items() if key not in HEAD}}
+
+
+PARQUET_FILES = Dataset("parquet", "every small column", read)

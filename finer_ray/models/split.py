@@ -5,7 +5,6 @@ last feature map. Everything before it is the trunk, everything from it to the e
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainBlock, PlainCut
-
-Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+from finer_ray.saliency.split_classifier import Attention
 
 
 class Unsupported(ValueError):

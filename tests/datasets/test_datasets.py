@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finer_ray.datasets import Listing, choose, list_dataset
+from finer_ray.datasets.catalogue import choose, list_dataset
 from finer_ray.datasets.entry import read_entries
-from finer_ray.datasets.listing import unique_keys
+from finer_ray.datasets.listing import Listing, unique_keys
 from finer_ray.datasets.phrases import phrases
 from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import ConfigError, InputError

@@ -232,7 +232,7 @@ def test_a_set_without_any_image(packing: Packing) -> None:
 
 def test_remote_folders(packing: Packing) -> None:
     # Ray's workers do not share this process's memory, so the shards go through the same code here.
-    from finer_ray.datasets import choose, list_dataset
+    from finer_ray.datasets.catalogue import choose, list_dataset
     from finer_ray.pipeline.packing import Plan, write_shard
 
     records = list_dataset("cub", packing.source, choose("cub")).records
