@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from finer_ray.config.messages import nearest
-from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
 from finer_ray.models.head import LinearHead
 from finer_ray.models.split import Split
+
+if TYPE_CHECKING:
+    # The schema asks for the libraries, which a plugin defines with what is here.
+    from finer_ray.config.schema import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class Backbone:
     identity: str = ""
 
 
-def unknown_model(config: ModelConfig, models: Sequence[str]) -> ConfigError:
+def unknown_model(config: "ModelConfig", models: Sequence[str]) -> ConfigError:
     """The error for a name that a library does not have, with the nearest of those that it has."""
     library, _, name = config.backbone.partition(":")
     return ConfigError(f"model.backbone: {library} has no model {name!r}{nearest(name, models)}")
 
 
-def check_tag(config: ModelConfig, tags: Sequence[str]) -> None:
+def check_tag(config: "ModelConfig", tags: Sequence[str]) -> None:
     """Refuse `model.weights` that name neither a file nor one of a backbone's pretrained tags. Raises ConfigError."""
     if config.weights not in tags:
         raise ConfigError(
@@ -53,7 +56,7 @@ def check_pool(can_change: bool) -> None:
 
 
 def transform_of(
-    config: ModelConfig, data: Mapping[str, Any], size: int | Sequence[int], resize: str, modes: Mapping[str, str]
+    config: "ModelConfig", data: Mapping[str, Any], size: int | Sequence[int], resize: str, modes: Mapping[str, str]
 ) -> Transform:
     """The transform that a library describes, with what the config says otherwise.
 
