@@ -13,7 +13,7 @@ from rich.table import Table
 from finer_ray.config.loading import load_config, load_section
 from finer_ray.config.schema import NO_SECRETS
 from finer_ray.datasets.catalogue import DATASETS
-from finer_ray.errors import plainly
+from finer_ray.datasets.writers import WRITERS
 from finer_ray.urls import holds_secret
 from finer_ray.version import __version__
 
@@ -263,7 +263,7 @@ def pack(
     format: Annotated[str, typer.Option(help=f"Its layout: {', '.join(DATASETS)}.")],
     source: Annotated[str, typer.Option(help="The data set's folder, as published.", callback=_checked)],
     to: Annotated[str, typer.Option(help="The folder or URL that gets the shards.", callback=_checked)],
-    form: Annotated[str, typer.Option("--as", help="webdataset or parquet.")] = "webdataset",
+    form: Annotated[str, typer.Option("--as", help=f"{' or '.join(WRITERS)}.")] = "webdataset",
     split: Annotated[str, typer.Option(help="One split, or all, each in shards of its own.")] = "all",
     label: Annotated[str | None, typer.Option(help=f"Level of the classes, of {_choices('labels')}.")] = None,
     task: Annotated[str | None, typer.Option(help=f"Which list of images, of {_choices('tasks')}.")] = None,
@@ -417,9 +417,3 @@ def _show(table: Table) -> None:
     """Print a table whole: a line too long for the screen is broken by it, but no figure is cut off."""
     wanted = Console(width=10_000).measure(table).maximum
     Console(width=max(wanted, Console().width), soft_wrap=True).print(table)
-
-
-def main() -> None:
-    """Entry of the console script: known errors become one plain message and an exit code of their kind."""
-    with plainly():
-        app()

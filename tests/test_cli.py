@@ -12,7 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from finer_ray.cli import app, main
+from finer_ray.__main__ import main
+from finer_ray.cli import app
 from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
 from finer_ray.pipeline.export import export
@@ -31,7 +32,7 @@ try:
     if sys.argv[0].endswith(".py"):
         runpy.run_path(sys.argv[0], run_name="__main__")
     else:
-        from finer_ray.cli import main
+        from finer_ray.__main__ import main
         main()
 except SystemExit as end:
     print("code", end.code, [name for name in ("torch", "ray") if name in sys.modules])
@@ -168,7 +169,7 @@ SLOW = """
 import signal, sys
 # A shell may have made the test's own process ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from finer_ray.cli import main
+from finer_ray.__main__ import main
 from tests.pipeline.exports import slow_down
 slow_down()
 main()

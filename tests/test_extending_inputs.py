@@ -17,6 +17,7 @@ from finer_ray.cli import app
 from finer_ray.config.loading import load_config
 from finer_ray.config.schema import ModelConfig
 from finer_ray.datasets.catalogue import DATASETS
+from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier
 from finer_ray.models.libraries import LIBRARIES
@@ -29,7 +30,7 @@ from tests.conftest import photo, sample, write_tar
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "schemas" / "config.schema.json").read_text(encoding="utf-8"))["$defs"]
-MAIN = "import sys; from finer_ray.cli import main; sys.argv[0] = 'finer-ray'; main()"
+MAIN = "import sys; from finer_ray.__main__ import main; sys.argv[0] = 'finer-ray'; main()"
 
 
 def readme_rows(heading: str) -> dict[str, list[str]]:
@@ -86,6 +87,7 @@ def test_what_a_library_lacks_is_refused(library: object) -> None:
 def test_every_data_set_is_known() -> None:
     said = " ".join(CliRunner().invoke(app, ["pack", "--help"], env={"COLUMNS": "400"}).output.split())
     assert ", ".join(DATASETS) in said
+    assert " or ".join(WRITERS) in said
     for name, dataset in DATASETS.items():
         for choices in (dataset.labels, dataset.tasks):
             assert len(choices) < 2 or f"{name}: {', '.join(choices)}" in said
@@ -132,6 +134,15 @@ def test_a_format_a_library_and_a_data_set_of_ones_own(written: Path) -> None:
     assert made.images["key"].to_pylist() == [f"{'cat' if n % 2 else 'dog'}/{n}.jpg" for n in range(5)]
     assert made.maps([0], "finer_gradcam").shape == (1, 8, 8)
     assert "whole: 5 images, 1 failures" in python(written, "-c", MAIN, "verify", "out")
+
+
+def test_a_plugin_that_cannot_be_imported_is_said_plainly() -> None:
+    command = [sys.executable, "-m", "finer_ray", "--version"]
+    environment = {**os.environ, "FINER_RAY_PLUGINS": "no_such_module"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: FINER_RAY_PLUGINS: no_such_module cannot be imported: ModuleNotFoundError")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

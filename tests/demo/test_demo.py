@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-c", "from finer_ray.cli import main; main()", "demo", str(folder)]
+    command = [sys.executable, "-c", "from finer_ray.__main__ import main; main()", "demo", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=540, check=True)
     return folder, done.stdout
 
