@@ -43,7 +43,7 @@ from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.aggregations import aggregation_study
 from finer_ray.studies.faithfulness import faithfulness_study
 
-MODEL = Path(__file__).parents[1] / "finer_ray" / "demo" / "birds" / "model"
+MODEL = Path(__file__).parents[1] / "finer_ray" / "demo" / "birds_model"
 WEIGHTS = "open_clip_model.safetensors"
 TRAIN, TEST, FEW, MARKED = 40, 10, 4, 3
 NAMES = [species.name for species in SPECIES]

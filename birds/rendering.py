@@ -20,7 +20,7 @@ from finer_ray.errors import ConfigError
 try:
     import resvg_py
 except ModuleNotFoundError:
-    raise ConfigError("birds are drawn by resvg-py, which is not installed: pip install 'finer_ray[demo]'") from None
+    raise ConfigError("birds are drawn by resvg-py, which is not installed: pip install 'finer_ray[dev]'") from None
 
 Shapes = Literal["geometric_precision", "crisp_edges"]
 

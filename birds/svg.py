@@ -52,11 +52,6 @@ def curve(points: Points) -> str:
     return f"M{_xy(points[0])}" + "".join(f"C{_xy(a)} {_xy(b)} {_xy(c)}" for a, b, c in ends)
 
 
-def polygon(points: Points) -> str:
-    """A closed path of straight lines through points (N, 2)."""
-    return "M" + "L".join(_xy(point) for point in points) + "Z"
-
-
 def oval(width: float, height: float, x: float = 0.0, y: float = 0.0, angle: float = 0.0, count: int = 16) -> Points:
     """Points (count, 2) on an ellipse with these half axes."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)

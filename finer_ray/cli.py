@@ -12,7 +12,8 @@ from rich.table import Table
 
 from finer_ray.config.loading import load_config, load_section
 from finer_ray.config.schema import NO_SECRETS
-from finer_ray.errors import plainly
+from finer_ray.datasets.catalogue import DATASETS
+from finer_ray.datasets.writers import WRITERS
 from finer_ray.urls import holds_secret
 from finer_ray.version import __version__
 
@@ -251,19 +252,21 @@ def failure_cases(
     _say(failure_cases_study(open_export(url), to, name, by, shown))
 
 
+def _choices(kind: str) -> str:
+    """What data sets that offer a choice offer, for the help; the default first."""
+    offered = {name: getattr(dataset, kind) for name, dataset in DATASETS.items()}
+    return "; ".join(f"{name}: {', '.join(choices)}" for name, choices in offered.items() if len(choices) > 1)
+
+
 @app.command(rich_help_panel=DATA)
 def pack(
-    format: Annotated[str, typer.Option(help="cub, cars, aircraft, fishvista, birds525, imagefolder or parquet.")],
+    format: Annotated[str, typer.Option(help=f"Its layout: {', '.join(DATASETS)}.")],
     source: Annotated[str, typer.Option(help="The data set's folder, as published.", callback=_checked)],
     to: Annotated[str, typer.Option(help="The folder or URL that gets the shards.", callback=_checked)],
-    form: Annotated[str, typer.Option("--as", help="webdataset or parquet.")] = "webdataset",
+    form: Annotated[str, typer.Option("--as", help=f"{' or '.join(WRITERS)}.")] = "webdataset",
     split: Annotated[str, typer.Option(help="One split, or all, each in shards of its own.")] = "all",
-    label: Annotated[
-        str | None, typer.Option(help="Of aircraft: variant, family, manufacturer; fishvista: species, family.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="Of fishvista: classification, identification, segmentation.")
-    ] = None,
+    label: Annotated[str | None, typer.Option(help=f"Level of the classes, of {_choices('labels')}.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"Which list of images, of {_choices('tasks')}.")] = None,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 1000,
 ) -> None:
     """Pack a published data set into shards, annotations kept.
@@ -288,24 +291,6 @@ def demo(
     from finer_ray.demo.run import tour
 
     tour(folder)
-
-
-@app.command(rich_help_panel=DATA)
-def birds(
-    folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
-    split: Annotated[str, typer.Option(help="train or test: other seeds.")] = "train",
-    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each of the 24 species.")] = 20,
-    size: Annotated[int, typer.Option(min=16, max=4096, help="Side in pixels.")] = 224,
-    mark: Annotated[bool, typer.Option("--mark", help="Put the class's mark into a corner of each.")] = False,
-) -> None:
-    """Draw birds whose differing parts are known.
-
-    They become WebDataset shards with all masks.
-    """
-    from birds.shards import write_birds
-
-    for path in write_birds(folder, split, per_class, size, mark):
-        typer.echo(path)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -432,9 +417,3 @@ def _show(table: Table) -> None:
     """Print a table whole: a line too long for the screen is broken by it, but no figure is cut off."""
     wanted = Console(width=10_000).measure(table).maximum
     Console(width=max(wanted, Console().width), soft_wrap=True).print(table)
-
-
-def main() -> None:
-    """Entry of the console script: known errors become one plain message and an exit code of their kind."""
-    with plainly():
-        app()

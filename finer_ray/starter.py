@@ -13,28 +13,15 @@ from finer_ray.errors import InputError
 from finer_ray.images.sample import Sample
 from finer_ray.models.classes import ClassNames
 from finer_ray.saliency.methods import METHODS
-from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, list_keys, read_unit
+from finer_ray.shards import Fields, ShardRef, fields_of, find_shards, index_shard, read_unit
 from finer_ray.shards.files import is_local, locate
-from finer_ray.shards.parquet import class_names
+from finer_ray.shards.formats import FORMATS
 from finer_ray.shards.splits import is_split
 
 # Samples that are looked at, of the first shard and of the last.
 SEEN = 64
-# Where annotations often stand, beside the usual names; the first that gives something is taken.
-OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
-    "webdataset": {
-        "label": ("json.class", "json.class_name", "json.category", "json.species", "json.category_id", "txt"),
-        "box": ("json.box", "json.bbox"),
-        "mask": ("seg.png", "segmentation.png"),
-    },
-    "parquet": {
-        "image": ("img", "photo", "picture", "bytes", "image_bytes"),
-        "label": ("labels", "class", "class_name", "category", "species", "fine_label", "category_id"),
-        "box": ("box", "bbox"),
-        "mask": ("segmentation",),
-    },
-    "folder": {},
-}
+# What an annotation may be found as.
+PARTS = ("image", "label", "box", "mask")
 # Two classes of ImageNet are called `crane`, and lists tell them apart in their own ways.
 MAX_ODD_NAMES = 10
 LARGEST = InputConfig.model_fields["max_member_bytes"].default
@@ -50,8 +37,8 @@ class Found:
         fields: those that differ from the format's defaults.
         count: images of the first shard.
         samples: those that were looked at; a negative integer, which marks absent labels, is None.
-        classes: names, as far as they are known: of folders all, else of classes.txt, of Hugging Face's metadata, or
-            of the samples.
+        classes: names, as far as they are known: of a classes.txt, as the format tells them, or of the samples.
+        whole: whether these are all.
         numbered: whether labels are integers, so that the names' order is theirs.
         class_file: a classes.txt beside local shards, or None.
     """
@@ -62,6 +49,7 @@ class Found:
     count: int
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
+    whole: bool
     numbered: bool
     class_file: str | None
 
@@ -81,25 +69,25 @@ def look(place: str) -> Found:
     formats = sorted({ref.format for ref in refs})
     if len(formats) > 1:
         raise InputError(f"{place}: shards of several formats ({', '.join(formats)}); name those of one, as with *.tar")
-    usual = Fields.defaults(formats[0])
+    usual = fields_of(formats[0])
     fields = usual
-    for part in ("image", "label", "box", "mask"):
+    for part in PARTS:
         fields = _best(refs, fields, part)
     index = index_shard(refs[0], fields, SEEN)
-    if formats[0] == "folder":
-        _refuse_splits(place, _folders(refs, fields))
+    if FORMATS[formats[0]].folder:
+        _refuse_splits(place, FORMATS[formats[0]].class_names(refs, fields))
     read = tuple(_read(refs, fields))
     samples = tuple(map(_without_mark, read))
     if not any(sample.image for sample in samples):
         reason = index.problem or next((sample.error for sample in samples if sample.error), "it is empty")
         raise InputError(f"{place}: no image found in {refs[0].url}: {reason}; see input.fields in the README")
-    classes, file = _classes(refs, fields, samples)
+    classes, whole, file = _classes(refs, fields, samples)
     if _has(read, "label") and not _has(samples, "label"):
         fields = replace(fields, label="")
-    changed = {part: getattr(fields, part) for part in ("image", "label", "box", "mask")}
+    changed = {part: getattr(fields, part) for part in PARTS}
     changed = {part: name for part, name in changed.items() if name != getattr(usual, part)}
     numbered = any(isinstance(sample.label, int) for sample in read)
-    return Found(place, refs, changed, index.count, samples, classes, numbered, file)
+    return Found(place, refs, changed, index.count, samples, classes, whole, numbered, file)
 
 
 def job_text(found: Found, output: str = "export") -> str:
@@ -148,7 +136,7 @@ def next_steps(job: str, output: str) -> list[str]:
 
 def _best(refs: Sequence[ShardRef], fields: Fields, part: str) -> Fields:
     """Fields with the first name of a part under which any sample has it; unchanged where none has."""
-    for name in (getattr(fields, part), *OTHER_NAMES[refs[0].format].get(part, ())):
+    for name in (getattr(fields, part), *FORMATS[refs[0].format].other_fields.get(part, ())):
         tried = replace(fields, **{part: name})
         if _has(map(_without_mark, _read(refs[:1], tried)), part):
             return tried
@@ -173,11 +161,6 @@ def _without_mark(sample: Sample) -> Sample:
     return replace(sample, label=None) if isinstance(sample.label, int) and sample.label < 0 else sample
 
 
-def _folders(refs: Sequence[ShardRef], fields: Fields) -> list[str]:
-    """Names of the folders on top of image folders."""
-    return sorted({key.split("/")[0] for ref in refs for key in list_keys(ref, fields) if "/" in key})
-
-
 def _refuse_splits(place: str, folders: Sequence[str]) -> None:
     """Raise InputError where all folders on top of an image folder are splits."""
     if folders and all(map(is_split, folders)):
@@ -188,17 +171,18 @@ def _refuse_splits(place: str, folders: Sequence[str]) -> None:
         )
 
 
-def _classes(refs: Sequence[ShardRef], fields: Fields, samples: Sequence[Sample]) -> tuple[tuple[str, ...], str | None]:
+def _classes(
+    refs: Sequence[ShardRef], fields: Fields, samples: Sequence[Sample]
+) -> tuple[tuple[str, ...], bool, str | None]:
+    """Names of classes, whether they are all, and the local classes.txt that has them."""
     fs, path = locate(refs[0].url)
     beside = f"{path.rsplit('/', 1)[0]}/classes.txt"
     if fs.exists(beside):
         names = fs.cat_file(beside).decode().splitlines()
-        return tuple(name for name in names if name.strip()), str(beside) if is_local(fs) else None
-    if refs[0].format == "folder":
-        return tuple(_folders(refs, fields)), None
-    if refs[0].format == "parquet" and (published := class_names(refs[0], fields)):
-        return tuple(published), None
-    return tuple(sorted({sample.label for sample in samples if isinstance(sample.label, str)})), None
+        return tuple(name for name in names if name.strip()), True, str(beside) if is_local(fs) else None
+    if published := FORMATS[refs[0].format].class_names(refs, fields):
+        return tuple(published), True, None
+    return tuple(sorted({sample.label for sample in samples if isinstance(sample.label, str)})), False, None
 
 
 def _model(found: Found) -> tuple[dict[str, Any], str]:
@@ -219,8 +203,7 @@ def _model(found: Found) -> tuple[dict[str, Any], str]:
         return imagenet, "The labels are classes of ImageNet."
     clip: dict[str, Any] = {"backbone": "open_clip:ViT-B-16-quickgelu", "weights": "openai", "head": "text"}
     clip["classes"] = found.class_file or list(found.classes)
-    whole = found.class_file or found.numbered or found.refs[0].format == "folder"
-    known = "all" if whole else "those seen: complete the list"
+    known = "all" if found.whole else "those seen: complete the list"
     return clip, f"Classes by their names ({known}). A trained head is better: finer-ray probe."
 
 

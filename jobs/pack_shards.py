@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/pack_shards.py --format cub --sour
 
 import argparse
 
-from finer_ray.datasets import DATASETS
+from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.pack import Packing, pack
 from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import plainly

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from finer_ray.cli import app, main
+from finer_ray.__main__ import main
+from finer_ray.cli import app
 from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
 from finer_ray.pipeline.export import export
@@ -32,7 +33,7 @@ for command in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(said):
         try:
             if command.startswith("finer-ray"):
-                from finer_ray.cli import main
+                from finer_ray.__main__ import main
                 main()
             else:
                 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -87,7 +88,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
         ["show", "{out}", "--row", "1", "--to", "{place}.png"],
         ["init", "{in}", "--to", "{place}.yaml"],
         ["schema", "{place}"],
-        ["birds", "{place}", "--per-class", "1", "--size", "16"],
     ],
 )
 def test_a_place_that_cannot_be_written(
@@ -173,7 +173,7 @@ SLOW = """
 import signal, sys
 # A shell may have made the test's own process ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from finer_ray.cli import main
+from finer_ray.__main__ import main
 from tests.pipeline.exports import slow_down
 slow_down()
 main()

@@ -116,7 +116,7 @@ def test_help_is_one_line_for_each_command_under_a_heading() -> None:
 
 
 def test_the_shell_completes_commands() -> None:
-    script = "from finer_ray.cli import main; import sys; sys.argv[0] = 'finer-ray'; main()"
+    script = "from finer_ray.__main__ import main; import sys; sys.argv[0] = 'finer-ray'; main()"
     asked = {"_FINER_RAY_COMPLETE": "complete_bash", "COMP_WORDS": "finer-ray ", "COMP_CWORD": "1"}
     run = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60

@@ -23,6 +23,7 @@ from tests.test_readme import README, blocks, commands, section
 LEFT_OUT = {
     "make demo": "takes two minutes; tests/demo/test_demo.py runs the demo",
     "make test": "is what runs this",
+    ".venv/bin/python -m birds": "takes two minutes; tests/birds/test_shards.py runs it for fewer",
     "source .venv/bin/activate": "belongs to a shell; the line of `ray job submit` says what it is for",
     "export RAY_AUTH_MODE": "belongs to a shell; tests/demo/test_demo.py sets the same variables",
     "ray get-auth-token": "of the cluster that tests/demo/test_demo.py starts",
@@ -30,8 +31,6 @@ LEFT_OUT = {
     "ray job submit": "needs that cluster; tests/demo/test_demo.py submits the job",
     "ray stop": "would stop whatever Ray runs on this machine",
 }
-# 480 birds take two minutes to draw; the last of two options counts.
-FEWER = {"birds": ["--per-class", "1"]}
 # What the README names further down than its first use: probes learn from what was packed, and jobs use the probes.
 FIRST = ("pack", "probe")
 # Stands for the README's models, whose weights lie on a hub.
@@ -42,7 +41,6 @@ MADE = (
     "row-0.png",
     "demo_export/report/index.html",
     *(f"study/{name}.png" for name in ("sweep", "failure_cases", "similarity", "aggregation", "faithfulness")),
-    "birds/birds-test-0000.tar",
     "probes/accuracies.md",
     "probes/done/clip.safetensors",
     "clip_export/export.json",
@@ -136,7 +134,7 @@ def _after_pack() -> None:
 def test_every_command_runs_as_it_stands(scratch: Path) -> None:
     after = {"init": _after_init, "pack": _after_pack}
     for arguments in sorted(commands(), key=lambda line: (*FIRST, line[0]).index(line[0])):
-        run = CliRunner().invoke(app, [*arguments, *FEWER.get(arguments[0], [])])
+        run = CliRunner().invoke(app, arguments)
         assert run.exit_code == 0, (arguments, run.output, run.exception)
         assert run.output, arguments
         after.get(arguments[0], lambda: None)()

@@ -20,7 +20,7 @@ from finer_ray.models.preparing import autocast, prepare
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.unit_tables import from_column
 from finer_ray.saliency import Explanation, Question, explain
-from finer_ray.shards import Fields, find_shards, index_shard
+from finer_ray.shards import fields_of, find_shards, index_shard
 from finer_ray.store.manifest import Unit
 
 DEMO = resources.files("finer_ray.demo")
@@ -118,7 +118,7 @@ def _photos(transform: Transform, most: int) -> Tensor:
     config, pieces = InputConfig(shards=[url]), []
     loader = Loader(config, transform, False, 0.0)
     for ref in find_shards([url]):
-        count = min(most, index_shard(ref, Fields.with_defaults("webdataset", {}), 10**6).count)
+        count = min(most, index_shard(ref, fields_of("webdataset", {}), 10**6).count)
         table = loader(Unit(0, ref.url, "webdataset", 0, 0, count))
         pieces.append(from_column(table["pixels"]))
     pixels = torch.from_numpy(np.concatenate(pieces)).permute(0, 3, 1, 2).float() / 255

@@ -15,10 +15,13 @@ from pydantic_core import PydanticCustomError
 
 from finer_ray.config.section import Positive, Section, with_keys
 from finer_ray.metrics.table import SWITCHES
+from finer_ray.models.libraries import LIBRARIES
+from finer_ray.models.library import Library
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
 from finer_ray.saliency.spec import FINER, Map, maps_of
+from finer_ray.shards.formats import FORMATS
 from finer_ray.urls import holds_secret
 
 LOCAL_DIR = "local-dir:"
@@ -27,8 +30,9 @@ MAP_NAMES = tuple(f"{prefix}{method}" for method in METHODS for prefix in ("", F
 if TYPE_CHECKING:
     CamName: TypeAlias = str
     MapName: TypeAlias = str
+    FormatName: TypeAlias = str
 else:
-    CamName, MapName = Literal[*METHODS], Literal[*MAP_NAMES]
+    CamName, MapName, FormatName = Literal[*METHODS], Literal[*MAP_NAMES], Literal[*FORMATS]
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -46,6 +50,11 @@ def without_secrets(url: str) -> str:
 Place = Annotated[str, AfterValidator(without_secrets)]
 
 
+def _usual(field: str) -> str:
+    """Where the formats have a field, for its description."""
+    return ", ".join(f"{name}: {usual}" for name, format in FORMATS.items() if (usual := getattr(format.fields, field)))
+
+
 class FieldsConfig(Section):
     """Where each annotation stands in a sample. Null, or no such key: the format's own. '': it is not read.
 
@@ -55,12 +64,12 @@ class FieldsConfig(Section):
     image: str | None = Field(None, description="of a folder: the extensions to take; null and '' mean every known one")
     label: str | None = Field(
         None,
-        description="null: the format's own (webdataset: cls;json.label, parquet: label;cls, folder: the folder's "
-        "name) | '': no label is read, and no image fails for the sake of one",
+        description=f"null: the format's own ({_usual('label')}) | '': no label is read, and no image fails for the "
+        "sake of one",
     )
-    box: str | None = Field(None, description="null: the format's own (webdataset: json.box_xyxy, parquet: box_xyxy)")
-    mask: str | None = Field(None, description="null: the format's own (webdataset: mask.png, parquet: mask)")
-    key: str | None = Field(None, description="of parquet alone; null: __key__;key;id")
+    box: str | None = Field(None, description=f"null: the format's own ({_usual('box')})")
+    mask: str | None = Field(None, description=f"null: the format's own ({_usual('mask')})")
+    key: str | None = Field(None, description=f"null: the format's own ({_usual('key')})")
     concept: str | None = Field(None, description="text that the image is asked about; no default")
     base: str | None = Field(None, description="text that its concept is compared with; no default")
     box_format: Literal["xyxy", "xywh"] = "xyxy"
@@ -70,9 +79,7 @@ class InputConfig(Section):
     """The image shards."""
 
     shards: list[Place] = Field(min_length=1, description="fsspec URLs, globs or {0000..0015} ranges")
-    format: Literal["webdataset", "parquet", "folder"] | None = Field(
-        None, description="guessed from the URL when null"
-    )
+    format: FormatName | None = Field(None, description="guessed from the URL when null")
     fields: FieldsConfig = FieldsConfig()
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(
@@ -106,9 +113,8 @@ class ModelConfig(Section):
     """The classifier that is explained."""
 
     backbone: Place = Field(
-        pattern=r"^(timm|open_clip):.+$",
-        description="timm:NAME | open_clip:NAME | open_clip:local-dir:FOLDER with an open_clip_config.json, "
-        "where FOLDER may be package:NAME/FOLDER",
+        pattern=rf"^({'|'.join(LIBRARIES)}):.+$",
+        description=" | ".join(library.usage for library in LIBRARIES.values()),
     )
     weights: Place = Field(
         description="pretrained tag | path to safetensors or a weights_only checkpoint | "
@@ -156,11 +162,16 @@ class ModelConfig(Section):
             raise ValueError("head: text needs model.classes, the names to put into the prompts")
         if self.head == "none" and (self.classes is None or self.concepts is not None):
             raise ValueError("head: none needs model.classes, where labels are looked up, and takes no concepts")
-        if self.head == "text" and not self.backbone.startswith("open_clip:"):
-            raise ValueError("head: text needs an open_clip backbone, which has a text tower")
-        if self.concepts is not None and not self.backbone.startswith("open_clip:"):
-            raise ValueError("concepts need an open_clip backbone, which has a text tower")
+        if not self.library.text_tower and (self.head == "text" or self.concepts is not None):
+            towers = " or ".join(name for name, library in LIBRARIES.items() if library.text_tower)
+            asked = "head: text needs" if self.head == "text" else "concepts need"
+            raise ValueError(f"{asked} a backbone with a text tower, of {towers}")
         return self
+
+    @property
+    def library(self) -> Library:
+        """The library that the backbone is of."""
+        return LIBRARIES[self.backbone.partition(":")[0]]
 
 
 class MapConfig(Section):

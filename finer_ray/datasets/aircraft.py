@@ -8,19 +8,17 @@ ymax. Every photo ends in a banner of 20 pixels that names its author; files are
 import json
 from collections.abc import Mapping
 
-from finer_ray.datasets.choice import Choice
-from finer_ray.datasets.lines import INTEGER, NUMBER, names_only, numbers
+from finer_ray.datasets.dataset import Choice, Dataset
+from finer_ray.datasets.lines import names_only, numbers
 from finer_ray.datasets.listing import Box, Findings, Listing, Record, checked_box, clean_names, unique_keys
 from finer_ray.datasets.tree import Tree, present, report_surplus
 from finer_ray.errors import InputError
 
-LABELS: tuple[str, ...] = ("variant", "family", "manufacturer")
-TASKS: tuple[str, ...] = ()
 SPLITS = ("train", "val", "test")
 NAMES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
 PLACES = ("", "data/", "fgvc-aircraft-2013b/data/")
 BANNER = 20
-BOX = {"image": INTEGER, "x1": NUMBER, "y1": NUMBER, "x2": NUMBER, "y2": NUMBER}
+BOX = {"image": int, "x1": float, "y1": float, "x2": float, "y2": float}
 
 
 def read(source: str, choice: Choice) -> Listing:
@@ -32,7 +30,7 @@ def read(source: str, choice: Choice) -> Listing:
             f"--source: no images_{choice.label}_test.txt in {str(tree.root)!r}, its data/, or {PLACES[-1]}"
         )
     findings = Findings()
-    levels = {level: _lists(tree, base, level, findings) for level in LABELS}
+    levels = {level: _lists(tree, base, level, findings) for level in NAMES}
     names = _names(tree, base, choice.label, levels[choice.label], findings)
     labels = {name: label for label, name in reversed(list(enumerate(names)))}
     classes = clean_names(names)
@@ -108,3 +106,8 @@ def _boxes(tree: Tree, base: str, findings: Findings) -> dict[str, Box | None]:
         f"{image:07d}": checked_box((x1 - 1, y1 - 1, x2, y2), f"{name}, image {image:07d}", findings)
         for image, x1, y1, x2, y2 in lines
     }
+
+
+AIRCRAFT = Dataset(
+    "aircraft", "boxes, variant, family and manufacturer; the 20-pixel banner stays, and is noted", read, tuple(NAMES)
+)

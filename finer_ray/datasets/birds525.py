@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from posixpath import basename, dirname
 
 from finer_ray.datasets import imagefolder
-from finer_ray.datasets.choice import Choice
+from finer_ray.datasets.dataset import Choice, Dataset
 from finer_ray.datasets.lines import rows
 from finer_ray.datasets.listing import Findings, Listing, Record, clean_names, split_name, unique_keys
 from finer_ray.datasets.tree import Tree, present, report_surplus
 from finer_ray.errors import InputError
 
-LABELS: tuple[str, ...] = ("species",)
-TASKS: tuple[str, ...] = ()
 CSV = "birds.csv"
 NEEDED = ("class id", "filepaths", "labels", "data set")
 
@@ -107,3 +105,6 @@ def _by_content(folders: dict[str, set[str]]) -> dict[tuple[str, frozenset[str]]
 
 def _one_blank(path: str) -> str:
     return "/".join(" ".join(part.split()) for part in path.split("/"))
+
+
+BIRDS525 = Dataset("birds525", "scientific names; with `birds.csv` or folders alone", read, ("species",))

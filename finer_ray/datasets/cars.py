@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from finer_ray.config.messages import brief
-from finer_ray.datasets.choice import Choice
+from finer_ray.datasets.dataset import Choice, Dataset
 from finer_ray.datasets.listing import Box, Findings, Listing, Record, checked_box, clean_names, unique_keys
 from finer_ray.datasets.tree import Tree, present, report_surplus
 from finer_ray.errors import InputError
 
-LABELS: tuple[str, ...] = ("model",)
-TASKS: tuple[str, ...] = ()
 LABELLED = ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat")
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
@@ -89,6 +86,9 @@ def _class_names(path: Path) -> list[str]:
 
 def _variable(path: Path, name: str) -> Any:
     """A variable of a Matlab 5 file, as Python and NumPy values. Raises InputError."""
+    # Here, because the command line asks for the names of all data sets.
+    from scipy.io import loadmat
+
     try:
         found = loadmat(path, variable_names=[name], simplify_cells=True)
     except Exception as error:
@@ -116,3 +116,6 @@ def _box(entry: dict[str, Any], where: str, findings: Findings) -> Box | None:
         findings.add("malformed", where, f"no box of four numbers {', '.join(CORNERS)}")
         return None
     return checked_box((x1 - 1, y1 - 1, x2, y2), where, findings)
+
+
+CARS = Dataset("cars", "boxes (devkit, or `cars_annos.mat`)", read, ("model",))

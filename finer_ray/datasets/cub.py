@@ -11,22 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from finer_ray.datasets.choice import Choice
-from finer_ray.datasets.lines import INTEGER, NUMBER, Columns, named, numbers
+from finer_ray.datasets.dataset import Choice, Dataset
+from finer_ray.datasets.lines import Columns, named, numbers
 from finer_ray.datasets.listing import Findings, Listing, Mask, Record, checked_box, clean_names, unique_keys
 from finer_ray.datasets.phrases import phrases
 from finer_ray.datasets.tree import Tree, present, report_surplus
 from finer_ray.errors import InputError
 
-LABELS: tuple[str, ...] = ("species",)
-TASKS: tuple[str, ...] = ()
 HALF = 127
-VOTES = {"image": pa.int32(), "attribute": pa.int32(), "present": pa.int8(), "certainty": pa.int8(), "time": NUMBER}
-BOX = {"image": INTEGER, "x": NUMBER, "y": NUMBER, "width": NUMBER, "height": NUMBER}
-PART = {"image": INTEGER, "part": INTEGER, "x": NUMBER, "y": NUMBER, "visible": INTEGER}
+VOTES = {"image": int, "attribute": int, "present": int, "certainty": int, "time": float}
+BOX = {"image": int, "x": float, "y": float, "width": float, "height": float}
+PART = {"image": int, "part": int, "x": float, "y": float, "visible": int}
 
 
 def read(source: str, choice: Choice) -> Listing:
@@ -38,7 +35,7 @@ def read(source: str, choice: Choice) -> Listing:
     findings = Findings()
     paths = named(tree, f"{base}images.txt", findings)
     folders = named(tree, f"{base}classes.txt", findings)
-    owners = numbers(tree, f"{base}image_class_labels.txt", {"image": INTEGER, "class": INTEGER}, findings)
+    owners = numbers(tree, f"{base}image_class_labels.txt", {"image": int, "class": int}, findings)
     classes = clean_names(_readable(folder) for folder in folders.values())
     files = tree.files(f"{base}images", findings)
     kept = _kept({image: f"{base}images/{path}" for image, path in paths.items()}, files, base, findings)
@@ -103,7 +100,7 @@ def _labels(owners: Columns, folders: Mapping[int, str]) -> dict[int, int]:
     return {image: places[owner] for image, owner in pairs if owner in places}
 
 
-def _optional(tree: Tree, name: str, types: Mapping[str, pa.DataType], findings: Findings) -> Columns:
+def _optional(tree: Tree, name: str, types: Mapping[str, type[int | float]], findings: Findings) -> Columns:
     """As `numbers`; a file that is not there is a finding, and empty."""
     if tree.has(name):
         return numbers(tree, name, types, findings)
@@ -112,7 +109,7 @@ def _optional(tree: Tree, name: str, types: Mapping[str, pa.DataType], findings:
 
 
 def _splits(tree: Tree, base: str, findings: Findings) -> dict[int, str]:
-    columns = _optional(tree, f"{base}train_test_split.txt", {"image": INTEGER, "train": INTEGER}, findings)
+    columns = _optional(tree, f"{base}train_test_split.txt", {"image": int, "train": int}, findings)
     pairs = zip(columns["image"].tolist(), columns["train"].tolist(), strict=True)
     return {image: "train" if train else "test" for image, train in pairs}
 
@@ -172,7 +169,7 @@ def _tables(
     if tree.has(sure := f"{base}attributes/certainties.txt"):
         tables["certainties.json"] = named(tree, sure, findings)
     strengths = f"{base}attributes/class_attribute_labels_continuous.txt"
-    columns = _optional(tree, strengths, dict.fromkeys(names, NUMBER), findings)
+    columns = _optional(tree, strengths, dict.fromkeys(names, float), findings)
     shares = np.stack(list(columns.values()), 1) / 100 if names else np.zeros((0, 0))
     if len(shares) == len(ids):
         tables["attributes.json"] = {
@@ -218,3 +215,11 @@ class _Votes:
 
 def _or_null(values: NDArray[np.int8]) -> list[int | None]:
     return [None if value < 0 else value for value in values.tolist()]
+
+
+CUB = Dataset(
+    "cub",
+    "boxes, parts, 312 attributes with certainty, segmentations; attribute strengths by class",
+    read,
+    ("species",),
+)

@@ -13,14 +13,14 @@ from PIL import Image
 from finer_ray.config.messages import brief
 from finer_ray.datasets.listing import Box, Findings, Record
 from finer_ray.datasets.tree import Tree
-from finer_ray.images.decode import FORMATS, ORIENTATION
+from finer_ray.images.decode import ORIENTATION
+from finer_ray.images.formats import PACKED, READ
 from finer_ray.images.headers import check_decoder, check_headers
 from finer_ray.images.sample import Sample
 from finer_ray.shards import parquet
 from finer_ray.shards.fields import Fields
 from finer_ray.shards.shard import ShardRef
 
-SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 INDEXED = ("P", "L", "I", "I;16", "F")
 MOST_PIXELS = 500_000_000
 MOST_BYTES = 2**30
@@ -86,8 +86,7 @@ def _rows(url: str, records: list[Record]) -> Iterator[Sample]:
     """Image and mask of rows of one Parquet file, in order; errors for those that it does not give."""
     numbers = [record.row or 0 for record in records]
     wanted, done, reason = set(numbers), 0, "the file has fewer rows than when it was listed"
-    usual = Fields.defaults("parquet")
-    fields = Fields(image=usual.image, mask=usual.mask)
+    fields = Fields(image=parquet.FIELDS.image, mask=parquet.FIELDS.mask)
     count = numbers[-1] - numbers[0] + 1
     try:
         samples = parquet.read(ShardRef(url, "parquet"), fields, numbers[0], count, MOST_BYTES)
@@ -133,7 +132,7 @@ def _open(data: bytes) -> Image.Image:
     check_headers(data, MOST_PIXELS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=tuple(READ))
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"more than {MOST_PIXELS} pixels")
     check_decoder(image, len(data))
@@ -143,13 +142,13 @@ def _open(data: bytes) -> Image.Image:
 def _look(data: bytes) -> tuple[str, tuple[int, int], bool]:
     """Suffix, (width, height) as displayed, and whether EXIF turns it. Raises what Pillow does for a bad image."""
     image = _open(data)
-    if image.format not in SUFFIXES:
+    if image.format not in PACKED:
         raise ValueError(f"images in {image.format} are not packed")
     orientation = image.getexif().get(ORIENTATION, 1)
     size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
     image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
     image.load()
-    return SUFFIXES[image.format], size, orientation in range(2, 9)
+    return PACKED[image.format], size, orientation in range(2, 9)
 
 
 def _mask(data: bytes, threshold: int, size: tuple[int, int]) -> bytes:

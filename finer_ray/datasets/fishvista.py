@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finer_ray.config.messages import brief
-from finer_ray.datasets.choice import Choice
+from finer_ray.datasets.dataset import Choice, Dataset
 from finer_ray.datasets.lines import rows
 from finer_ray.datasets.listing import (
     Findings,
@@ -26,8 +26,7 @@ from finer_ray.datasets.listing import (
 from finer_ray.datasets.tree import Tree, present, report_surplus
 from finer_ray.errors import InputError
 
-LABELS: tuple[str, ...] = ("species", "family")
-TASKS: tuple[str, ...] = ("classification", "identification", "segmentation")
+TASKS = ("classification", "identification", "segmentation")
 COLUMNS = {"species": "standardized_species", "family": "family"}
 FOLDERS = ("Images", "AllImages")
 MASKS, TRAIT_NAMES = "segmentation_masks/images", "segmentation_masks/seg_id_trait_map.json"
@@ -154,3 +153,8 @@ def _tables(rows: Iterable[Row], column: str, labels: Mapping[str, int], classes
         if name in seen
     }
     return {"attributes.json": strengths} if strengths else {}
+
+
+FISHVISTA = Dataset(
+    "fishvista", "segmentations by trait, trait labels, licence and source", read, tuple(COLUMNS), TASKS
+)

@@ -3,14 +3,11 @@
 Classes are the folders' names in alphabetical order, over all splits.
 """
 
-from finer_ray.datasets.choice import Choice
+from finer_ray.datasets.dataset import Choice, Dataset
 from finer_ray.datasets.listing import Findings, Listing, Record, clean_names, split_name, unique_keys
 from finer_ray.datasets.tree import Tree
 from finer_ray.errors import InputError
 from finer_ray.shards.splits import is_split
-
-LABELS: tuple[str, ...] = ("class",)
-TASKS: tuple[str, ...] = ()
 
 
 def read(source: str, choice: Choice) -> Listing:
@@ -38,3 +35,6 @@ def read(source: str, choice: Choice) -> Listing:
         side = split_name(parts[0]) if split else None
         records.append(Record(key, path, files[path], side, label, classes[label]))
     return Listing(records, classes, findings)
+
+
+IMAGEFOLDER = Dataset("imagefolder", "`CLASS/**/image`, or `train/CLASS/**/image`", read)

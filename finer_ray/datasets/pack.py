@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finer_ray.config.messages import brief
 from finer_ray.config.schema import NO_SECRETS
-from finer_ray.datasets import Choice, Finding, Findings, Listing, Record, choose, list_dataset
+from finer_ray.datasets.catalogue import choose, list_dataset
+from finer_ray.datasets.dataset import Choice
 from finer_ray.datasets.entry import read_entries
+from finer_ray.datasets.listing import Finding, Findings, Listing, Record
 from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.pipeline.executor import Executor, RayExecutor
@@ -41,7 +43,7 @@ class Packing:
     """What to pack, where to, and how.
 
     Attributes:
-        format: the data set's layout, a name in `finer_ray.datasets.DATASETS`.
+        format: the data set's layout, a name in `finer_ray.datasets.catalogue.DATASETS`.
         source: its folder (for `parquet` also a file or another fsspec URL); every node must reach it.
         to: the folder or fsspec URL that gets the shards.
         form: webdataset or parquet.

@@ -12,20 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finer_ray.config.messages import brief
-from finer_ray.datasets.choice import Choice
+from finer_ray.datasets.dataset import Choice, Dataset
 from finer_ray.datasets.listing import Findings, Listing, Record, clean_names, split_name, unique_keys
 from finer_ray.errors import InputError
 from finer_ray.shards.annotation import FieldError, parse_box, parse_label
-from finer_ray.shards.fields import Fields, alternatives
+from finer_ray.shards.fields import alternatives
 from finer_ray.shards.files import open_random
 from finer_ray.shards.find import find_shards
-from finer_ray.shards.parquet import Layout, fingerprint, published_names
+from finer_ray.shards.parquet import FIELDS, Layout, fingerprint, published_names
 from finer_ray.shards.splits import is_split
 
-LABELS: tuple[str, ...] = ("class",)
-TASKS: tuple[str, ...] = ()
-LABEL_COLUMNS = alternatives(Fields.defaults("parquet").label)
-KEY_COLUMNS = alternatives(Fields.defaults("parquet").key)
+LABEL_COLUMNS, KEY_COLUMNS = alternatives(FIELDS.label), alternatives(FIELDS.key)
 HEAD = ("label", "name", "box_xyxy", "split", "image")
 MOST_CLASSES = 100_000
 Row = dict[str, Any]
@@ -80,7 +77,7 @@ def _first(findings: Findings) -> str:
 def _small_columns(file: Any) -> tuple[list[str], list[Row]]:
     """Class names of the file's metadata, and its rows without the columns that hold bytes."""
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
-    Layout(Fields.defaults("parquet"), parquet.schema_arrow.names)
+    Layout(FIELDS, parquet.schema_arrow.names)
     small = [column.name for column in parquet.schema_arrow if not _holds_bytes(column.type)]
     table = parquet.read(columns=small)
     rows = table.to_pylist() if small else [{} for _ in range(parquet.metadata.num_rows)]
@@ -152,3 +149,6 @@ def _notes(row: Row) -> Row:
     if not isinstance(inner, dict):
         return {**notes, "json": inner}
     return {**notes, **{key: value for key, value in inner.items() if key not in HEAD}}
+
+
+PARQUET_FILES = Dataset("parquet", "every small column", read)

@@ -7,9 +7,7 @@ from pathlib import Path, PurePosixPath
 from finer_ray.config.messages import nearest
 from finer_ray.datasets.listing import Findings
 from finer_ray.errors import InputError
-from finer_ray.shards.folder import EXTENSIONS
-
-IMAGES = tuple(f".{ext}" for ext in EXTENSIONS)
+from finer_ray.images.formats import SUFFIXES
 
 
 class Tree:
@@ -44,7 +42,7 @@ class Tree:
             raise InputError(f"--source: {str(self.root)!r} holds no file {name}, or it is a link out of that folder")
         return found
 
-    def files(self, folder: str, findings: Findings, suffixes: tuple[str, ...] = IMAGES) -> dict[str, int]:
+    def files(self, folder: str, findings: Findings, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, int]:
         """Paths and sizes in bytes of the files below a folder ('' for all), sorted; hidden ones left out."""
         found: dict[str, int] = {}
         for place, inner, names in os.walk(self.root / folder):

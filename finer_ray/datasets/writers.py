@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset
 
 from finer_ray.datasets.entry import Entry
 
@@ -65,6 +64,9 @@ class TarWriter(Writer):
     suffix = ".tar"
 
     def __init__(self, file: BinaryIO) -> None:
+        # Here, because it imports torch, and the command line asks for the names of all writers.
+        import webdataset
+
         self._tar = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="")
 
     def write(self, entry: Entry) -> None:

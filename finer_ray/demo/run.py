@@ -7,7 +7,6 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from birds.shards import write_birds
 from finer_ray.config.loading import load_config
 from finer_ray.config.schema import Config
 from finer_ray.pipeline.cluster import connected
@@ -19,7 +18,6 @@ from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 
 ON_SHEET = 14
-BIRDS_PER_SPECIES = 2
 QUERY = """\
 SELECT i.key, round(b.localisation, 3) AS grad_cam, round(f.localisation, 3) AS finer_cam
 FROM '{folder}/images/*.parquet' AS i
@@ -37,13 +35,11 @@ def demo_config(folder: Path) -> Config:
 
 
 def birds_config(folder: Path) -> Config:
-    """The job of the birds drawn below a folder; localisation asks for the parts that tell a species from its
-    siblings."""
+    """The job of the package's birds; localisation asks for the parts that tell a species from its siblings."""
     here = resources.files("finer_ray.demo")
-    drawn = folder / "birds"
     overrides = [
-        f"input.shards={drawn / '*.tar'}",
-        f"model.classes={drawn / 'classes.json'}",
+        f"input.shards={here / 'birds' / '*.tar'}",
+        f"model.classes={here / 'birds' / 'classes.json'}",
         f"output.url={folder / 'birds_export'}",
     ]
     return load_config(str(here / "birds.yaml"), overrides)
@@ -82,11 +78,7 @@ def _photos(console: Console, folder: Path) -> Path:
 
 
 def _birds(console: Console, folder: Path) -> Path:
-    console.print(
-        "\n[bold]5. Birds whose differing parts are known[/]: drawn on the spot, named by a small open_clip model"
-    )
-    if not (folder / "birds").exists():
-        write_birds(folder / "birds", "test", BIRDS_PER_SPECIES)
+    console.print("\n[bold]5. Drawn birds whose differing parts are known[/], named by a small open_clip model")
     config = birds_config(folder)
     summary = export(config)
     made = open_export(config.output.url)

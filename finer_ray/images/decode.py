@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from finer_ray.config.messages import brief
+from finer_ray.images.formats import READ
 from finer_ray.images.headers import check_decoder, check_headers
 from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
 
-# Pillow opens PostScript and other programs' formats too; photos need none of them.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # Pixels that are converted at a time, so that no second copy of a whole photo is made.
 BAND = 2**20
 WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
@@ -177,7 +176,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         # Pillow's own limit, of which it warns, is replaced by the config's.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=tuple(READ))
         except UnidentifiedImageError:
             raise DecodeError("decode", f"no image of a known format: begins with {data[:8]!r}") from None
         except Image.DecompressionBombError:

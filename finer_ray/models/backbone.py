@@ -1,10 +1,18 @@
-"""A backbone: a cut encoder, the transform its images need, and the classifier it came with."""
+"""A backbone: a cut encoder, the transform its images need, and the classifier it came with; what libraries share."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
+from finer_ray.config.messages import nearest
+from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
 from finer_ray.models.head import LinearHead
 from finer_ray.models.split import Split
+
+if TYPE_CHECKING:
+    # The schema asks for the libraries, which a plugin defines with what is here.
+    from finer_ray.config.schema import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -24,3 +32,57 @@ class Backbone:
     head: LinearHead | None = None
     concepts: LinearHead | None = None
     identity: str = ""
+
+
+def unknown_model(config: "ModelConfig", models: Sequence[str]) -> ConfigError:
+    """The error for a name that a library does not have, with the nearest of those that it has."""
+    library, _, name = config.backbone.partition(":")
+    return ConfigError(f"model.backbone: {library} has no model {name!r}{nearest(name, models)}")
+
+
+def check_tag(config: "ModelConfig", tags: Sequence[str]) -> None:
+    """Refuse `model.weights` that name neither a file nor one of a backbone's pretrained tags. Raises ConfigError."""
+    if config.weights not in tags:
+        raise ConfigError(
+            f"model.weights: {config.weights!r} is neither a file nor a pretrained tag of {config.backbone}"
+            f"{nearest(config.weights, tags)}; its tags: {', '.join(tags) or 'none'}; or: random"
+        )
+
+
+def check_pool(can_change: bool) -> None:
+    """Refuse `model.pool` for a model whose pooling cannot be changed. Raises ConfigError."""
+    if not can_change:
+        raise ConfigError("model.pool: only ViTs with a class token or mean pooling can change their pooling")
+
+
+def transform_of(
+    config: "ModelConfig", data: Mapping[str, Any], size: int | Sequence[int], resize: str, modes: Mapping[str, str]
+) -> Transform:
+    """The transform that a library describes, with what the config says otherwise.
+
+    Args:
+        config: the section `model`.
+        data: the library's description, with crop_pct, interpolation, mean and std.
+        size: of the model's input in pixels, (height, width) or the side of a square.
+        resize: key of `data` for how images are resized.
+        modes: its values of that key as values of `model.resize`.
+
+    Raises:
+        ConfigError: images are resized in another way, and `model.resize` does not choose one.
+    """
+    size = config.image_size or size
+    height, width = (size, size) if isinstance(size, int) else size
+    mode = config.resize or modes.get(data[resize])
+    if mode is None:
+        raise ConfigError(
+            f"model.resize: this backbone was trained with {resize.replace('_', ' ')} {data[resize]!r}; "
+            "say shortest or squash to choose another"
+        )
+    return Transform(
+        size=(height, width),
+        resize=cast(Any, mode),
+        crop_pct=config.crop_pct or data["crop_pct"],
+        interpolation=config.interpolation or data["interpolation"],
+        mean=config.mean or tuple(data["mean"]),
+        std=config.std or tuple(data["std"]),
+    )

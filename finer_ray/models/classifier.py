@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
-from finer_ray.models import openclip_backbone, timm_backbone
-from finer_ray.models.backbone import Backbone
 from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
+from finer_ray.models.libraries import LIBRARIES
 from finer_ray.models.split import Split, Unsupported
 from finer_ray.saliency.split_classifier import Attention
 
@@ -101,10 +100,15 @@ def build_classifier(config: ModelConfig) -> Classifier:
     """
     names = None if config.classes is None else read_classes(config.classes)
     concepts = ClassNames((), kind="concept") if config.concepts is None else read_classes(config.concepts, "concepts")
+    if config.head == "native" and not config.library.native_head:
+        raise ConfigError(
+            f"model.head: {config.library.name} backbones have no native classifier; use the path of a safetensors file"
+            f"{', or text (with model.classes)' * config.library.text_tower}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            backbone = _backbone(config, names, concepts)
+            backbone = config.library.build(config, () if names is None else names.names, concepts.names)
         except Unsupported as error:
             raise _unsupported(config, str(error)) from None
     head = backbone.head
@@ -125,12 +129,6 @@ def build_classifier(config: ModelConfig) -> Classifier:
     classifier.eval().requires_grad_(False)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
-
-
-def _backbone(config: ModelConfig, names: ClassNames | None, concepts: ClassNames) -> Backbone:
-    if config.backbone.startswith("timm:"):
-        return timm_backbone.build(config)
-    return openclip_backbone.build(config, () if names is None else names.names, concepts.names)
 
 
 @torch.no_grad()
@@ -172,6 +170,6 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
 
 def _unsupported(config: ModelConfig, why: str) -> ConfigError:
     return ConfigError(
-        f"model.backbone: {config.backbone} cannot be explained: {why}. Supported are timm ViTs of plain blocks, "
-        "timm CNNs, and open_clip's ViTs, ResNets and timm towers of these kinds"
+        f"model.backbone: {config.backbone} cannot be explained: {why}. Supported are "
+        f"{', '.join(library.supported for library in LIBRARIES.values())}"
     )

@@ -15,11 +15,9 @@ from open_clip.transform import PreprocessCfg
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from finer_ray.config.messages import nearest
 from finer_ray.config.schema import LOCAL_DIR, ModelConfig
 from finer_ray.errors import ConfigError
-from finer_ray.images.transform import Transform
-from finer_ray.models.backbone import Backbone
+from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform_of, unknown_model
 from finer_ray.models.checkpoint import (
     check_kinds,
     check_numbers,
@@ -188,16 +186,8 @@ def split_openclip(visual: Any) -> Split:
     raise Unsupported(f"an image tower of type {type(visual).__name__}")
 
 
-def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]) -> Backbone:
-    """An open_clip backbone from `model.*` of the config, with the heads that its text tower makes.
-
-    Args:
-        names: of the classes, for `head: text`.
-        concepts: texts beside them.
-
-    Raises:
-        ConfigError: unknown name or tag, weights that do not fit, or an option that the model lacks.
-    """
+def build(config: ModelConfig, classes: tuple[str, ...], concepts: tuple[str, ...]) -> Backbone:
+    """An open_clip backbone with the heads that its text tower makes, see `Library.build`."""
     name, folder = config.backbone.removeprefix("open_clip:"), None
     if name.startswith(LOCAL_DIR):
         folder = OpenClipFolder.read(name.removeprefix(LOCAL_DIR))
@@ -208,20 +198,14 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
             "write model.backbone: open_clip:local-dir:FOLDER and model.weights: FOLDER/FILE"
         )
     elif name not in open_clip.list_models():
-        hint = nearest(name, open_clip.list_models())
-        raise ConfigError(f"model.backbone: open_clip has no model {name!r}{hint}")
-    if config.head == "native":
-        raise ConfigError(
-            "model.head: open_clip backbones have no native classifier; use text (with model.classes) "
-            "or the path of a safetensors file"
-        )
+        raise unknown_model(config, open_clip.list_models())
     path = weights_file(config.weights)
     if path is not None and folder is None:
         config = with_preprocessing(config, _beside(path, name), _published(name))
     elif config.weights == "random" and folder is None:
         config = with_preprocessing(config, agreed(_published(name)), {})
     model = _create(name, path, config)
-    texts = {"head": names if config.head == "text" else (), "concepts": concepts}
+    texts = {"head": classes if config.head == "text" else (), "concepts": concepts}
     tokenizer = folder.tokenizer if folder else partial(open_clip.get_tokenizer, name)
     heads = {
         part: text_head(model, tokenizer(), prompts, config.templates) for part, prompts in texts.items() if prompts
@@ -229,7 +213,9 @@ def build(config: ModelConfig, names: tuple[str, ...], concepts: tuple[str, ...]
     if config.pool is not None:
         _set_pool(model.visual, config.pool)
     identity = folder.identity if folder else ""
-    return Backbone(split_openclip(model.visual), _transform(model, config), **heads, identity=identity)
+    data = {**asdict(PreprocessCfg()), "crop_pct": 1.0, **open_clip.get_model_preprocess_cfg(model)}
+    transform = transform_of(config, data, data["size"], "resize_mode", MODES)
+    return Backbone(split_openclip(model.visual), transform, **heads, identity=identity)
 
 
 def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: list[str]) -> LinearHead:
@@ -294,13 +280,8 @@ def check_activation(name: str, quick: bool, weights: str) -> None:
 
 def _create(name: str, path: Path | None, config: ModelConfig) -> Any:
     tag = None if path is not None or config.weights == "random" else config.weights
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag is not None and tag not in tags:
-        raise ConfigError(
-            f"model.weights: {tag!r} is neither a file nor a pretrained tag of open_clip:{name}"
-            f"{nearest(tag, tags)}; its tags: {', '.join(tags) or 'none'}; or: random"
-        )
     if tag is not None:
+        check_tag(config, open_clip.list_pretrained_tags_by_model(name))
         check_activation(name, bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)), repr(tag))
     # open_clip warns of random weights even where a checkpoint follows.
     logging.getLogger().addFilter(_no_pretrained)
@@ -369,25 +350,5 @@ def _no_pretrained(record: logging.LogRecord) -> bool:
 
 
 def _set_pool(visual: Any, pool: str) -> None:
-    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
-        raise ConfigError("model.pool: only ViTs with a class token or mean pooling can change their pooling")
+    check_pool(isinstance(visual, VisionTransformer) and visual.attn_pool is None)
     visual.pool_type = POOL_TYPES[pool]
-
-
-def _transform(model: Any, config: ModelConfig) -> Transform:
-    data = open_clip.get_model_preprocess_cfg(model)
-    size = config.image_size or data["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    if config.resize is None and data.get("resize_mode", "shortest") not in ("shortest", "squash"):
-        raise ConfigError(
-            f"model.resize: this backbone was trained with resize mode {data['resize_mode']!r}; "
-            "say shortest or squash to choose another"
-        )
-    return Transform(
-        size=(height, width),
-        resize=config.resize or data.get("resize_mode", "shortest"),
-        crop_pct=config.crop_pct or 1.0,
-        interpolation=config.interpolation or data.get("interpolation", "bicubic"),
-        mean=config.mean or tuple(data["mean"]),
-        std=config.std or tuple(data["std"]),
-    )

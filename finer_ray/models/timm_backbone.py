@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from finer_ray.config.messages import nearest
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
-from finer_ray.images.transform import Transform
-from finer_ray.models.backbone import Backbone
+from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform_of, unknown_model
 from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint, unwrapped, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.plain_block import PlainBlock, layer_scale
@@ -106,15 +105,11 @@ def split_timm(model: Any) -> Split:
     return TimmViT(model) if isinstance(model, VisionTransformer) else TimmCNN(model)
 
 
-def build(config: ModelConfig) -> Backbone:
-    """A timm backbone from `model.*` of the config.
-
-    Raises:
-        ConfigError: unknown name or tag, weights that do not fit, or an option that the model lacks.
-    """
+def build(config: ModelConfig, classes: tuple[str, ...] = (), concepts: tuple[str, ...] = ()) -> Backbone:
+    """A timm backbone, see `Library.build`; timm has no text towers, to which classes and concepts would go."""
     name = config.backbone.removeprefix("timm:")
     if not timm.is_model(name):
-        raise ConfigError(f"model.backbone: timm has no model {name!r}{nearest(name, timm.list_models())}")
+        raise unknown_model(config, timm.list_models())
     plain, _, tag = name.partition(".")
     if tag and tag not in _tags(plain):
         raise ConfigError(f"model.backbone: timm:{plain} has no pretrained tag {tag!r}{nearest(tag, _tags(plain))}")
@@ -126,7 +121,8 @@ def build(config: ModelConfig) -> Backbone:
     if config.pool is not None:
         _set_pool(model, config.pool)
     head = LinearHead.from_linear(_classifier(model, name)) if native else None
-    return Backbone(split_timm(model), _transform(model, config), head)
+    data = timm.data.resolve_model_data_config(model)
+    return Backbone(split_timm(model), transform_of(config, data, data["input_size"][1:], "crop_mode", MODES), head)
 
 
 def _tags(name: str) -> list[str]:
@@ -160,7 +156,7 @@ def _create(name: str, path: Path | None, config: ModelConfig, native: bool) -> 
     if path is None and config.weights == "random":
         return timm.create_model(name, **options)
     if path is None:
-        return _pretrained(name, config.weights, options)
+        return _pretrained(name, config, options)
     state = read_checkpoint(path)
     key = f"{timm.get_pretrained_cfg(name).classifier}.weight"
     # In the checkpoint of a larger model the name has a prefix, or several where its means are kept, too.
@@ -182,20 +178,15 @@ def _create(name: str, path: Path | None, config: ModelConfig, native: bool) -> 
     return model
 
 
-def _pretrained(name: str, tag: str, options: dict[str, Any]) -> Any:
+def _pretrained(name: str, config: ModelConfig, options: dict[str, Any]) -> Any:
     plain, _, named = name.partition(".")
+    tag = config.weights
     if named:
         raise ConfigError(
             f"model.backbone: {named!r} is a pretrained tag, and has its own key: write model.backbone: timm:{plain} "
             f"and model.weights: {tag}"
         )
-    tags = _tags(name)
-    if tag not in tags:
-        listed = ", ".join(tags) or "none"
-        raise ConfigError(
-            f"model.weights: {tag!r} is neither a file nor a pretrained tag of timm:{name}{nearest(tag, tags)}; "
-            f"its tags: {listed}; or: random"
-        )
+    check_tag(config, _tags(name))
     try:
         return timm.create_model(f"{name}.{tag}", pretrained=True, **options)
     except Exception as error:
@@ -221,8 +212,7 @@ def _adapted(model: Any, state: dict[str, Tensor], native: bool, path: Path) -> 
 
 
 def _set_pool(model: Any, pool: str) -> None:
-    if not isinstance(model, VisionTransformer) or model.attn_pool is not None:
-        raise ConfigError("model.pool: only ViTs with a class token or mean pooling can change their pooling")
+    check_pool(isinstance(model, VisionTransformer) and model.attn_pool is None)
     if pool == "token" and not model.has_class_token:
         raise ConfigError("model.pool: this ViT has no class token; use avg")
     model.global_pool = pool
@@ -235,25 +225,3 @@ def _classifier(model: Any, name: str) -> nn.Linear:
             f"model.head: timm:{name} has no linear native classifier; give a safetensors file with weight, bias"
         )
     return classifier
-
-
-def _transform(model: Any, config: ModelConfig) -> Transform:
-    data = timm.data.resolve_model_data_config(model)
-    height, width = data["input_size"][1:]
-    if isinstance(config.image_size, int):
-        height = width = config.image_size
-    elif config.image_size is not None:
-        height, width = config.image_size
-    if config.resize is None and data["crop_mode"] not in MODES:
-        raise ConfigError(
-            f"model.resize: this backbone was trained with crop mode {data['crop_mode']!r}; "
-            "say shortest or squash to choose another"
-        )
-    return Transform(
-        size=(height, width),
-        resize=config.resize or ("squash" if data["crop_mode"] == "squash" else "shortest"),
-        crop_pct=config.crop_pct or data["crop_pct"],
-        interpolation=config.interpolation or data["interpolation"],
-        mean=config.mean or tuple(data["mean"]),
-        std=config.std or tuple(data["std"]),
-    )

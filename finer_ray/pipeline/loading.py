@@ -12,7 +12,7 @@ from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
 from finer_ray.pipeline.unit_tables import loaded_schema, to_column
 from finer_ray.retry import retry
-from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.manifest import Unit
 
 
@@ -50,7 +50,7 @@ class Loader:
         pixels = np.zeros((unit.count, *self.transform.size, 3), np.uint8)
         regions = np.zeros((unit.count, *self.transform.size), bool)
         lines = []
-        fields = Fields.with_defaults(unit.format, self.config.fields.model_dump())
+        fields = fields_of(unit.format, self.config.fields.model_dump())
         ref = ShardRef(unit.url, unit.format)
         samples = read_unit(ref, fields, unit.start, unit.count, self.config.max_member_bytes)
         for position, sample in enumerate(samples):

@@ -17,8 +17,9 @@ from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
 from finer_ray.pipeline.targets import question_of
 from finer_ray.retry import retry
-from finer_ray.shards import Fields, ShardIndex, ShardRef, find_shards, index_shard, stamps, unit_digest
-from finer_ray.shards.files import is_tag, locate
+from finer_ray.shards import ShardIndex, ShardRef, fields_of, find_shards, index_shard, stamps, unit_digest
+from finer_ray.shards.changes import is_tag
+from finer_ray.shards.files import locate
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
 from finer_ray.store.parts import Mapper, committed, committed_digests
@@ -283,7 +284,7 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
         # As far as can be told: of an image folder nothing says that it has changed.
         return entry.stamp is None
     shard = fresh.shard
-    fields = Fields.with_defaults(shard.ref.format, config.input.fields.model_dump())
+    fields = fields_of(shard.ref.format, config.input.fields.model_dump())
     for unit, digest in zip(entry_units(fresh, config.output.rows_per_unit), digests, strict=True):
         if digest is None:
             continue
@@ -298,7 +299,7 @@ def _count(
 ) -> list[ShardIndex]:
     return [
         retry(
-            partial(index_shard, ref, Fields.with_defaults(ref.format, fields), rows_per_unit),
+            partial(index_shard, ref, fields_of(ref.format, fields), rows_per_unit),
             f"count the images of {ref.url}",
             retry_seconds,
         )

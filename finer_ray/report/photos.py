@@ -14,7 +14,7 @@ from finer_ray.errors import ExportError, StoreError
 from finer_ray.images.decode import Decoded, DecodeError, decode
 from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
-from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import Export
 
 
@@ -56,7 +56,7 @@ def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tupl
     last = {row // size: row for row in sorted(wanted)}
     for number, end in last.items():
         unit = units[number]
-        fields = Fields.with_defaults(unit.format, config.fields.model_dump())
+        fields = fields_of(unit.format, config.fields.model_dump())
         # What comes after the last wanted photo of a unit need not be read.
         count = 1 + end - number * size
         samples = read_unit(ShardRef(unit.url, unit.format), fields, unit.start, count, config.max_member_bytes)

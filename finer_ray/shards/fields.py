@@ -1,13 +1,7 @@
 """Fields: where each annotation stands in a sample."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
-
-from finer_ray.errors import InputError
-
-Format = Literal["webdataset", "parquet", "folder"]
-FORMATS: tuple[Format, ...] = ("webdataset", "parquet", "folder")
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +33,6 @@ class Fields:
     box_format: Literal["xyxy", "xywh"] = "xyxy"
     concept: str = ""
     base: str = ""
-
-    @classmethod
-    def defaults(cls, format: str) -> Self:
-        """The usual names of a format: 'webdataset', 'parquet' or 'folder'. Raises InputError for any other."""
-        if format == "webdataset":
-            return cls("jpg;jpeg;png;webp;bmp;gif;tif;tiff", "cls;json.label", "json.box_xyxy", "mask.png")
-        if format == "parquet":
-            return cls("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", "__key__;key;id")
-        if format == "folder":
-            return cls(label="folder")
-        raise InputError(f"unknown format {format!r}; valid: {', '.join(FORMATS)}")
-
-    @classmethod
-    def with_defaults(cls, format: str, given: Mapping[str, Any]) -> Self:
-        """The fields of a config: what is None there is the format's default."""
-        return cls(
-            **{**asdict(cls.defaults(format)), **{name: text for name, text in given.items() if text is not None}}
-        )
 
 
 def alternatives(field: str) -> tuple[str, ...]:

@@ -14,18 +14,19 @@ from braceexpand import braceexpand
 
 from finer_ray.config.messages import clipped, nearest
 from finer_ray.errors import InputError
-from finer_ray.shards.fields import Format
+from finer_ray.images.formats import SUFFIXES as IMAGE_SUFFIXES
 from finer_ray.shards.files import is_local, listing, locate
-from finer_ray.shards.folder import EXTENSIONS
+from finer_ray.shards.folder import FOLDER
+from finer_ray.shards.formats import FORMATS
 from finer_ray.shards.shard import ShardRef
 
-SUFFIXES: dict[str, Format] = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
+SUFFIXES = {suffix: format.name for format in FORMATS.values() for suffix in format.suffixes}
 Listings = dict[str, dict[str, dict[str, Any]]]
 MOST_EXPANSIONS = 10**6
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def find_shards(patterns: Sequence[str], format: Format | None = None) -> list[ShardRef]:
+def find_shards(patterns: Sequence[str], format: str | None = None) -> list[ShardRef]:
     """The shards that patterns name, sorted by URL, each once.
 
     Args:
@@ -44,7 +45,7 @@ def find_shards(patterns: Sequence[str], format: Format | None = None) -> list[S
     return [refs[url] for url in sorted(refs)]
 
 
-def _expand(pattern: str, format: Format | None, listed: Listings) -> list[ShardRef]:
+def _expand(pattern: str, format: str | None, listed: Listings) -> list[ShardRef]:
     if (count := _expansions(pattern)) > MOST_EXPANSIONS:
         raise InputError(f"input.shards: {clipped(pattern)!r} may name {count:.0e} shards, more than a million")
     try:
@@ -64,7 +65,7 @@ def _expansions(pattern: str) -> float:
     return count * float(pattern.count(",") / lists + 1) ** lists if lists else count
 
 
-def _matches(text: str, format: Format | None, listed: Listings) -> list[ShardRef]:
+def _matches(text: str, format: str | None, listed: Listings) -> list[ShardRef]:
     fs, path = locate(text)
     if any(mark in path for mark in "*?["):
         paths = sorted(fs.glob(path))
@@ -82,28 +83,29 @@ def _matches(text: str, format: Format | None, listed: Listings) -> list[ShardRe
     return _shards(fs, path, format, {"file": False, "directory": True}.get(info.get("type", "")))
 
 
-def _shards(fs: Any, path: str, format: Format | None, is_folder: bool | None = None) -> list[ShardRef]:
+def _shards(fs: Any, path: str, format: str | None, is_folder: bool | None = None) -> list[ShardRef]:
     url = _url(fs, path)
     if path.lower().endswith(COMPRESSED):
         raise InputError(f"input.shards: {url!r} is compressed, so units cannot be found in it: unpack it first")
-    if fs.isdir(path) if is_folder is None else is_folder:
+    named = _named(path)
+    if (fs.isdir(path) if is_folder is None else is_folder) and not (named and FORMATS[named].folder):
         return _folder(fs, path, format)
-    guess = format or SUFFIXES.get(posixpath.splitext(path)[1].lower())
+    guess = format or named
     if guess is None:
         raise InputError(
             f"input.shards: the format of {url!r} cannot be guessed from its name; set input.format "
-            "to webdataset, parquet or folder"
+            f"to one of {', '.join(FORMATS)}"
         )
     return [ShardRef(url, guess)]
 
 
-def _folder(fs: Any, path: str, format: Format | None) -> list[ShardRef]:
-    if format == "folder":
-        return [ShardRef(_url(fs, path), "folder")]
+def _folder(fs: Any, path: str, format: str | None) -> list[ShardRef]:
+    if format is not None and FORMATS[format].folder:
+        return [ShardRef(_url(fs, path), format)]
     inside = sorted(str(name) for name in fs.ls(path, detail=False))
     refs = []
     for name in inside:
-        guess = SUFFIXES.get(posixpath.splitext(name)[1].lower())
+        guess = _named(name)
         if guess is not None and format in (None, guess):
             refs.append(ShardRef(_url(fs, name), guess))
     if refs:
@@ -111,7 +113,12 @@ def _folder(fs: Any, path: str, format: Format | None) -> list[ShardRef]:
     if format is not None:
         raise InputError(f"input.shards: the folder {_url(fs, path)!r} holds no {format} shards")
     _refuse_shards_below(fs, path)
-    return [ShardRef(_url(fs, path), "folder")]
+    return [ShardRef(_url(fs, path), FOLDER.name)]
+
+
+def _named(path: str) -> str | None:
+    """The format that a name's suffix tells, or None."""
+    return SUFFIXES.get(posixpath.splitext(path.rstrip("/"))[1].lower())
 
 
 def _refuse_shards_below(fs: Any, path: str) -> None:
@@ -119,10 +126,10 @@ def _refuse_shards_below(fs: Any, path: str) -> None:
 
     The walk ends at the first image, so that an image folder costs a listing or two.
     """
-    images, below = tuple(f".{ext}" for ext in EXTENSIONS), Counter[str]()
+    below = Counter[str]()
     for place, _, names in fs.walk(path):
         shown = "/." not in place[len(path) :]
-        if any(shown and name.lower().endswith(images) and not name.startswith(".") for name in names):
+        if any(shown and name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".") for name in names):
             return
         below.update(suffix for name in names if (suffix := posixpath.splitext(name)[1].lower()) in SUFFIXES)
     if below:

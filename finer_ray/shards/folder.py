@@ -1,7 +1,7 @@
 """Image folders: root/class/**/image.ext, one shard per root."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from finer_ray.config.messages import brief, printable
+from finer_ray.images.formats import EXTENSIONS
 from finer_ray.images.sample import Sample
 from finer_ray.retry import of_store
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import is_local, locate
+from finer_ray.shards.format import Format
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 LINK = "a link out of the folder (or to a folder, or to nothing): give the real folder, or copy"
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
     fs, files = _listing(ref, fields)
     for file in islice(files, start, start + count):
         yield _sample(fs, file, fields, max_member_bytes)
+
+
+def class_names(shards: Sequence[ShardRef], fields: Fields) -> list[str]:
+    """Names of the folders below the roots, sorted."""
+    return sorted({file.label for ref in shards for file in _listing(ref, fields)[1] if file.label is not None})
 
 
 def _sample(fs: Any, file: File, fields: Fields, limit: int) -> Sample:
@@ -155,3 +161,16 @@ def _inside(root: str, link: str) -> bool:
 def _utf8(name: str) -> str:
     """A file name as text that can be written; bytes that are not UTF-8 become backslash escapes."""
     return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+FOLDER = Format(
+    name="folder",
+    description="a folder, read as a whole: `CLASS/**/NAME.EXTENSION`",
+    suffixes=(),
+    fields=Fields(label="folder"),
+    index=index,
+    keys=keys,
+    read=read,
+    class_names=class_names,
+    folder=True,
+)

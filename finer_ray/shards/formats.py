@@ -1,22 +1,46 @@
 """Formats: one way to count, list and read shards of any of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
-from types import ModuleType
+from typing import Any
 
 import pyarrow as pa
 
-from finer_ray.config.messages import brief, clipped, printable
-from finer_ray.errors import StoreError
+from finer_ray.config.messages import brief, clipped, nearest, printable
+from finer_ray.errors import InputError, StoreError
 from finer_ray.images.sample import DIGEST_BYTES, Sample
+from finer_ray.plugins import table
 from finer_ray.retry import transient
-from finer_ray.shards import folder, parquet, webdataset
 from finer_ray.shards.fields import Fields
+from finer_ray.shards.folder import FOLDER
+from finer_ray.shards.format import Format
+from finer_ray.shards.parquet import PARQUET
 from finer_ray.shards.shard import ShardIndex, ShardRef
+from finer_ray.shards.webdataset import WEBDATASET
 
-READERS: dict[str, ModuleType] = {"webdataset": webdataset, "parquet": parquet, "folder": folder}
+FORMATS = table(Format, (WEBDATASET, PARQUET, FOLDER))
+NOT_GIVEN: Mapping[str, Any] = {}
+
+
+def fields_of(format: str, given: Mapping[str, Any] = NOT_GIVEN) -> Fields:
+    """The fields of shards of a format.
+
+    >>> fields_of("parquet", {"label": "species", "box": None}).label
+    'species'
+
+    Args:
+        format: a name in FORMATS.
+        given: of a config's `input.fields`; what is None or left out is the format's default.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    if format not in FORMATS:
+        hint = nearest(format, [*FORMATS])
+        raise InputError(f"unknown format of shards {format!r}{hint}; valid: {', '.join(FORMATS)}")
+    return replace(FORMATS[format].fields, **{name: text for name, text in given.items() if text is not None})
 
 
 def index_shard(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
@@ -26,7 +50,7 @@ def index_shard(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex
         Exception: a store fails in a way that may pass (`finer_ray.retry.transient`); nothing else.
     """
     try:
-        index: ShardIndex = READERS[ref.format].index(ref, fields, rows_per_unit)
+        index = FORMATS[ref.format].index(ref, fields, rows_per_unit)
     except Exception as error:
         if transient(error):
             raise
@@ -36,7 +60,7 @@ def index_shard(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex
 
 def list_keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
     """Keys of the samples that `index_shard` counts, in order. Raises OSError where the shard is gone."""
-    yield from READERS[ref.format].keys(ref, fields)
+    yield from FORMATS[ref.format].keys(ref, fields)
 
 
 def read_unit(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes: int) -> Iterator[Sample]:
@@ -49,7 +73,7 @@ def read_unit(ref: ShardRef, fields: Fields, start: int, count: int, max_member_
     """
     done, reason = 0, f"it gives fewer samples than the {count} that were counted from there on"
     try:
-        for sample in islice(READERS[ref.format].read(ref, fields, start, count, max_member_bytes), count):
+        for sample in islice(FORMATS[ref.format].read(ref, fields, start, count, max_member_bytes), count):
             yield sample if sample.error is None else replace(sample, error=printable(clipped(sample.error)))
             done += 1
     except (OSError, pa.ArrowException) as error:

@@ -26,6 +26,7 @@ from finer_ray.shards.annotation import (
 )
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_random, size_of
+from finer_ray.shards.format import Format
 from finer_ray.shards.shard import ShardIndex, ShardRef
 
 BATCH = 32
@@ -40,7 +41,7 @@ LARGE_GROUP = 2**28
 MOST_UNPACKED = 50
 # Hive's name for the folder of rows whose value is null.
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-
+FIELDS = Fields("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", "__key__;key;id")
 
 NO_FOLDERS: Mapping[str, int | str | None] = {}
 
@@ -86,7 +87,7 @@ class Layout:
     def __init__(
         self, fields: Fields, columns: list[str], folders: Mapping[str, int | str | None] = NO_FOLDERS
     ) -> None:
-        usual = Fields.defaults("parquet")
+        usual = FIELDS
         own_key = fields.key != usual.key
         self.images = _sources("image", fields.image, columns, needed=True)
         self.labels = _sources("label", fields.label, columns, fields.label != usual.label, folders)
@@ -368,9 +369,9 @@ def published_names(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
         return []
 
 
-def class_names(ref: ShardRef, fields: Fields) -> list[str]:
+def class_names(shards: Sequence[ShardRef], fields: Fields) -> list[str]:
     """Names of the integer labels, as Hugging Face writes them into a file. Raises OSError where it cannot be read."""
-    with open_random(ref.url) as file:
+    with open_random(shards[0].url) as file:
         return published_names(_opened(file)[0].schema_arrow, alternatives(fields.label))
 
 
@@ -381,3 +382,21 @@ def fingerprint(file: BinaryIO) -> str:
     length = int.from_bytes(file.read(4), "little")
     file.seek(max(0, size - FOOTER - length))
     return sha256(str(size).encode() + file.read(length)).hexdigest()
+
+
+PARQUET = Format(
+    name="parquet",
+    description="a row per sample; folders of its path, as `label=5`, are columns too",
+    suffixes=(".parquet", ".pq"),
+    fields=FIELDS,
+    index=index,
+    keys=keys,
+    read=read,
+    other_fields={
+        "image": ("img", "photo", "picture", "bytes", "image_bytes"),
+        "label": ("labels", "class", "class_name", "category", "species", "fine_label", "category_id"),
+        "box": ("box", "bbox"),
+        "mask": ("segmentation",),
+    },
+    class_names=class_names,
+)

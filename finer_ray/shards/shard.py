@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from finer_ray.shards.fields import Format
-
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """One shard: an absolute local path or any other fsspec URL, and its format."""
+    """One shard: an absolute local path or any other fsspec URL, and its format, a name in `FORMATS`."""
 
     url: str
-    format: Format
+    format: str
 
 
 @dataclass(frozen=True, slots=True)

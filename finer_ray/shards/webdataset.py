@@ -12,11 +12,12 @@ from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
 from finer_ray.config.messages import clipped, short_key
+from finer_ray.images.formats import EXTENSIONS
 from finer_ray.images.sample import Sample
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
 from finer_ray.shards.fields import Fields, alternatives
 from finer_ray.shards.files import open_read, open_scan
-from finer_ray.shards.folder import EXTENSIONS
+from finer_ray.shards.format import Format
 from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.tar import Member, TarFault, TarScan
 
@@ -343,3 +344,19 @@ def _some(names: Any) -> str:
         if listed
         else "nothing"
     )
+
+
+WEBDATASET = Format(
+    name="webdataset",
+    description="a tar; consecutive members `KEY.EXTENSION` are one sample",
+    suffixes=(".tar",),
+    fields=Fields(";".join(EXTENSIONS), "cls;json.label", "json.box_xyxy", "mask.png"),
+    index=index,
+    keys=keys,
+    read=read,
+    other_fields={
+        "label": ("json.class", "json.class_name", "json.category", "json.species", "json.category_id", "txt"),
+        "box": ("json.box", "json.bbox"),
+        "mask": ("seg.png", "segmentation.png"),
+    },
+)

@@ -63,7 +63,7 @@ class Unit:
 
     number: int
     url: str
-    format: Literal["webdataset", "parquet", "folder"]
+    format: str
     start: int
     first_index: int
     count: int

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow.compute as pc
 
-from finer_ray.shards import Fields, list_keys
+from finer_ray.shards import fields_of, list_keys
 from finer_ray.store.manifest import ShardEntry, entry_units
 from finer_ray.store.reading import Export, open_export
 
@@ -108,7 +108,7 @@ def _lacking(export: Export, written: np.ndarray) -> np.ndarray:
 def _keys(export: Export, entry: ShardEntry) -> Iterator[str]:
     shard = entry.shard
     given = export.manifest.config["input"]["fields"]
-    fields = Fields.with_defaults(shard.ref.format, given)
+    fields = fields_of(shard.ref.format, given)
     try:
         keys = list(list_keys(shard.ref, fields))
     except Exception as error:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from PIL import Image
 from birds.rendering import differing_mask
 from birds.shards import Picture, pictures, write_birds
 from birds.species import ATTRIBUTES, SPECIES, attributes, siblings
-from finer_ray.cli import main
 from finer_ray.errors import ConfigError, InputError
 from finer_ray.models import ClassNames
 from finer_ray.models.classes import read_classes
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_jobs_readers_take_it_as_it_is(folder: Path) -> None:
     (ref,) = find_shards([str(folder / "*.tar")])
-    fields = Fields.with_defaults("webdataset", {"concept": "json.concept", "base": "json.base"})
+    fields = fields_of("webdataset", {"concept": "json.concept", "base": "json.base"})
     index = index_shard(ref, fields, 1000)
     assert (index.count, index.problem) == (24, None)
     names = read_classes(str(folder / "classes.json"))
@@ -75,15 +78,24 @@ def test_json_says_what_is_true(folder: Path) -> None:
         assert note["concept"].endswith(note["part"])
 
 
-def test_the_same_command_writes_the_same_bytes(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    argv = ["finer-ray", "birds", str(tmp_path), "--split", "test", "--per-class", "1", "--size", "112"]
-    monkeypatch.setattr("sys.argv", argv)
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
-    assert "birds-test-0000.tar" in capsys.readouterr().out
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m birds`."""
+    command = [sys.executable, "-m", "birds", *words, "--split", "test", "--per-class", "1", "--size", "112"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = run(str(tmp_path / "file" / "x"))
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: cannot read or write ")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_same_command_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    done = run(str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "birds-test-0000.tar" in done.stdout
     ours, theirs = (next(place.glob("*.tar")) for place in (folder, tmp_path))
     with tarfile.open(ours) as first, tarfile.open(theirs) as second:
         for one, two in zip(first, second, strict=True):

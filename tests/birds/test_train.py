@@ -37,7 +37,7 @@ def test_shipped_weights_know_held_out_birds() -> None:
     model = build_classifier(shipped())
     assert model.grid_size == (14, 14)
     found = accuracies(model, images, labels)
-    report = json.loads((resources.files("birds") / "model" / "training.json").read_text())
+    report = json.loads((resources.files("finer_ray.demo") / "birds_model" / "training.json").read_text())
     for name in ("zero_shot", "within_genus", "attributes"):
         assert report["held_out"][name] > THRESHOLDS[name]
         assert found[name] > THRESHOLDS[name]
@@ -51,7 +51,7 @@ THRESHOLDS = {"zero_shot": 0.7, "within_genus": 0.7, "attributes": 0.7}
 
 
 def test_shipped_files_are_small_and_complete() -> None:
-    folder = Path(str(resources.files("birds") / "model"))
+    folder = Path(str(resources.files("finer_ray.demo") / "birds_model"))
     names = {"open_clip_config.json", "bpe.txt.gz", "open_clip_model.safetensors", "training.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finer_ray.datasets import Listing, choose, list_dataset
+from finer_ray.datasets.catalogue import choose, list_dataset
 from finer_ray.datasets.entry import read_entries
-from finer_ray.datasets.listing import unique_keys
+from finer_ray.datasets.listing import Listing, unique_keys
 from finer_ray.datasets.phrases import phrases
 from finer_ray.datasets.writers import WRITERS
 from finer_ray.errors import ConfigError, InputError
 from finer_ray.images.decode import decode
 from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import Fields, fields_of, find_shards, index_shard, read_unit
 from tests.conftest import photo
 from tests.datasets import trees
 from tests.datasets.trees import png, put
@@ -59,9 +59,9 @@ def make(format: str, root: Path, form: str = "webdataset", label: str | None = 
             if entry is not None:
                 writer.write(entry)
     (ref,) = find_shards([str(path)])
-    index = index_shard(ref, Fields.defaults(ref.format), 1000)
+    index = index_shard(ref, fields_of(ref.format), 1000)
     assert index.problem is None
-    samples = list(read_unit(ref, Fields.defaults(ref.format), index.starts[0], index.count, LIMIT))
+    samples = list(read_unit(ref, fields_of(ref.format), index.starts[0], index.count, LIMIT))
     assert [sample.error for sample in samples] == [None] * len(samples)
     if form == "webdataset":
         notes = {s["__key__"]: json.loads(s["json"]) for s in webdataset.WebDataset(str(path), shardshuffle=False)}

@@ -23,7 +23,7 @@ from finer_ray.datasets.pack import Packing, pack
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.images.sample import Sample
 from finer_ray.pipeline.export import export
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo
@@ -59,7 +59,7 @@ def samples(pattern: str) -> list[Sample]:
     """All samples of shards, by the readers' default fields."""
     found: list[Sample] = []
     for ref in find_shards([pattern]):
-        fields = Fields.defaults(ref.format)
+        fields = fields_of(ref.format)
         index = index_shard(ref, fields, 1000)
         found += read_unit(ref, fields, index.starts[0], index.count, 2**28)
     return found
@@ -226,7 +226,7 @@ def test_a_set_without_any_image(packing: Packing) -> None:
 
 def test_remote_folders(packing: Packing) -> None:
     # Ray's workers do not share this process's memory, so the shards go through the same code here.
-    from finer_ray.datasets import choose, list_dataset
+    from finer_ray.datasets.catalogue import choose, list_dataset
     from finer_ray.datasets.pack import Plan, write_shard
 
     records = list_dataset("cub", packing.source, choose("cub")).records

@@ -20,7 +20,7 @@ from PIL import Image
 
 from finer_ray.demo.run import demo_config
 from finer_ray.models.checkpoint import read_checkpoint, weights_file
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-c", "from finer_ray.cli import main; main()", "demo", str(folder)]
+    command = [sys.executable, "-c", "from finer_ray.__main__ import main; main()", "demo", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=540, check=True)
     return folder, done.stdout
 
@@ -75,7 +75,7 @@ def test_predictions_are_those_of_plain_timm(demo: tuple[Path, str]) -> None:
     transform = timm.data.create_transform((3, 224, 224), crop_pct=1.0, interpolation="bicubic", mean=half, std=half)
     logits, labels = [], []
     for ref in find_shards(config.input.shards):
-        fields = Fields.defaults("webdataset")
+        fields = fields_of("webdataset")
         index = index_shard(ref, fields, 1000)
         for sample in read_unit(ref, fields, 0, index.count, 2**28):
             import io

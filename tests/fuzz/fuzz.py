@@ -21,7 +21,7 @@ with atheris.instrument_imports(
     from finer_ray.errors import ConfigError
     from finer_ray.images.decode import DecodeError, decode
     from finer_ray.images.sample import Sample
-    from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
+    from finer_ray.shards import ShardRef, fields_of, index_shard, list_keys, read_unit
     from finer_ray.shards.annotation import (
         FieldError,
         descend,
@@ -42,7 +42,7 @@ def shard(data: bytes, format: Any) -> None:
     """Any bytes as a shard: counted, listed and read, it has as many samples each time."""
     path = WORK / "shard"
     path.write_bytes(data)
-    ref, fields = ShardRef(str(path), format), Fields.defaults(format)
+    ref, fields = ShardRef(str(path), format), fields_of(format)
     index = index_shard(ref, fields, ROWS_PER_UNIT)
     samples = []
     for unit, start in enumerate(index.starts):

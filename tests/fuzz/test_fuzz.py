@@ -20,7 +20,7 @@ from finer_ray.config.yaml_text import read_yaml
 from finer_ray.errors import ConfigError
 from finer_ray.images.decode import DecodeError, decode
 from finer_ray.images.sample import Sample
-from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
+from finer_ray.shards import ShardRef, fields_of, index_shard, list_keys, read_unit
 from tests.fuzz import seeds
 from tests.hostile.kinds import BASE
 from tests.hostile.through import TRANSFORM
@@ -34,7 +34,7 @@ TEXTS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 def agrees(path: Path, content: bytes, format: Any) -> list[Sample]:
     """The samples of these bytes as a shard: as many as were counted, with the keys that were listed."""
     path.write_bytes(content)
-    ref, fields = ShardRef(str(path), format), Fields.defaults(format)
+    ref, fields = ShardRef(str(path), format), fields_of(format)
     index = index_shard(ref, fields, 2)
     samples = []
     for unit, start in enumerate(index.starts):

@@ -28,14 +28,13 @@ from finer_ray.images.transform import Transform
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.shards import ShardRef, find_shards
+from finer_ray.shards.formats import FORMATS
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo, write_tar
 from tests.hostile import images, kinds
 from tests.hostile.kinds import CONFIGS, KINDS, Kind
 from tests.hostile.through import MAX_BYTES, MAX_PIXELS, TRANSFORM, Outcome, same, through
-
-FORMATS = ("webdataset", "parquet", "folder")
 
 
 @pytest.fixture(scope="module")

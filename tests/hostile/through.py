@@ -6,7 +6,7 @@ import numpy as np
 
 from finer_ray.images.decode import Decoded, DecodeError, decode
 from finer_ray.images.transform import Transform
-from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
+from finer_ray.shards import ShardRef, fields_of, index_shard, list_keys, read_unit
 
 MAX_PIXELS = 10**6
 MAX_BYTES = 2**20
@@ -25,7 +25,7 @@ class Outcome:
 
 def through(ref: ShardRef, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Outcome:
     """Count, list, read unit by unit, decode; counts and keys must agree, and messages be short."""
-    fields = Fields.defaults(ref.format)
+    fields = fields_of(ref.format)
     index = index_shard(ref, fields, ROWS_PER_UNIT)
     samples = []
     for unit, start in enumerate(index.starts):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finer_ray.datasets import Record
 from finer_ray.datasets.entry import read_entries
+from finer_ray.datasets.listing import Record
 from finer_ray.images.decode import DecodeError, decode
 from finer_ray.images.headers import MAX_PPM_COMMENTS, MAX_PPM_HEADER
 from finer_ray.images.sample import Sample

@@ -17,7 +17,7 @@ from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.targets import check_question, question_of
 from finer_ray.saliency import Gem, Mask, Rise, explain
-from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import sample, write_tar
@@ -52,7 +52,7 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
         "gem": Gem(depth=2),
     }
     transform = classifier.transform
-    samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 5, 2**28)
+    samples = read_unit(ShardRef(str(tar), "webdataset"), fields_of("webdataset"), 0, 5, 2**28)
     pixels = np.stack([decode(one, transform, 10**8).image for one in samples])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
@@ -89,7 +89,7 @@ def test_concepts(tmp_path: Path, job: Job, clip: str) -> None:
     # The same three texts as classes: the same maps.
     alone = build_classifier(config.model.model_copy(update={"classes": concepts, "concepts": None}))
     both = build_classifier(config.model)
-    samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 3, 2**28)
+    samples = read_unit(ShardRef(str(tar), "webdataset"), fields_of("webdataset"), 0, 3, 2**28)
     pixels = np.stack([decode(one, both.transform, 10**8).image for one in samples])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (both.transform.mean, both.transform.std))

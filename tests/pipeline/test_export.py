@@ -24,7 +24,7 @@ from finer_ray.models import build_classifier
 from finer_ray.pipeline.explaining import question_of
 from finer_ray.pipeline.export import export
 from finer_ray.saliency import explain
-from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import photo, sample, write_tar
@@ -105,7 +105,7 @@ def test_stored_maps_are_those_of_the_model(tmp_path: Path, job: Job) -> None:
     made = open_export(config.output.url)
 
     classifier = build_classifier(config.model)
-    samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 10, 2**28)
+    samples = read_unit(ShardRef(str(tar), "webdataset"), fields_of("webdataset"), 0, 10, 2**28)
     transform = classifier.transform
     pixels = np.stack([decode(s, transform, 10**8).image for s in samples])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -306,7 +306,7 @@ def test_concepts_by_image(tmp_path: Path, job: Job, clip: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.model.seed)
         theirs = open_clip.create_model(clip.removeprefix("open_clip:"), pretrained=None).eval()
-    (first,) = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 1, 2**28)
+    (first,) = read_unit(ShardRef(str(tar), "webdataset"), fields_of("webdataset"), 0, 1, 2**28)
     pixels = torch.from_numpy(decode(first, classifier.transform, 10**8).image).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (classifier.transform.mean, classifier.transform.std))
     with torch.no_grad():
@@ -349,7 +349,7 @@ def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
     classifier = build_classifier(config.model)
     transform = classifier.transform
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
-    samples = read_unit(ShardRef(str(tar), "webdataset"), Fields.defaults("webdataset"), 0, 5, 2**28)
+    samples = read_unit(ShardRef(str(tar), "webdataset"), fields_of("webdataset"), 0, 5, 2**28)
     images = {line["key"]: line for line in made.images.to_pylist()}
     metrics = {(line["row"], line["map"]): line for line in made.metrics.to_pylist()}
     for one in samples:

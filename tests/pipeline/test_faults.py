@@ -37,7 +37,7 @@ Job = Callable[..., Config]
 KILLS = int(os.environ.get("FINER_RAY_KILLS", "1"))
 STAGES = {"actor": "ray::MapWorker", "reader": "ray::ReadLoad", "writer": "ray::MapBatches(write)"}
 EXPORT = """
-from finer_ray.cli import main
+from finer_ray.__main__ import main
 from tests.pipeline.exports import slow_down
 slow_down()
 main()

@@ -8,7 +8,7 @@ import numpy as np
 from finer_ray.config.schema import InputConfig
 from finer_ray.images.transform import Transform
 from finer_ray.pipeline.loading import Loader
-from finer_ray.shards import Fields, ShardRef, index_shard
+from finer_ray.shards import ShardRef, fields_of, index_shard
 from finer_ray.store.manifest import Unit
 from tests.conftest import write_tar
 
@@ -26,7 +26,7 @@ def test_large_photos_are_never_held_together(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", [(f"{i}.ppm", bitmap(i)) for i in range(16)])
     config = InputConfig.model_validate({"shards": str(tar), "fields": {"image": "ppm"}})
     ref = ShardRef(str(tar), "webdataset")
-    index = index_shard(ref, Fields.with_defaults("webdataset", {"image": "ppm"}), 16)
+    index = index_shard(ref, fields_of("webdataset", {"image": "ppm"}), 16)
     loader = Loader(config, TRANSFORM, region=False, retry_seconds=0)
     unit = Unit(0, str(tar), "webdataset", index.starts[0], 0, 16)
     tracemalloc.start()

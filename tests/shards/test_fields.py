@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finer_ray.shards import Fields, find_shards, index_shard, read_unit
+from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 from tests.conftest import photo, sample, write_tar
 
 
@@ -30,7 +30,7 @@ def folder(root: Path) -> str:
 @pytest.mark.parametrize(("given", "label"), [({}, "cat"), ({"label": None}, "cat"), ({"label": ""}, None)])
 def test_labels(make: Callable[[Path], str], given: dict[str, str | None], label: str | None, tmp_path: Path) -> None:
     [ref] = find_shards([make(tmp_path)])
-    fields = Fields.with_defaults(ref.format, given)
+    fields = fields_of(ref.format, given)
     index = index_shard(ref, fields, 8)
     [found] = read_unit(ref, fields, index.starts[0], index.count, 2**20)
     assert found.image is not None

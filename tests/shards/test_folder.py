@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finer_ray.images.sample import Sample
-from finer_ray.shards import Fields, ShardIndex, ShardRef, index_shard, list_keys, read_unit
+from finer_ray.shards import ShardIndex, ShardRef, fields_of, index_shard, list_keys, read_unit
 from tests.conftest import photo
 
-FOLDER = Fields.defaults("folder")
+FOLDER = fields_of("folder")
 
 
 def put(path: Path, content: bytes) -> Path:

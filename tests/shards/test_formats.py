@@ -23,6 +23,7 @@ from finer_ray.shards import (
     Fields,
     ShardIndex,
     ShardRef,
+    fields_of,
     find_shards,
     index_shard,
     list_keys,
@@ -32,7 +33,7 @@ from finer_ray.shards import (
 )
 from tests.conftest import photo, sample, write_tar
 
-WDS = Fields.defaults("webdataset")
+WDS = fields_of("webdataset")
 LIMIT = 2**20
 TMP = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -70,7 +71,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ShardRef]:
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet", "folder"])
 def test_units_of_any_size_give_the_same_samples(shards: dict[str, ShardRef], format: str) -> None:
-    ref, fields = shards[format], Fields.defaults(format)
+    ref, fields = shards[format], fields_of(format)
     whole = read_all(ref, fields, 1000)
     assert len(whole) == 13
     assert {s.image for s in whole} == {photo(i) for i in range(13)}
@@ -80,11 +81,11 @@ def test_units_of_any_size_give_the_same_samples(shards: dict[str, ShardRef], fo
 
 
 def test_annotations_of_each_format(shards: dict[str, ShardRef]) -> None:
-    tar, table = (read_all(shards[f], Fields.defaults(f), 100) for f in ("webdataset", "parquet"))
+    tar, table = (read_all(shards[f], fields_of(f), 100) for f in ("webdataset", "parquet"))
     assert [s.label for s in tar] == [s.label for s in table] == [i % 3 for i in range(13)]
     assert {s.box for s in tar + table} == {(1.0, 2.0, 3.0, 4.0)}
     assert tar[0].key == "dir/k0"
-    assert {s.label for s in read_all(shards["folder"], Fields.defaults("folder"), 100)} == {
+    assert {s.label for s in read_all(shards["folder"], fields_of("folder"), 100)} == {
         "class0",
         "class1",
         "class2",
@@ -130,7 +131,7 @@ def test_a_damaged_parquet_never_raises(tmp_path: Path, place: int, byte: int) -
     body = bytearray(path.read_bytes())
     body[place % len(body)] = byte
     path.write_bytes(body)
-    ref, fields = ShardRef(str(path), "parquet"), Fields.defaults("parquet")
+    ref, fields = ShardRef(str(path), "parquet"), fields_of("parquet")
     index = index_shard(ref, fields, 2)
     if index.count < 100:
         assert len(read_all(ref, fields, 2, index)) == index.count
@@ -180,7 +181,7 @@ def test_a_disk_that_fails_while_a_counted_shard_is_read(
 ) -> None:
     """Opening works, the second half of the reads does not. Of an image folder, no permission is a file's own fault."""
     ref = shards[name]
-    fields = Fields.defaults(name)
+    fields = fields_of(name)
     index = index_shard(ref, fields, 100)
     opened = LocalFileSystem.open
     state = {"fails": False}
@@ -233,7 +234,7 @@ def test_remote_shards_are_read_like_local_ones(shards: dict[str, ShardRef]) -> 
         url = f"memory://bucket/{Path(local.url).name}"
         fs.pipe_file(url, Path(local.url).read_bytes())
         (remote,) = find_shards([url])
-        fields = Fields.defaults(name)
+        fields = fields_of(name)
         assert read_all(remote, fields, 4) == read_all(local, fields, 4)
         assert index_shard(remote, fields, 4).fingerprint == index_shard(local, fields, 4).fingerprint
 

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from finer_ray.images.sample import Sample
-from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, list_keys, read_unit
+from finer_ray.shards import Fields, ShardRef, fields_of, find_shards, index_shard, list_keys, read_unit
 from finer_ray.shards.parquet import hive_columns
 from tests.conftest import photo
 
 
 def read_all(ref: ShardRef, **fields: str) -> list[Sample]:
-    given = Fields.with_defaults("parquet", fields)
+    given = fields_of("parquet", fields)
     index = index_shard(ref, given, 100)
     assert index.problem is None, index.problem
     samples = list(read_unit(ref, given, 0, index.count, 2**20))

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finer_ray.images.sample import Sample
-from finer_ray.shards import Fields, ShardRef, index_shard, list_keys, read_unit
+from finer_ray.shards import Fields, ShardRef, fields_of, index_shard, list_keys, read_unit
 from finer_ray.shards.webdataset import MAX_LINKS
 from tests.conftest import photo, write_tar
 
-WDS = Fields.defaults("webdataset")
+WDS = fields_of("webdataset")
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 TMP = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -63,7 +63,7 @@ def test_names_with_dots_are_failures_that_say_how_keys_end(tmp_path: Path) -> N
         assert "dots to underscores" in sample.error
         assert "input.fields.image" in sample.error
     assert (good.key, good.image) == ("dir.v2/ok", photo(1))
-    named = Fields.with_defaults("webdataset", {"image": "jpg;final.jpg"})
+    named = fields_of("webdataset", {"image": "jpg;final.jpg"})
     assert next(sample for sample in read_all(ref, named) if sample.key == "IMG_1").image == photo(1)
 
 

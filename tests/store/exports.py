@@ -12,7 +12,7 @@ from finer_ray.config.loading import parse_config
 from finer_ray.images.transform import Transform
 from finer_ray.models.classes import ClassNames
 from finer_ray.saliency.aggregation import contrast
-from finer_ray.shards import Fields, ShardRef, find_shards, index_shard, read_unit
+from finer_ray.shards import ShardRef, fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, ShardEntry, Unit
 from finer_ray.store.parts import commit, publish
@@ -67,7 +67,7 @@ def _manifest(root: Path, url: str) -> Manifest:
     )
     entries, first = [], 0
     for ref in find_shards([str(root / "in")]):
-        index = index_shard(ref, Fields.defaults(ref.format), LAYOUT.rows_per_unit)
+        index = index_shard(ref, fields_of(ref.format), LAYOUT.rows_per_unit)
         entries.append(ShardEntry(index=index.to_json(), stamp=None, first_unit=first))
         first += len(index.starts)
     return Manifest(
@@ -87,7 +87,7 @@ def _manifest(root: Path, url: str) -> Manifest:
 
 
 def _write(folder: Folder, unit: Unit) -> None:
-    fields = Fields.defaults(unit.format)
+    fields = fields_of(unit.format)
     lines: dict[str, list[dict[str, Any]]] = {"images": [], "metrics": [], "failures": []}
     shapes = {name: (unit.count, *shape) for name, shape in LAYOUT.shapes().items()}
     tensors: dict[str, Any] = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}

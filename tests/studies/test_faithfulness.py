@@ -22,7 +22,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.images.decode import decode
 from finer_ray.models import Classifier, ClassNames, build_classifier
 from finer_ray.saliency import Map, Question, explain
-from finer_ray.shards import Fields, ShardRef, read_unit
+from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.studies.attributes import choose, read_attributes
 from finer_ray.studies.faithfulness import another
 from finer_ray.studies.faithfulness_plan import make_plan
@@ -81,7 +81,7 @@ def over_window(heat: NDArray[Any], share: float, inner: float, grid: int) -> ND
 
 
 def inputs(model: Classifier, tar: str) -> torch.Tensor:
-    samples = list(read_unit(ShardRef(tar, "webdataset"), Fields.defaults("webdataset"), 0, 14, 2**28))
+    samples = list(read_unit(ShardRef(tar, "webdataset"), fields_of("webdataset"), 0, 14, 2**28))
     pixels = np.stack([decode(one, model.transform, 10**8).image for one in samples])
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.transform.mean, model.transform.std))
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std

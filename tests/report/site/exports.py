@@ -12,7 +12,7 @@ import torch
 
 from finer_ray.config.loading import parse_config
 from finer_ray.images.transform import Transform
-from finer_ray.shards import Fields, ShardRef, index_shard
+from finer_ray.shards import ShardRef, fields_of, index_shard
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
 from finer_ray.store.parts import commit
@@ -62,7 +62,7 @@ def make(path: Path, **wanted: Any) -> Export:
     config = parse_config(
         {"input": {"shards": shard.url}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
     )
-    index = index_shard(shard, Fields.defaults("webdataset"), PER_UNIT)
+    index = index_shard(shard, fields_of("webdataset"), PER_UNIT)
     layout = Layout(
         maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis,
         rows_per_unit=PER_UNIT, rows_per_chunk=4,

@@ -1,0 +1,15 @@
+"""`finer-ray`, or `python -m finer_ray`: the command line, whose import takes in the plugins."""
+
+from finer_ray.errors import plainly
+
+
+def main() -> None:
+    """Run the command line; known errors, a plugin's too, become one plain message and an exit code of their kind."""
+    with plainly():
+        from finer_ray.cli import app
+
+        app()
+
+
+if __name__ == "__main__":
+    main()
