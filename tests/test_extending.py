@@ -1,15 +1,20 @@
 """The examples of docs/extending.md, as they stand there: a job with each of them."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from finer_ray.config.loading import load_config
+from finer_ray.errors import ConfigError
 from finer_ray.plugins import VARIABLE
+from finer_ray.store.reading import open_export
 from tests.conftest import sample, write_tar
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +114,7 @@ def test_a_metric(tmp_path: Path) -> None:
     """Its column arrives in Parquet, its means in classes, its words in the report; off, it is not heard of."""
     write_job(tmp_path, metrics={"sparsity": True})
     code = """
+import pickle
 import numpy as np
 from finer_ray.report.paper_table import compare
 
@@ -124,20 +130,17 @@ for name in made.manifest.layout.maps:
     np.testing.assert_allclose(np.mean(means), np.mean(mine), rtol=1e-5)
     assert compare(made)[name]["sparsity"].count == 4
 off = config.model_copy(update={"metrics": config.metrics.model_copy(update={"sparsity": False})})
-print(config.fingerprint(), off.fingerprint())
+print(config.fingerprint(), off.fingerprint(), pickle.dumps(config).hex())
 """
-    on, off = in_process(tmp_path, "my_metric.py", EXPORT + code).split()
+    on, off, pickled = in_process(tmp_path, "my_metric.py", EXPORT + code).split()
     report = (tmp_path / "report" / "index.html").read_text()
     assert "Gini ↑" in report
     assert "sparsity of the map" in report
-    # Of a process that has never heard of it.
+    # In a process that has never heard of it: nothing changes, exports are read, and such a job is refused.
     plain = tmp_path / "plain"
     plain.mkdir()
     write_job(plain)
-    from finer_ray.config.loading import load_config
-
     assert load_config(plain / "job.yaml").fingerprint() == off != on
-    # Nor does reading need it.
-    from finer_ray.store.reading import open_export
-
     assert "sparsity" not in open_export(str(tmp_path / "out")).metrics.column_names
+    with pytest.raises(ConfigError, match=f"nothing of 'sparsity': {VARIABLE} must name"):
+        pickle.loads(bytes.fromhex(pickled))

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from finer_ray.errors import ConfigError
 
+MISSING_PLUGIN = "FINER_RAY_PLUGINS must name the module that defines it wherever the job runs, see docs/extending.md"
+
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -17,6 +19,12 @@ class Section(BaseModel):
     """A part of the config: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        # Of a process that has plugins: without them this one would do less than it is asked to.
+        if unknown := sorted(state["__dict__"].keys() - type(self).model_fields.keys()):
+            raise ConfigError(f"this process knows nothing of {unknown[0]!r}: {MISSING_PLUGIN}")
+        super().__setstate__(state)
 
 
 Kind = TypeVar("Kind", bound=Section)

@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from finer_ray.config.schema import ConceptConfig, Config
+from finer_ray.config.section import MISSING_PLUGIN
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
 from finer_ray.saliency.methods import METHODS
@@ -19,8 +20,16 @@ NO_LABEL = (
 
 
 def question_of(config: Config, classifier: Classifier) -> Question:
-    """What is asked of every image. Raises LookupError for classes and concepts that there are not."""
+    """What is asked of every image.
+
+    Raises:
+        LookupError: there is no such class or concept.
+        ConfigError: a map's method is of a plugin that this process lacks.
+    """
     saliency = config.saliency
+    maps = saliency.specs()
+    if unknown := [wanted.cam for wanted in maps if wanted.cam not in METHODS]:
+        raise ConfigError(f"this process knows no CAM method {unknown[0]!r}: {MISSING_PLUGIN}")
     selection: Any = saliency.selection
     if isinstance(selection, list):
         selection = tuple(classifier.classes.index(name) for name in selection)
@@ -31,7 +40,7 @@ def question_of(config: Config, classifier: Classifier) -> Question:
         if concept.by == "predicted":
             pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
     return Question(
-        maps=saliency.specs(),
+        maps=maps,
         references=references,
         selection=selection,
         pairs=pairs,

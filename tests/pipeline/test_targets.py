@@ -156,3 +156,11 @@ def test_unknown_names_are_refused_with_their_place(wrong: Config, message: str)
 def test_wrong_sections(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**section)
+
+
+def test_a_method_of_a_plugin_that_is_not_at_hand() -> None:
+    """As in a worker of a cluster to which nobody has said so."""
+    asked = config(maps=["gradcam"])
+    saliency = asked.saliency.model_copy(update={"maps": ["finer_mine"]})
+    with pytest.raises(ConfigError, match="knows no CAM method 'mine': FINER_RAY_PLUGINS"):
+        question_of(asked.model_copy(update={"saliency": saliency}), MODEL)
