@@ -1,7 +1,6 @@
 """Entries: images of a listed data set, read, checked, and ready to be written into a shard."""
 
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,9 +12,8 @@ from PIL import Image
 from finer_ray.config.messages import brief
 from finer_ray.datasets.listing import Box, Findings, Record
 from finer_ray.datasets.tree import Tree
-from finer_ray.images.decode import ORIENTATION
-from finer_ray.images.formats import PACKED, READ
-from finer_ray.images.headers import check_decoder, check_headers
+from finer_ray.images.decode import open_image, orientation
+from finer_ray.images.formats import PACKED
 from finer_ray.images.sample import Sample
 from finer_ray.shards import parquet
 from finer_ray.shards.fields import Fields
@@ -128,27 +126,16 @@ def _entry(record: Record, sample: Sample, findings: Findings) -> Entry | None:
     return Entry(record, sample.image, suffix, box, mask, sample.mask if record.mask else None)
 
 
-def _open(data: bytes) -> Image.Image:
-    check_headers(data, MOST_PIXELS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = Image.open(io.BytesIO(data), formats=tuple(READ))
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"more than {MOST_PIXELS} pixels")
-    check_decoder(image, len(data))
-    return image
-
-
 def _look(data: bytes) -> tuple[str, tuple[int, int], bool]:
     """Suffix, (width, height) as displayed, and whether EXIF turns it. Raises what Pillow does for a bad image."""
-    image = _open(data)
+    image = open_image(data, MOST_PIXELS)
     if image.format not in PACKED:
         raise ValueError(f"images in {image.format} are not packed")
-    orientation = image.getexif().get(ORIENTATION, 1)
-    size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+    turn = orientation(image)
+    size = image.size[::-1] if turn >= 5 else image.size
     image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
     image.load()
-    return PACKED[image.format], size, orientation in range(2, 9)
+    return PACKED[image.format], size, turn > 1
 
 
 def _mask(data: bytes, threshold: int, size: tuple[int, int]) -> bytes:
@@ -157,7 +144,7 @@ def _mask(data: bytes, threshold: int, size: tuple[int, int]) -> bytes:
     Raises:
         ValueError: of another size than the image, or nothing is inside.
     """
-    image = _open(data)
+    image = open_image(data, MOST_PIXELS)
     pixels: NDArray[np.generic] = np.asarray(image if image.mode in INDEXED else image.convert("L"))
     inside = pixels > threshold  # type: ignore[operator]
     if image.size != size:

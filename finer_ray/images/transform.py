@@ -21,6 +21,9 @@ LARGEST_RESIZED = 2**26
 class Transform:
     """Resize, then crop the centre; normalising is left to the model's device.
 
+    >>> Transform(size=(224, 224), crop_pct=0.875).resized(640, 480)
+    (341, 256)
+
     Attributes:
         size: (h, w) of the result, pixels.
         resize: `shortest` keeps the aspect ratio and crops, `squash` does neither.

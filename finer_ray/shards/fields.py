@@ -38,3 +38,23 @@ class Fields:
 def alternatives(field: str) -> tuple[str, ...]:
     """The alternatives of one field, in order, without blanks."""
     return tuple(part.strip() for part in field.split(";") if part.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One alternative of a field, as a format reads it.
+
+    Attributes:
+        place: a member's extension, or a column.
+        path: keys that lead into it, where it is JSON or a struct.
+        constant: a tuple of the value of all samples, where the place is a folder of the shard's path; else None.
+    """
+
+    place: str
+    path: tuple[str, ...] = ()
+    constant: tuple[int | str | None] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return ".".join((self.place, *self.path))

@@ -24,7 +24,7 @@ from finer_ray.shards.annotation import (
     parse_label,
     parse_text,
 )
-from finer_ray.shards.fields import Fields, alternatives
+from finer_ray.shards.fields import Fields, Source, alternatives
 from finer_ray.shards.files import open_random, size_of
 from finer_ray.shards.format import Format
 from finer_ray.shards.shard import ShardIndex, ShardRef
@@ -48,26 +48,6 @@ NO_FOLDERS: Mapping[str, int | str | None] = {}
 
 class ColumnError(ValueError):
     """The file has no column for a field that needs one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One alternative of a field.
-
-    Attributes:
-        column: its name.
-        path: into the column, where it is a struct or JSON text.
-        constant: a tuple of the value of all rows, where the column is a folder of the file's path; else None.
-    """
-
-    column: str
-    path: tuple[str, ...]
-    constant: tuple[int | str | None] | None = None
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return ".".join((self.column, *self.path))
 
 
 class Layout:
@@ -283,10 +263,10 @@ def _key(layout: Layout, row: Row) -> str:
 def _value(sources: tuple[Source, ...], row: Row, limit: int) -> tuple[str, Any] | None:
     """Name and value of the first alternative that is not null."""
     for source in sources:
-        value = source.constant[0] if source.constant else row.value(source.column, limit)
+        value = source.constant[0] if source.constant else row.value(source.place, limit)
         if source.path and isinstance(value, str | bytes):
-            value = parse_json(source.column, value)
-        value = descend(source.column, value, source.path)
+            value = parse_json(source.place, value)
+        value = descend(source.place, value, source.path)
         if value is not None:
             return source.name, value
     return None
@@ -345,7 +325,7 @@ def _source(alternative: str, columns: list[str], folders: Mapping[str, int | st
 
 def _to_read(sources: Iterable[Source]) -> list[str]:
     """The columns of these that stand in the file itself."""
-    return sorted({source.column for source in sources if source.constant is None})
+    return sorted({source.place for source in sources if source.constant is None})
 
 
 def hive_columns(url: str) -> dict[str, int | str | None]:

@@ -15,7 +15,7 @@ from finer_ray.config.messages import clipped, short_key
 from finer_ray.images.formats import EXTENSIONS
 from finer_ray.images.sample import Sample
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
-from finer_ray.shards.fields import Fields, alternatives
+from finer_ray.shards.fields import Fields, Source, alternatives
 from finer_ray.shards.files import open_read, open_scan
 from finer_ray.shards.format import Format
 from finer_ray.shards.shard import ShardIndex, ShardRef
@@ -50,19 +50,6 @@ class Run:
     members: list[tuple[str, Member]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One alternative of a field: a member's extension, and the path into it where it is JSON."""
-
-    ext: str
-    path: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return ".".join((self.ext, *self.path))
-
-
 class Layout:
     """Fields, as members of a tar archive."""
 
@@ -75,7 +62,7 @@ class Layout:
         self.bases = sources(fields.base)
         self.box_format = fields.box_format
         parts = (self.images, self.labels, self.boxes, self.masks, self.concepts, self.bases)
-        self.known = {source.ext for part in parts for source in part}
+        self.known = {source.place for part in parts for source in part}
 
     def is_sample(self, run: Run) -> bool:
         """Whether members with one key are a sample: one of them is known, or at least called an image."""
@@ -228,7 +215,7 @@ class Directory:
                 members.setdefault(posixpath.normpath(member.name), []).append(member)
                 yield member
 
-        images = {source.ext for source in self._layout.images}
+        images = {source.place for source in self._layout.images}
         with suppress(TarFault):
             for number, run in enumerate(filter(self._layout.is_sample, _grouped(noted()))):
                 has_image = any(ext in images for ext, _ in run.members)
@@ -266,12 +253,12 @@ class _Parts:
 
     def image(self) -> bytes:
         for source in self._layout.images:
-            if source.ext in self._members:
-                return self._body(source.ext)
+            if source.place in self._members:
+                return self._body(source.place)
         raise FieldError(self._no_image())
 
     def _no_image(self) -> str:
-        looked = _some(source.ext for source in self._layout.images)
+        looked = _some(source.place for source in self._layout.images)
         reason = f"no image member: found {_some(self._members)}; looked for {looked}"
         if (number := self._directory.image_of(self._run.key)) is not None:
             return (
@@ -287,27 +274,27 @@ class _Parts:
         return reason
 
     def mask(self) -> bytes | None:
-        ext = next((source.ext for source in self._layout.masks if source.ext in self._members), None)
+        ext = next((source.place for source in self._layout.masks if source.place in self._members), None)
         return None if ext is None else self._body(ext)
 
     def first(self, alternatives: tuple[Source, ...], parse: Any) -> Any:
         """The first alternative that has a value, parsed."""
         for source in alternatives:
-            if source.ext not in self._members:
+            if source.place not in self._members:
                 continue
             if not source.path:
                 return self._whole(source, parse)
-            value = descend(source.ext, self._tree(source.ext), source.path)
+            value = descend(source.place, self._tree(source.place), source.path)
             if value is not None:
                 return parse(source.name, value)
         return None
 
     def _whole(self, source: Source, parse: Any) -> Any:
         """A member that is one value: text for a label or a concept, JSON for a box."""
-        if parse in (parse_label, parse_text) and source.ext.split(".")[-1] != "json":
+        if parse in (parse_label, parse_text) and source.place.split(".")[-1] != "json":
             read = text_label if parse is parse_label else parse_text
-            return read(source.name, self._body(source.ext))
-        value = self._tree(source.ext)
+            return read(source.name, self._body(source.place))
+        value = self._tree(source.place)
         return None if value is None else parse(source.name, value)
 
     def _tree(self, ext: str) -> Any:
