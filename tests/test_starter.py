@@ -95,7 +95,8 @@ def test_integer_labels_are_of_imagenet_only_in_its_order(tmp_path: Path, beside
 
 
 def test_all_of_imagenet_in_its_order(tmp_path: Path) -> None:
-    names = [ImageNetInfo().index_to_description(index) for index in range(1000)]
+    imagenet = ImageNetInfo()
+    names = [imagenet.index_to_description(index) for index in range(1000)]
     config, text = started(tmp_path, str(hugging_face(tmp_path / "a.parquet", "label", [7, 901], names)))
     assert (config.model.backbone, config.model.classes) == ("timm:vit_base_patch16_224", "imagenet-1k")
     assert "The labels are classes of ImageNet." in text

@@ -37,6 +37,7 @@ def test_a_seed_gives_the_same_pixels_and_another_one_does_not() -> None:
     assert first.parts.max() <= len(PARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b"), PAIRS, ids=lambda species: species.name)
 def test_siblings_differ_inside_the_mask_and_nowhere_else(a: Species, b: Species) -> None:
     changed_share = []

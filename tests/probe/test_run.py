@@ -27,6 +27,8 @@ from finer_ray.store.verify import verify_export
 from tests.conftest import Members, write_tar
 from tests.probe.exports import write_export
 
+# Probes are trained as tasks of Ray, whatever the runner of the embeddings.
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 COLOURS = {"red": (200, 60, 60), "green": (60, 180, 70), "blue": (60, 70, 210)}
 NAMES = list(COLOURS)
 
