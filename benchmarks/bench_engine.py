@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from benchmarks.operations import Operations
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
-from finer_ray.saliency import Map, Question, contrast, explain
+from finer_ray.saliency import MapSpec, SaliencySpec, contrast, explain
 
 MODELS: dict[str, dict[str, Any]] = {
     "ViT-B/16, class token": {"backbone": "timm:vit_base_patch16_224"},
@@ -40,9 +40,9 @@ MODELS: dict[str, dict[str, Any]] = {
 ROUNDS = {1: 9, 8: 5, 32: 3}
 MEMORY_BATCH = 32
 GAMMA = 0.6
-PLAIN = Question((Map("gradcam"), Map("finer_gradcam", gamma=GAMMA)))
-LAYERS = Question((*PLAIN.maps, Map("layercam", "layercam"), Map("finer_layercam", "layercam", GAMMA)))
-SCORES = Question((Map("scorecam", "scorecam"), Map("finer_scorecam", "scorecam", GAMMA)))
+PLAIN = SaliencySpec((MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=GAMMA)))
+LAYERS = SaliencySpec((*PLAIN.maps, MapSpec("layercam", "layercam"), MapSpec("finer_layercam", "layercam", GAMMA)))
+SCORES = SaliencySpec((MapSpec("scorecam", "scorecam"), MapSpec("finer_scorecam", "scorecam", GAMMA)))
 SCORECAM = {"ViT-Ti/16, class token": ("timm:vit_tiny_patch16_224", 2, 3), "ResNet-18": ("timm:resnet18", 2, 3)}
 
 Run = Callable[[], Any]

@@ -30,7 +30,7 @@ MASKED = {"deletion": True, "steps": 20, "drops": True}
 FEW = 8
 
 
-def config_of(runner: str, shards: list[str], out: str, rows: int, metrics: dict[str, Any]) -> Config:
+def config_of(executor: str, shards: list[str], out: str, rows: int, metrics: dict[str, Any]) -> Config:
     """The job: default maps, and no metrics but localisation and those given."""
     return parse_config(
         {
@@ -38,17 +38,17 @@ def config_of(runner: str, shards: list[str], out: str, rows: int, metrics: dict
             "model": {"backbone": "timm:vit_base_patch16_224", "weights": "random"},
             "output": {"url": out, "rows_per_unit": rows, "rows_per_chunk": rows},
             "metrics": metrics,
-            "compute": {"runner": runner},
+            "compute": {"executor": executor},
         }
     )
 
 
 def rate(
-    runner: str, shards: list[str], rows: int = ROWS, metrics: dict[str, Any] | None = None
+    executor: str, shards: list[str], rows: int = ROWS, metrics: dict[str, Any] | None = None
 ) -> tuple[float, float]:
     """Images per second between the first and the last commit, and seconds of the whole run."""
     with tempfile.TemporaryDirectory() as out:
-        marks, whole = run_timed(config_of(runner, shards, out, rows, metrics or {}))
+        marks, whole = run_timed(config_of(executor, shards, out, rows, metrics or {}))
     found = rate_between(marks)
     assert found is not None
     return found, whole
@@ -65,11 +65,11 @@ def main() -> None:
                 shards.append(f"{folder}/{copy:02d}-{Path(ref.url).name}")
                 Path(shards[-1]).write_bytes(Path(ref.url).read_bytes())
         for _ in range(ROUNDS):
-            for runner in rates:
-                found, whole = rate(runner, shards)
-                rates[runner].append(found)
-                seconds[runner].append(whole)
-                print(f"{runner}: {found:.2f} images/s, {whole:.0f} s", file=sys.stderr)
+            for executor in rates:
+                found, whole = rate(executor, shards)
+                rates[executor].append(found)
+                seconds[executor].append(whole)
+                print(f"{executor}: {found:.2f} images/s, {whole:.0f} s", file=sys.stderr)
         masked, _ = rate("ray", shards[::COPIES], FEW, MASKED)
     ratios = [ray / inline for ray, inline in zip(rates["ray"], rates["inline"], strict=True)]
     record = {

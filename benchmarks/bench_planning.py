@@ -125,7 +125,9 @@ def requests() -> dict[str, Any]:
                 ).read_bytes()
                 target.write(f"{shards}-{each}/{number}.tar", body)
             asked.clear()
-            export(config_of(f"s3://bucket/in/{shards}-{each}/*.tar", f"s3://bucket/{shards}-{each}", runner="inline"))
+            export(
+                config_of(f"s3://bucket/in/{shards}-{each}/*.tar", f"s3://bucket/{shards}-{each}", executor="inline")
+            )
             counts[name] = Counter(asked)
     one, four = counts["1 shard of 1 unit"], counts["1 shard of 4 units"]
     shards4 = counts["4 shards of 1 unit"]

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu                            # on a GPU: tables, and gpu.json beside this file
     python -m benchmarks.gpu --device cpu --quick       # the same code in miniature; its numbers mean nothing
 
-First the floor: operations and bytes of an image. Then what the machine's parts can do, each alone. Then the library's
+First the lower bound: operations and bytes of an image. Then what the machine's parts can do, each alone. Then the library's
 plain forward pass and the engine on the same batches, half precision against float32, the whole job, the official
 script's loop, and a profile. A section that fails or runs out of its time is recorded as that, with what it had found.
 """
@@ -27,15 +27,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.ceilings import ceilings
-from benchmarks.card.engine import profiled, rates_compiled, rates_of_models
-from benchmarks.card.floor import floor
-from benchmarks.card.goals import goals
-from benchmarks.card.job import job
-from benchmarks.card.precision import precision
-from benchmarks.card.script import script
-from benchmarks.card.setting import Modes, Record, Setting, quick, whole
-from benchmarks.card.tables import show
+from benchmarks.gpu_sections.engine import profiled, rates_compiled, rates_of_models
+from benchmarks.gpu_sections.goals import goals
+from benchmarks.gpu_sections.hardware import hardware
+from benchmarks.gpu_sections.job import job
+from benchmarks.gpu_sections.lower_bound import lower_bound
+from benchmarks.gpu_sections.precision import precision
+from benchmarks.gpu_sections.script import script
+from benchmarks.gpu_sections.setting import Modes, Record, Setting, quick, whole
+from benchmarks.gpu_sections.tables import show
 from finer_ray.pipeline.resources import cpu_count
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "ray", "numpy", "pillow", "pyarrow", "zarr", "grad-cam")
@@ -83,8 +83,8 @@ def _driver() -> str | None:
 # Each with its seconds; together they are less than 8 minutes.
 SECTIONS: dict[str, tuple[Callable[[Setting, Record, Record], None], float]] = {
     "machine": (machine, 10),
-    "floor": (floor, 15),
-    "ceilings": (ceilings, 55),
+    "lower_bound": (lower_bound, 15),
+    "hardware": (hardware, 55),
     "rates": (rates_of_models, 90),
     "job": (job, 155),
     "precision": (precision, 30),
@@ -157,7 +157,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile", default=None, help="modes of compute.compile, by comma: true, reduce-overhead, ..."
     )
-    parser.add_argument("--runner", default="ray", choices=("ray", "inline"))
+    parser.add_argument("--executor", default="ray", choices=("ray", "inline"))
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="of the whole job")
     parser.add_argument("--patience", type=float, default=1.0, help="factor on the sections' seconds")
     parser.add_argument("--out", type=Path, help="JSON file; on a GPU gpu.json beside this file unless told otherwise")
@@ -178,7 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         preset = quick if given.quick else whole
         device = torch.device("cuda", torch.cuda.current_device()) if given.device == "cuda" else torch.device("cpu")
-        setting = preset(device, Path(folder), given.runner, compile_modes, tuple(given.set))
+        setting = preset(device, Path(folder), given.executor, compile_modes, tuple(given.set))
         show(measure(setting, given.only.split(","), out, given.patience))
 
 

@@ -7,7 +7,7 @@ import typer
 
 from birds.scene import SIZE
 from birds.shards import write_birds
-from finer_ray.errors import plainly
+from finer_ray.errors import exit_on_error
 
 
 def draw(
@@ -23,5 +23,5 @@ def draw(
 
 
 if __name__ == "__main__":
-    with plainly():
+    with exit_on_error():
         typer.run(draw)

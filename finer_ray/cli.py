@@ -288,9 +288,9 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo writes.")] = Path("demo_export"),
 ) -> None:
     """Explain 40 real photos and 48 drawn birds: begin here."""
-    from finer_ray.demo.run import tour
+    from finer_ray.demo.run import run_demo
 
-    tour(folder)
+    run_demo(folder)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -359,7 +359,7 @@ def show(
     ] = None,
 ) -> None:
     """Draw one image as a PNG: photo, maps, and the contrast at any gamma."""
-    from finer_ray.report.image_figure import close_up, find_row
+    from finer_ray.report.image_figure import draw_image, find_row
     from finer_ray.store.reading import open_export
 
     made = open_export(url)
@@ -368,7 +368,7 @@ def show(
     elif key is not None or row is None:
         raise typer.BadParameter("give either the image's KEY or its --row")
     path = to or Path(f"row-{row}.png")
-    if note := close_up(made, row, path, maps or (), gammas or ()):
+    if note := draw_image(made, row, path, maps or (), gammas or ()):
         ERRORS.print(note)
     typer.echo(path)
 
@@ -382,9 +382,9 @@ def init(
     ] = "export",
 ) -> None:
     """Write a commented job file for the data found at a place."""
-    from finer_ray.starter import job_text, look, next_steps
+    from finer_ray.starter import inspect_data, job_text, next_steps
 
-    text = job_text(look(data), output)
+    text = job_text(inspect_data(data), output)
     try:
         with job.open("x", encoding="utf-8") as file:
             file.write(text)

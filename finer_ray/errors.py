@@ -85,7 +85,7 @@ class Stopped(FinerRayError):
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """End the process with one plain message and the error's exit code where a known error comes out.
 
     An error of the operating system is one too: it says which place could not be read or written, and why.

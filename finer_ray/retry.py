@@ -28,7 +28,7 @@ NETWORK = {
 OF_FILE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 # How descriptions of actions that write begin: to them a missing folder or bucket is a fault.
 WRITING = "write "
-FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
+FIRST_WAIT, MAX_WAIT = 0.5, 20.0
 
 
 def transient(error: BaseException) -> bool:
@@ -75,7 +75,7 @@ def retry(action: Callable[[], T], what: str, seconds: float) -> T:
         FileExistsError, and FileNotFoundError of what is not written: these are answers, not faults.
         Exception: what else the action raises.
     """
-    waits = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+    waits = wait_random_exponential(multiplier=FIRST_WAIT, max=MAX_WAIT)
     tries = Retrying(stop=stop_after_delay(seconds), wait=waits, retry=retry_if_exception(transient), reraise=True)
     try:
         return tries(action)

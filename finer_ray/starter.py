@@ -19,16 +19,16 @@ from finer_ray.shards.formats import FORMATS
 from finer_ray.shards.splits import is_split
 
 # Samples that are looked at, of the first shard and of the last.
-SEEN = 64
+INSPECTED = 64
 # What an annotation may be found as.
 PARTS = ("image", "label", "box", "mask")
 # Two classes of ImageNet are called `crane`, and lists tell them apart in their own ways.
 MAX_ODD_NAMES = 10
-LARGEST = InputConfig.model_fields["max_member_bytes"].default
+MAX_MEMBER_BYTES = InputConfig.model_fields["max_member_bytes"].default
 
 
 @dataclass(frozen=True)
-class Found:
+class DataSummary:
     """What was found at a place.
 
     Attributes:
@@ -58,7 +58,7 @@ class Found:
         return _has(self.samples, part)
 
 
-def look(place: str) -> Found:
+def inspect_data(place: str) -> DataSummary:
     """Look at the shards of a place: a file, folder, glob or range, as `input.shards` takes it.
 
     Raises:
@@ -73,7 +73,7 @@ def look(place: str) -> Found:
     fields = usual
     for part in PARTS:
         fields = _best(refs, fields, part)
-    index = index_shard(refs[0], fields, SEEN)
+    index = index_shard(refs[0], fields, INSPECTED)
     if FORMATS[formats[0]].folder:
         _refuse_splits(place, FORMATS[formats[0]].class_names(refs, fields))
     read = tuple(_read(refs, fields))
@@ -87,10 +87,10 @@ def look(place: str) -> Found:
     changed = {part: getattr(fields, part) for part in PARTS}
     changed = {part: name for part, name in changed.items() if name != getattr(usual, part)}
     numbered = any(isinstance(sample.label, int) for sample in read)
-    return Found(place, refs, changed, index.count, samples, classes, whole, numbered, file)
+    return DataSummary(place, refs, changed, index.count, samples, classes, whole, numbered, file)
 
 
-def job_text(found: Found, output: str = "export") -> str:
+def job_text(found: DataSummary, output: str = "export") -> str:
     """The job as commented YAML, which `load_config` takes as it stands.
 
     Args:
@@ -151,9 +151,9 @@ def _has(samples: Iterable[Sample], part: str) -> int:
 def _read(refs: Sequence[ShardRef], fields: Fields) -> Iterator[Sample]:
     """The first samples of the first shard and of the last."""
     for ref in dict.fromkeys((refs[0], refs[-1])):
-        index = index_shard(ref, fields, SEEN)
+        index = index_shard(ref, fields, INSPECTED)
         if index.starts:
-            yield from read_unit(ref, fields, index.starts[0], min(SEEN, index.count), LARGEST)
+            yield from read_unit(ref, fields, index.starts[0], min(INSPECTED, index.count), MAX_MEMBER_BYTES)
 
 
 def _without_mark(sample: Sample) -> Sample:
@@ -185,7 +185,7 @@ def _classes(
     return tuple(sorted({sample.label for sample in samples if isinstance(sample.label, str)})), False, None
 
 
-def _model(found: Found) -> tuple[dict[str, Any], str]:
+def _model(found: DataSummary) -> tuple[dict[str, Any], str]:
     """A model that suits the labels, and why it was chosen."""
     imagenet = {
         "backbone": "timm:vit_base_patch16_224",

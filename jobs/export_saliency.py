@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from finer_ray.config.loading import load_config
-from finer_ray.errors import plainly
+from finer_ray.errors import exit_on_error
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="the job's YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
     arguments = parser.parse_args()
-    with plainly():
+    with exit_on_error():
         config = load_config(arguments.config, arguments.set)
         # After the config was checked, for to import torch and Ray takes seconds.
         from finer_ray.pipeline.export import Run

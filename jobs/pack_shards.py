@@ -8,7 +8,7 @@ import argparse
 from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.pack import Packing, pack
 from finer_ray.datasets.writers import WRITERS
-from finer_ray.errors import plainly
+from finer_ray.errors import exit_on_error
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--label", help="level of the class names, where there is more than one")
     parser.add_argument("--task", help="list of images, where there is more than one")
     parser.add_argument("--rows-per-shard", type=int, default=1000, help="images in a shard")
-    with plainly():
+    with exit_on_error():
         packed = pack(Packing(**vars(parser.parse_args())))
     print(*packed.lines(), sep="\n")
 

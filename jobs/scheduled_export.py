@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, date, datetime
 
 from finer_ray.config.loading import load_config
-from finer_ray.errors import ExportError, plainly
+from finer_ray.errors import ExportError, exit_on_error
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--date", type=date.fromisoformat, default=datetime.now(UTC).date(), help="YYYY-MM-DD; today")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
     arguments = parser.parse_args()
-    with plainly():
+    with exit_on_error():
         config = load_config(arguments.config, arguments.set, {"date": arguments.date.isoformat()})
         # After the config was checked, for to import torch and Ray takes seconds.
         from finer_ray.pipeline.export import export

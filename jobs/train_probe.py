@@ -6,7 +6,7 @@ ray job submit --working-dir . -- python jobs/train_probe.py --config my_probes.
 import argparse
 
 from finer_ray.config.loading import load_section
-from finer_ray.errors import plainly
+from finer_ray.errors import exit_on_error
 from finer_ray.probe.config import ProbesConfig
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="the probing job's YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
     arguments = parser.parse_args()
-    with plainly():
+    with exit_on_error():
         config = load_section(ProbesConfig, arguments.config, arguments.set)
         # After the config was checked, for to import torch and Ray takes seconds.
         from finer_ray.pipeline.stopping import stoppable

@@ -55,7 +55,7 @@ def jobs_in(folder: Path) -> Callable[..., Config]:
             "input": {"shards": shards},
             "model": {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64},
             "output": {"url": str(folder / "out"), "rows_per_unit": 8, "rows_per_chunk": 4},
-            "compute": {"runner": "inline"},
+            "compute": {"executor": "inline"},
         }
         for name, values in sections.items():
             tree[name] = {**tree.get(name, {}), **values}

@@ -189,7 +189,7 @@ def test_a_signal_ends_a_run_in_order(number: signal.Signals, runner: str, tmp_p
     import psutil
 
     write_tar(tmp_path / "in" / "a.tar", [part for i in range(400) for part in sample(f"p{i:03d}", i % 7)])
-    config = job(str(tmp_path / "in"), compute={"runner": runner, "threads_per_actor": 1})
+    config = job(str(tmp_path / "in"), compute={"executor": runner, "threads_per_actor": 1})
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-c", SLOW, "export", str(tmp_path / "job.yaml")]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -54,7 +54,7 @@ def write_job(folder: Path, **sections: dict[str, Any]) -> None:
         "input": {"shards": str(tar)},
         "model": {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64},
         "output": {"url": str(folder / "out"), "rows_per_unit": 32},
-        "compute": {"runner": "inline"},
+        "compute": {"executor": "inline"},
         **sections,
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(tree))

@@ -128,7 +128,7 @@ def test_a_format_a_library_and_a_data_set_of_ones_own(written: Path) -> None:
     tree = yaml.safe_load(text)
     tree["input"] |= {"format": "zip"}
     tree["model"] = {"backbone": "plain:16", "weights": "random"}
-    (written / "job.yaml").write_text(yaml.safe_dump(tree | {"compute": {"runner": "inline"}}))
+    (written / "job.yaml").write_text(yaml.safe_dump(tree | {"compute": {"executor": "inline"}}))
     assert "5 images explained, 1 failures" in python(written, "-c", MAIN, "export", "job.yaml")
     made = open_export(str(written / "out"))
     assert made.images["key"].to_pylist() == [f"{'cat' if n % 2 else 'dog'}/{n}.jpg" for n in range(5)]

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.card.goals import goals
-from benchmarks.card.setting import DINO, VIT
+from benchmarks.gpu_sections.goals import goals
+from benchmarks.gpu_sections.setting import DINO, VIT
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = "machine,floor,ceilings,rates,job,precision,script,profile"
+SECTIONS = "machine,lower_bound,hardware,rates,job,precision,script,profile"
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--quick", "--runner", "inline"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--quick", "--executor", "inline"]
     command += ["--only", SECTIONS, "--patience", "10", "--out", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return json.loads(out.read_text())
@@ -40,13 +40,13 @@ def test_without_a_gpu_there_is_no_result(record: Any) -> None:
 @pytest.mark.slow
 def test_numbers_fit_together(record: Any) -> None:
     for name in (VIT, DINO):
-        counts, part = record["floor"][name]["operations"], record["rates"][name]
+        counts, part = record["lower_bound"][name]["operations"], record["rates"][name]
         # Derivatives of the whole would be twice a forward pass.
         assert 0 < counts["engine"] < 2 * counts["forward"]
         assert {"plain", "plain, all in half", "engine"} == set(part["formats"]["bf16"])
         for run in part["formats"]["bf16"].values():
             assert 0 < run["min"] <= run["median"] <= run["max"]
-    assert record["floor"][VIT]["bytes"]["to the device (uint8 pixels)"] == 3 * 160 * 160
+    assert record["lower_bound"][VIT]["bytes"]["to the device (uint8 pixels)"] == 3 * 160 * 160
     assert record["job"]["no deletion"]["images"] == 32
     exact = next(iter(record["precision"].values()))["tf32"]["gradcam"]
     assert exact["correlation"]["min"] == pytest.approx(1.0, abs=1e-5), "a CPU knows no tf32"
@@ -63,7 +63,7 @@ def test_goals_take_the_best_of_both_sides() -> None:
         "models": [VIT],
         "rates": {VIT: rates},
         "compiled": {VIT: {"True": {"batch": 2, "plain": {"median": 110.0}, "engine": {"median": 99.0}}}},
-        "ceilings": {"loading, images/s": {"all cores": 60.0}},
+        "hardware": {"loading, images/s": {"all cores": 60.0}},
         "job": {"no deletion": {"images_per_second": {"lower": 58.0}}, "deletion and drops": {}},
         "script": {"pytorch-grad-cam": 3.0},
     }

@@ -35,7 +35,7 @@ LEFT_OUT = {
 FIRST = ("pack", "probe")
 # Stands for the README's models, whose weights lie on a hub.
 CNN = {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64}
-INLINE = {"runner": "inline"}
+INLINE = {"executor": "inline"}
 MADE = (
     "job.yaml",
     "row-0.png",

@@ -14,7 +14,7 @@ from finer_ray.cli import app
 from finer_ray.config.loading import load_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
-from finer_ray.starter import look
+from finer_ray.starter import inspect_data
 from tests.conftest import photo, sample, write_tar
 
 
@@ -120,11 +120,11 @@ def test_folders_that_are_splits_are_refused(tmp_path: Path) -> None:
         (root / name).mkdir(parents=True)
         (root / name / "x.jpg").write_bytes(photo(1))
     with pytest.raises(InputError, match=r"\(Valid, train\) are splits, not classes: give .*/in/train$"):
-        look(str(root))
-    assert look(str(root / "train")).classes == ("cat",)
+        inspect_data(str(root))
+    assert inspect_data(str(root / "train")).classes == ("cat",)
     (root / "freight" / "deep").mkdir(parents=True)
     (root / "freight" / "x.jpg").write_bytes(photo(1))
-    assert look(str(root)).classes == ("Valid", "freight", "train")
+    assert inspect_data(str(root)).classes == ("Valid", "freight", "train")
 
 
 @pytest.mark.parametrize(
@@ -160,16 +160,16 @@ def test_a_place_cannot_break_the_yaml(tmp_path: Path) -> None:
 
 def test_what_is_no_data_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no"):
-        look(str(tmp_path / "none.tar"))
+        inspect_data(str(tmp_path / "none.tar"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image found"):
-        look(str(tmp_path / "empty"))
+        inspect_data(str(tmp_path / "empty"))
     write_tar(tmp_path / "t" / "a.tar", [("x.txt", b"words")])
     with pytest.raises(InputError, match="no image found"):
-        look(str(tmp_path / "t"))
+        inspect_data(str(tmp_path / "t"))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "t" / "b.parquet")
     with pytest.raises(InputError, match="several formats"):
-        look(str(tmp_path / "t"))
+        inspect_data(str(tmp_path / "t"))
 
 
 def test_no_job_is_written_over(tmp_path: Path) -> None:

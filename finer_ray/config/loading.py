@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from finer_ray.config.messages import faults, shown
 from finer_ray.config.schema import Config
 from finer_ray.config.section import Section
-from finer_ray.config.yaml_text import MOST_YAML, read_yaml
+from finer_ray.config.yaml_text import MAX_YAML_BYTES, read_yaml
 from finer_ray.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -41,7 +41,7 @@ def load_section(
     """
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MOST_YAML + 1).decode("utf-8")
+            text = file.read(MAX_YAML_BYTES + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from error
     try:

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from finer_ray.urls import holds_secret
 
-LONGEST = 200
-LONGEST_REASON = 1000
-LONGEST_KEY = 4096
-LONGEST_NAME = 100
-LONGEST_MESSAGE = 500
+MAX_LENGTH = 200
+MAX_REASON_LENGTH = 1000
+MAX_KEY_LENGTH = 4096
+MAX_NAME_LENGTH = 100
+MAX_MESSAGE_LENGTH = 500
 MAX_FAULTS = 20
 MAX_DIFFERENCES = 10
 HIDDEN_VALUE = "a value with a secret"
@@ -25,20 +25,20 @@ def brief(error: BaseException) -> str:
     """One line of at most 200 characters: the error's type and text, without memory addresses."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(text.split()))
-    return printable(clipped(text, LONGEST))
+    return printable(clipped(text, MAX_LENGTH))
 
 
-def clipped(text: str, longest: int = LONGEST_REASON) -> str:
+def clipped(text: str, longest: int = MAX_REASON_LENGTH) -> str:
     """Text of at most so many characters; names and values out of a file may be of any length."""
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def short_key(key: str) -> str:
     """A sample's key; one of more than 4096 characters ends in its digest instead, so that it stays unique."""
-    if len(key) <= LONGEST_KEY:
+    if len(key) <= MAX_KEY_LENGTH:
         return key
     digest = sha256(key.encode("utf-8", "backslashreplace")).hexdigest()
-    return f"{key[: LONGEST_KEY - len(digest) - 3]}...{digest}"
+    return f"{key[: MAX_KEY_LENGTH - len(digest) - 3]}...{digest}"
 
 
 def printable(text: str) -> str:
@@ -55,18 +55,18 @@ def shown(value: Any) -> str:
         return "a huge number"
 
 
-def _cut(text: str, longest: int = LONGEST_NAME) -> str:
+def _cut(text: str, longest: int = MAX_NAME_LENGTH) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = LONGEST_NAME
+_REPR.maxstring = _REPR.maxother = MAX_NAME_LENGTH
 _REPR.maxlevel = 3
 
 
 def nearest(name: str, valid: Sequence[str], count: int = 3) -> str:
     """The valid names closest to a mistyped one, as a hint for an error message: ' (nearest: a, b)' or ''."""
-    if len(name) > LONGEST_NAME:
+    if len(name) > MAX_NAME_LENGTH:
         return ""
     close = difflib.get_close_matches(name, valid, n=count, cutoff=0.5)
     return f" (nearest: {', '.join(close)})" if close else ""
@@ -123,7 +123,7 @@ def _explain(root: type[BaseModel], fault: Any) -> str:
     known = _all_keys(root)
     keys = [part for part in fault["loc"] if isinstance(part, int) or part in known or part in surplus]
     place = ".".join(_cut(str(key)) for key in keys)
-    given, message = fault["input"], _cut(fault["msg"].removeprefix("Value error, "), LONGEST_MESSAGE)
+    given, message = fault["input"], _cut(fault["msg"].removeprefix("Value error, "), MAX_MESSAGE_LENGTH)
     if surplus:
         valid = list(_section(root, fault["loc"][:-1]).model_fields)
         return f"{place}: unknown key{nearest(str(surplus[0]), valid)}; valid: {', '.join(valid)}"

@@ -20,7 +20,7 @@ from finer_ray.models.library import Library
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
-from finer_ray.saliency.spec import FINER, Map, maps_of
+from finer_ray.saliency.spec import FINER, MapSpec, maps_of
 from finer_ray.shards.formats import FORMATS
 from finer_ray.urls import holds_secret
 
@@ -222,7 +222,7 @@ class SaliencyConfig(Section):
     )
     concept: ConceptConfig | None = None
 
-    def specs(self) -> tuple[Map, ...]:
+    def specs(self) -> tuple[MapSpec, ...]:
         """The maps, with what they leave open filled in."""
         return maps_of(self.model_dump())
 
@@ -289,7 +289,7 @@ class OutputConfig(Section):
 class ComputeConfig(Section):
     """Resources. Nothing here changes results beyond floating-point noise."""
 
-    runner: Literal["ray", "inline"] = Field(
+    executor: Literal["ray", "inline"] = Field(
         "ray", description="inline: everything in this process, one unit after the other, without Ray"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -365,8 +365,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _memory_is_of_one_process(self) -> Self:
         places = (self.output.url, *self.input.shards)
-        if self.compute.runner == "ray" and any(place.startswith("memory://") for place in places):
-            raise ValueError("memory:// is seen by this process alone: it needs compute.runner: inline")
+        if self.compute.executor == "ray" and any(place.startswith("memory://") for place in places):
+            raise ValueError("memory:// is seen by this process alone: it needs compute.executor: inline")
         return self
 
     def fingerprint(self) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 import yaml
 
 # Class names may stand in a config: 20,000 of them fit.
-MOST_YAML = 2**20
-LONGEST_MESSAGE = 500
+MAX_YAML_BYTES = 2**20
+MAX_MESSAGE_LENGTH = 500
 
 
 def read_yaml(text: str) -> Any:
@@ -19,12 +19,12 @@ def read_yaml(text: str) -> Any:
         ValueError: it is not YAML, longer than 1 MiB, or holds a key twice in one section or an integer of more than
             64 bits.
     """
-    if len(text) > MOST_YAML:
-        raise ValueError(f"longer than {MOST_YAML} bytes")
+    if len(text) > MAX_YAML_BYTES:
+        raise ValueError(f"longer than {MAX_YAML_BYTES} bytes")
     try:
         return _Loader(text).get_single_data()
     except Exception as error:  # PyYAML lets out whatever int() or datetime raise for a value.
-        raise ValueError((str(error) or type(error).__name__)[:LONGEST_MESSAGE]) from None
+        raise ValueError((str(error) or type(error).__name__)[:MAX_MESSAGE_LENGTH]) from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -20,8 +20,8 @@ from finer_ray.shards.fields import Fields
 from finer_ray.shards.shard import ShardRef
 
 INDEXED = ("P", "L", "I", "I;16", "F")
-MOST_PIXELS = 500_000_000
-MOST_BYTES = 2**30
+MAX_PIXELS = 500_000_000
+MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _rows(url: str, records: list[Record]) -> Iterator[Sample]:
     fields = Fields(image=parquet.FIELDS.image, mask=parquet.FIELDS.mask)
     count = numbers[-1] - numbers[0] + 1
     try:
-        samples = parquet.read(ShardRef(url, "parquet"), fields, numbers[0], count, MOST_BYTES)
+        samples = parquet.read(ShardRef(url, "parquet"), fields, numbers[0], count, MAX_BYTES)
         for number, sample in enumerate(samples, numbers[0]):
             if number in wanted:
                 yield sample
@@ -128,7 +128,7 @@ def _entry(record: Record, sample: Sample, findings: Findings) -> Entry | None:
 
 def _look(data: bytes) -> tuple[str, tuple[int, int], bool]:
     """Suffix, (width, height) as displayed, and whether EXIF turns it. Raises what Pillow does for a bad image."""
-    image = open_image(data, MOST_PIXELS)
+    image = open_image(data, MAX_PIXELS)
     if image.format not in PACKED:
         raise ValueError(f"images in {image.format} are not packed")
     turn = orientation(image)
@@ -144,7 +144,7 @@ def _mask(data: bytes, threshold: int, size: tuple[int, int]) -> bytes:
     Raises:
         ValueError: of another size than the image, or nothing is inside.
     """
-    image = open_image(data, MOST_PIXELS)
+    image = open_image(data, MAX_PIXELS)
     pixels: NDArray[np.generic] = np.asarray(image if image.mode in INDEXED else image.convert("L"))
     inside = pixels > threshold  # type: ignore[operator]
     if image.size != size:

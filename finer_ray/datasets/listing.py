@@ -14,8 +14,8 @@ from finer_ray.shards.splits import SPLITS
 
 Box = tuple[float, float, float, float]
 Kind = Literal["missing", "surplus", "malformed", "refused", "unreadable"]
-LONGEST_KEY = 80
-MOST_FINDINGS = 1000
+MAX_KEY_LENGTH = 80
+MAX_FINDINGS = 1000
 
 
 class Finding(NamedTuple):
@@ -45,10 +45,10 @@ class Findings(list[Finding]):
 
     def add_lines(self, where: str, faults: list[tuple[int, str]]) -> None:
         """Append malformed lines (number from 1, what is wrong), the first 1000 each and the rest as a count."""
-        for number, what in faults[:MOST_FINDINGS]:
+        for number, what in faults[:MAX_FINDINGS]:
             self.add("malformed", f"{where}, line {number}", what)
-        if len(faults) > MOST_FINDINGS:
-            self.add("malformed", where, f"{len(faults) - MOST_FINDINGS} more such lines")
+        if len(faults) > MAX_FINDINGS:
+            self.add("malformed", where, f"{len(faults) - MAX_FINDINGS} more such lines")
 
 
 class Mask(NamedTuple):
@@ -144,9 +144,9 @@ def unique_keys(paths: Iterable[str]) -> list[str]:
     taken: set[str] = set()
     keys = []
     for path, key in zip(paths, slugs, strict=True):
-        if counts[key] > 1 or len(key) > LONGEST_KEY:
+        if counts[key] > 1 or len(key) > MAX_KEY_LENGTH:
             digest = sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
-            key = f"{key[:LONGEST_KEY]}-{digest[:16]}"
+            key = f"{key[:MAX_KEY_LENGTH]}-{digest[:16]}"
         while key in taken:
             key += "_"
         taken.add(key)

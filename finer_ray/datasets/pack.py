@@ -33,7 +33,7 @@ from finer_ray.version import __version__
 
 PACK, FINDINGS, CLASSES, DONE = "pack.json", "findings.txt", "classes.txt", "done"
 UNSPLIT = "all"
-SHOWN = 3
+MAX_SHOWN = 3
 # Raised when the same records lead to other shards than before.
 LAYOUT = 1
 
@@ -127,10 +127,10 @@ class Packed:
             yield f"{split}: {images} images in {len(run)} shards, {boxes} with a box, {masks} with a mask"
         yield f"{self.classes} classes; {self.new} of {len(self.shards)} shards written now, {self.seconds:.0f} s"
         for kind, count in Counter(finding.kind for finding in self.findings).items():
-            some = [str(finding) for finding in self.findings if finding.kind == kind][:SHOWN]
+            some = [str(finding) for finding in self.findings if finding.kind == kind][:MAX_SHOWN]
             yield f"{count} {kind}:"
             yield from (f"  {line}" for line in some)
-            if count > SHOWN:
+            if count > MAX_SHOWN:
                 yield f"  ... ({FINDINGS} has them all)"
 
 
@@ -221,7 +221,7 @@ def _plans(packing: Packing, listing: Listing) -> list[Plan]:
     if packing.split != "all" and packing.split not in by_split:
         raise ConfigError(f"--split: {packing.split!r} is none of {', '.join(['all', *by_split])}")
     if not by_split:
-        some = "".join(f"\n  {finding}" for finding in listing.findings[:SHOWN])
+        some = "".join(f"\n  {finding}" for finding in listing.findings[:MAX_SHOWN])
         raise InputError(f"--source: none of the images that {packing.format} lists is in {packing.source!r}{some}")
     size, suffix = packing.rows_per_shard, WRITERS[packing.form].suffix
     return [

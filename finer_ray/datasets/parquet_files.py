@@ -24,7 +24,7 @@ from finer_ray.shards.splits import is_split
 
 LABEL_COLUMNS, KEY_COLUMNS = alternatives(FIELDS.label), alternatives(FIELDS.key)
 HEAD = ("label", "name", "box_xyxy", "split", "image")
-MOST_CLASSES = 100_000
+MAX_CLASSES = 100_000
 Row = dict[str, Any]
 
 
@@ -112,7 +112,7 @@ def _names(rows: list[tuple[str, str, int, Row]], labels: list[int | str | None]
         return texts
     said = {label: row["name"] for (*_, row), label in zip(rows, labels, strict=True) if row.get("name")}
     most = max((label for label in labels if isinstance(label, int)), default=-1)
-    return [str(said.get(label, label)) for label in range(most + 1)] if most < MOST_CLASSES else []
+    return [str(said.get(label, label)) for label in range(most + 1)] if most < MAX_CLASSES else []
 
 
 def _key(row: tuple[str, str, int, Row]) -> str:

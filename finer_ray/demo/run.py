@@ -17,7 +17,7 @@ from finer_ray.report.site import write_report
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
 
-ON_SHEET = 14
+IMAGES_ON_SHEET = 14
 QUERY = """\
 SELECT i.key, round(b.localisation, 3) AS grad_cam, round(f.localisation, 3) AS finer_cam
 FROM '{folder}/images/*.parquet' AS i
@@ -45,7 +45,7 @@ def birds_config(folder: Path) -> Config:
     return load_config(str(here / "birds.yaml"), overrides)
 
 
-def tour(folder: Path) -> None:
+def run_demo(folder: Path) -> None:
     """Run the demo's exports, prove them whole, and show their parts. Raises what `export` raises."""
     console = Console(width=120)
     with connected():
@@ -73,7 +73,7 @@ def _photos(console: Console, folder: Path) -> Path:
     console.print("\n[bold]4. A query[/] (DuckDB): where does the comparison help most?")
     console.print(_answer(folder))
     sheet = folder / "contact_sheet.png"
-    contact_sheet(made, made.images["row"].to_pylist()[:ON_SHEET], sheet)
+    contact_sheet(made, made.images["row"].to_pylist()[:IMAGES_ON_SHEET], sheet)
     return sheet
 
 
@@ -89,7 +89,7 @@ def _birds(console: Console, folder: Path) -> Path:
     console.print("   localisation: share of a map's energy on the parts that tell the species from its siblings")
     console.print(paper_table(made))
     sheet = folder / "birds_sheet.png"
-    contact_sheet(made, images["row"].to_pylist()[:ON_SHEET], sheet)
+    contact_sheet(made, images["row"].to_pylist()[:IMAGES_ON_SHEET], sheet)
     return sheet
 
 

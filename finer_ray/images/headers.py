@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-MOST_SCANS = 100
-MOST_SEGMENTS = 10_000
-MOST_STRIPS = 500_000
+MAX_SCANS = 100
+MAX_SEGMENTS = 10_000
+MAX_STRIPS = 500_000
 # Of images that Pillow decodes in Python, which takes about 0.4 microseconds a value, whatever the file's size.
 MAX_PYTHON_VALUES = 4_000_000
 MAX_PYTHON_BYTES = 16 * 2**20
@@ -76,10 +76,10 @@ def _check_jpeg(data: bytes) -> None:
     scans = 0
     for number, marker in enumerate(_markers(data)):
         scans += marker == START_OF_SCAN
-        if scans > MOST_SCANS:
-            raise ValueError(f"a JPEG of more than {MOST_SCANS} scans")
-        if number > MOST_SEGMENTS:
-            raise ValueError(f"a JPEG of more than {MOST_SEGMENTS} segments")
+        if scans > MAX_SCANS:
+            raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+        if number > MAX_SEGMENTS:
+            raise ValueError(f"a JPEG of more than {MAX_SEGMENTS} segments")
 
 
 def _markers(data: bytes) -> Iterator[int]:
@@ -103,8 +103,8 @@ def _check_tiff(data: bytes, max_pixels: int) -> None:
     tags = _tags(data)
     for tag, name in ((STRIPS, "strips"), (TILES, "tiles")):
         count = tags.get(tag, (0, 0))[0]
-        if count > MOST_STRIPS:
-            raise ValueError(f"a TIFF of {count} {name}, more than the allowed {MOST_STRIPS}")
+        if count > MAX_STRIPS:
+            raise ValueError(f"a TIFF of {count} {name}, more than the allowed {MAX_STRIPS}")
     width, length = tags.get(TILE_WIDTH, (0, 0))[1], tags.get(TILE_LENGTH, (0, 0))[1]
     if width * length > max_pixels:
         raise ValueError(f"a TIFF with tiles of {width}x{length}, more pixels than the allowed {max_pixels}")

@@ -14,7 +14,7 @@ FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-LARGEST_RESIZED = 2**26
+MAX_RESIZED_PIXELS = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Transform:
     def _geometry(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
         wide, high = self.resized(*image.size)
         left, top = self.corner(wide, high)
-        if wide * high > LARGEST_RESIZED:
+        if wide * high > MAX_RESIZED_PIXELS:
             # Of an image that is hundreds of times as long as it is wide, only what the crop shows is resized.
             x, y = image.width / wide, image.height / high
             box = (left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y)

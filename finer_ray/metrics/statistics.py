@@ -14,7 +14,7 @@ Z = 1.96
 # The standard error of a column in DuckDB, `{0}`; null for fewer than two values.
 STDERR_SQL = "(stddev_samp({0}) / sqrt(count({0})))"
 # From here on the means of resamples are normal to within a small part of what 2000 of them can tell.
-MANY = 10_000
+NORMAL_FROM = 10_000
 # Values that are drawn together, of all resamples.
 DRAWN = 2**22
 
@@ -75,7 +75,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, section 13.3).
 
-    For `MANY` values or more its limit is taken instead: by the central limit theorem the means of resamples are
+    For `NORMAL_FROM` values or more its limit is taken instead: by the central limit theorem the means of resamples are
     normal, with the deviation of the values / sqrt(n). Time and memory are then those of one pass over the values.
 
     Args:
@@ -90,7 +90,7 @@ def bootstrap_interval(
     count = len(values)
     if count < 2:
         return float("nan"), float("nan")
-    if count >= MANY:
+    if count >= NORMAL_FROM:
         normal = NormalDist(float(values.mean()), float(values.std()) / count**0.5)
         edges = (1 - level) / 2, (1 + level) / 2
         low, high = (normal.inv_cdf(edge) for edge in edges) if normal.stdev else (normal.mean, normal.mean)

@@ -13,7 +13,7 @@ SWITCHES: dict[str, Switch] = {metric.switch.name: metric.switch for metric in M
 # Those that are averaged, by class and over all.
 AVERAGED: dict[str, Metric] = {name: metric for name, metric in METRICS.items() if metric.heading is not None}
 # The same in the order of the paper's Tab. 4: what the model says first.
-SHOWN: dict[str, Metric] = dict(sorted(AVERAGED.items(), key=lambda item: item[1].of_region))
+REPORTED: dict[str, Metric] = dict(sorted(AVERAGED.items(), key=lambda item: item[1].of_region))
 # The same in the order in which they judge an image's map.
 JUDGES: dict[str, Metric] = dict(sorted(AVERAGED.items(), key=lambda item: item[1].rank))
 OF_REGION: dict[str, Metric] = {name: metric for name, metric in AVERAGED.items() if metric.of_region}

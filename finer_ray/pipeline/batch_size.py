@@ -10,7 +10,7 @@ from finer_ray.saliency.budget import MASKED_MEMORY
 # On CPUs larger batches are no faster.
 CPU_BATCH = 32
 # Nor are they on a GPU beyond this; and the rows of a unit are a small multiple of it.
-LARGEST_BATCH = 256
+MAX_BATCH = 256
 # Batches whose memory is measured.
 TRIALS = (8, 16)
 # Of a GPU's memory, for masked images: one part in so many.

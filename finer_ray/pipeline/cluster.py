@@ -43,7 +43,7 @@ LOST_SECONDS, WATCH_SECONDS = 45.0, 2.0
 # Processes without which a cluster is none; of our own nothing starts them again.
 VITAL = ("gcs_server", "raylet")
 # Ray wraps an error a few times; beyond this there is a loop.
-DEEPEST = 16
+MAX_DEPTH = 16
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def plain_errors() -> Iterator[None]:
 def _known_cause(error: BaseException) -> FinerRayError | None:
     """The error of ours that this one is, or wraps; Ray derives classes from it, which are not meant."""
     here: BaseException | None = error
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         for found in (here, getattr(here, "cause", None)):
             if isinstance(found, FinerRayError) and type(found).__module__.startswith("finer_ray"):
                 return found
@@ -257,7 +257,7 @@ def _start_our_own() -> None:
             ray.shutdown()
             if attempt == STARTS:
                 raise WorkerError(
-                    f"Ray could not be started on this machine, in {STARTS} attempts; compute.runner: inline does "
+                    f"Ray could not be started on this machine, in {STARTS} attempts; compute.executor: inline does "
                     f"without it. Its logs are in /tmp/ray/session_latest/logs. Ray says: {error}"
                 ) from error
 
@@ -304,7 +304,7 @@ def check_device(compute: ComputeConfig) -> None:
         ConfigError: they are not, and Ray would wait for them forever.
         ConfigError, WorkerError: RAY_ADDRESS names what no job can join, by `check_address`.
     """
-    inline = compute.runner == "inline"
+    inline = compute.executor == "inline"
     address = os.environ.get("RAY_ADDRESS") or OUR_OWN
     if not inline and address != OUR_OWN and not ray.is_initialized():
         check_address(address)

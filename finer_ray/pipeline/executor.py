@@ -133,12 +133,12 @@ class Executor(Protocol):
 
 
 def executor_of(compute: ComputeConfig) -> Executor:
-    """The executor that `compute.runner` names."""
-    return InlineExecutor() if compute.runner == "inline" else RayExecutor()
+    """The executor that `compute.executor` names."""
+    return InlineExecutor() if compute.executor == "inline" else RayExecutor()
 
 
 @dataclass(frozen=True)
-class Held:
+class LocalObject:
     """An object of this process, shared with nobody else."""
 
     value: Any
@@ -160,9 +160,9 @@ class InlineExecutor:
         """One actor, with all of this machine."""
         return own_resources(compute)
 
-    def share(self, value: Any) -> Held:
+    def share(self, value: Any) -> LocalObject:
         """The object itself."""
-        return Held(value)
+        return LocalObject(value)
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any], *_: float, **__: float) -> Iterator[Any]:
         """The built-in map."""
@@ -179,7 +179,7 @@ class InlineExecutor:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """An object in Ray's object store."""
 
     ref: Any
@@ -212,10 +212,10 @@ class RayExecutor:
         self.connect()
         return cluster_resources(compute)
 
-    def share(self, value: Any) -> Stored:
+    def share(self, value: Any) -> StoredObject:
         """A reference to a copy in the object store."""
         self.connect()
-        return Stored(ray.put(value))
+        return StoredObject(ray.put(value))
 
     def map(
         self,

@@ -15,7 +15,7 @@ from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
 from finer_ray.pipeline.batch_size import (
     CPU_BATCH,
-    LARGEST_BATCH,
+    MAX_BATCH,
     gpu_budget,
     gpu_peak,
     is_out_of_memory,
@@ -24,11 +24,11 @@ from finer_ray.pipeline.batch_size import (
 )
 from finer_ray.pipeline.device_transfer import Arrays, HostToDevice, fetch
 from finer_ray.pipeline.resources import Resources
-from finer_ray.pipeline.results import Results, answers
+from finer_ray.pipeline.results import Results, model_outputs
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.pipeline.targets import TargetError, Targets, question_of
+from finer_ray.pipeline.targets import TargetError, Targets, saliency_spec
 from finer_ray.pipeline.unit_tables import explained_schema, from_column, metric_shapes
-from finer_ray.saliency import Map, explain
+from finer_ray.saliency import MapSpec, explain
 from finer_ray.saliency.methods import METHODS
 from finer_ray.store.layout import Layout
 
@@ -55,7 +55,7 @@ class Explainer:
         self._schema = explained_schema(layout, metric_shapes(config.metrics, layout))
         self._model = prepare(classifier, self._device, config.compute.precision)
         memory = masked_memory(config.compute.masked_memory, self._device, share.gpus, share.units)
-        self._question = replace(question_of(config, classifier), memory=memory)
+        self._spec = replace(saliency_spec(config, classifier), memory=memory)
         self._targets = Targets(config, classifier)
         self._scorer = Scorer(config.metrics, self._model, self._device, memory)
         self._send = HostToDevice(self._device)
@@ -130,7 +130,7 @@ class Explainer:
             torch.cuda.empty_cache()
         self._size = min(self._size, size)
         self._scorer.memory = max(1, self._scorer.memory // 2)
-        self._question = replace(self._question, memory=self._scorer.memory)
+        self._spec = replace(self._spec, memory=self._scorer.memory)
 
     def _batch(self, unit: "Unit", rows: Rows) -> list["Batch"]:
         """A batch of rows, or none where all of them fail; the places of those that do are filled with another row."""
@@ -147,10 +147,10 @@ class Explainer:
         target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
         with autocast(self._device, self._config.compute.precision):
             explanation = explain(
-                self._model, images, self._question, target, None if reference is None else reference[:, None]
+                self._model, images, self._spec, target, None if reference is None else reference[:, None]
             )
             scores = self._scorer(images, explanation, region)
-        return [Batch(good, places, fetch(answers(explanation, self._model.class_count) | scores))]
+        return [Batch(good, places, fetch(model_outputs(explanation, self._model.class_count) | scores))]
 
     def _batch_size(self, share: Resources) -> int:
         wanted = self._config.compute.batch_size
@@ -159,9 +159,9 @@ class Explainer:
         if self._device.type != "cuda":
             return CPU_BATCH
         budget = gpu_budget(self._device, self._config.compute.memory_fraction, share.gpus, share.units)
-        if any(METHODS[wanted.cam].masked_passes for wanted in self._question.maps):
-            budget -= self._question.memory
-        most = min(LARGEST_BATCH, self._layout.rows_per_unit)
+        if any(METHODS[wanted.cam].masked_passes for wanted in self._spec.maps):
+            budget -= self._spec.memory
+        most = min(MAX_BATCH, self._layout.rows_per_unit)
         # Each by itself: in small batches scoring may take more, and yet grow less from one to the next.
         trials = (partial(self._trial, scored=scored) for scored in (False, True))
         return min(largest_batch(gpu_peak(self._device, trial), budget, most) for trial in trials)
@@ -172,12 +172,12 @@ class Explainer:
         height, width = self._model.transform.size
         images = self._images(torch.zeros((count, height, width, 3), dtype=torch.uint8, device=self._device))
         region = torch.zeros((count, height, width), dtype=torch.bool, device=self._device)
-        maps = tuple(wanted for wanted in self._question.maps if not METHODS[wanted.cam].masked_passes)
-        question = replace(self._question, maps=maps or (Map("gradcam"),))
+        maps = tuple(wanted for wanted in self._spec.maps if not METHODS[wanted.cam].masked_passes)
+        spec = replace(self._spec, maps=maps or (MapSpec("gradcam"),))
         with autocast(self._device, self._config.compute.precision):
-            explanation = explain(self._model, images, question)
+            explanation = explain(self._model, images, spec)
             if scored:
-                each = explanation.maps[:, :1].expand(-1, len(self._question.maps), -1, -1)
+                each = explanation.maps[:, :1].expand(-1, len(self._spec.maps), -1, -1)
                 self._scorer(images, replace(explanation, maps=each), region)
 
     def _images(self, pixels: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ from finer_ray.pipeline.planning import check_places, draft, make_plan, units_le
 from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
 from finer_ray.pipeline.stages import export_stages
-from finer_ray.pipeline.targets import check_question
+from finer_ray.pipeline.targets import check_saliency
 from finer_ray.pipeline.writing import unknown_label_note
 from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.lease import Lease, acquire
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, Unit, check_vacant, pending
-from finer_ray.store.parts import clear, committed, failure_count, publish
+from finer_ray.store.parts import clean_up, committed, failure_count, publish
 from finer_ray.store.similarity import write_similarity
 from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors
@@ -76,7 +76,7 @@ class Run:
         check_places(config.input.shards, folder)
         check_vacant(folder)
         self._classifier = build_classifier(config.model)
-        check_question(config, self._classifier)
+        check_saliency(config, self._classifier)
         self._lease = self._stack.enter_context(acquire(folder, config.output.lease_seconds))
         self._executor = self._stack.enter_context(executor_of(config.compute))
         self._stack.enter_context(_lost_lease_first(folder, self._lease))
@@ -93,14 +93,14 @@ class Run:
         self._published = published = self._export_file.manifest
         planned = pending(self._plan_file.manifest, published)
         if published is not None and planned is None and self._plan_file.manifest is not None:
-            clear(self._folder, self._plan_file, self._export_file)
+            clean_up(self._folder, self._plan_file, self._export_file)
         empty = draft(self._config, self._classifier)
         plan, self.notes = make_plan(self._config, empty, planned, published, self._folder, self._executor.map)
         self._plan = plan
-        self.left, self._waiting = units_left(plan, published, self._folder)
+        self.left, self._unpublished = units_left(plan, published, self._folder)
         if self._is_current():
             return
-        self._lease.confirm()
+        self._lease.confirm_held()
         tables = kept_tables(self._classifier, published)
         self._plan = erase_retired(plan, published, self._folder).model_copy(update={"tables": tables})
         self._plan_file.write(self._plan)
@@ -111,7 +111,7 @@ class Run:
     def explain(self) -> None:
         """Take the units that are left through the stages."""
         plan, total = self._plan, self._plan.images()
-        failures = plan.counts["failures"] + failure_count(self._folder, self._waiting)
+        failures = plan.counts["failures"] + failure_count(self._folder, self._unpublished)
         progress = Progress(total, total - sum(unit.count for unit in self.left), failures)
         if not self._is_current():
             self._check(progress)
@@ -134,8 +134,8 @@ class Run:
         if self._published is not None and self._is_current():
             made = self._refreshed(self._published)
         else:
-            missing, waiting = units_left(self._plan, self._published, self._folder)
-            self._lease.confirm()
+            missing, unpublished = units_left(self._plan, self._published, self._folder)
+            self._lease.confirm_held()
             if missing:
                 raise StoreError(
                     f"{len(missing)} of {len(self.left)} units that this run has committed to {self._folder.url}/parts "
@@ -144,20 +144,20 @@ class Run:
             # Again, in case a run that stood still has come between.
             create_tensors(self._folder, self._plan.layout, self._plan.rows())
             files, mapper = (self._plan_file, self._export_file), self._executor.map
-            made = publish(self._folder, waiting, *files, mapper, self._lease.confirm)
+            made = publish(self._folder, unpublished, *files, mapper, self._lease.confirm_held)
         new, seconds = sum(unit.count for unit in self.left), time.monotonic() - self._start
         return Summary(**made.counts, new=new, notes=self.notes, seconds=seconds)
 
     def _is_current(self) -> bool:
         """Whether what is published is all that there is to do."""
-        done = not self.left and not self._waiting
+        done = not self.left and not self._unpublished
         return self._published is not None and done and not has_news(self._plan, self._published)
 
     def _refreshed(self, published: Manifest) -> Manifest:
         """What is published, after what earlier runs left behind is cleared up."""
         # Also the late commits of a run that stood still while another published.
         if self._plan_file.manifest is not None or committed(self._folder):
-            clear(self._folder, self._plan_file, self._export_file)
+            clean_up(self._folder, self._plan_file, self._export_file)
         if (stamped := with_stamps(published, self._plan)) != published:
             # Shards that were read again and are the same have other times now: once is enough.
             self._export_file.write(stamped)
@@ -165,7 +165,7 @@ class Run:
 
     def _check(self, progress: Progress) -> None:
         """Raises LeaseError where another run has taken over, InputError where too many images have failed."""
-        self._lease.check()
+        self._lease.raise_if_lost()
         limit = self._config.input.max_failures
         if too_many(progress.failures, progress.total, limit):
             raise InputError(over_limit(self._folder, progress.failures, progress.total, limit))
@@ -179,7 +179,7 @@ def _lost_lease_first(folder: Folder, lease: Lease) -> Iterator[None]:
         yield
     except (StoreError, FileNotFoundError) as error:
         with suppress(StoreError):
-            lease.confirm()
+            lease.confirm_held()
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{folder.url}: a file is gone ({error}); run the same command again") from error

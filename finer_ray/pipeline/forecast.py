@@ -11,7 +11,7 @@ from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import InlineExecutor, executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.stages import export_stages
-from finer_ray.pipeline.targets import check_question
+from finer_ray.pipeline.targets import check_saliency
 from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Unit, check_vacant, pending, read_manifest
@@ -19,7 +19,7 @@ from finer_ray.store.parts import committed_failures, failure_count
 from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors
 
-WARM, TRIED, SHOWN = 2, 24, 5
+WARM_UP_IMAGES, TRIAL_IMAGES, MAX_SHOWN = 2, 24, 5
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ def forecast(config: Config) -> Forecast:
     Raises:
         What `export` raises before it begins.
     """
-    check_device(config.compute.model_copy(update={"runner": "inline"}))
+    check_device(config.compute.model_copy(update={"executor": "inline"}))
     folder = Folder(config.output.url, config.compute.retry_seconds)
     check_places(config.input.shards, folder)
     check_vacant(folder)
     classifier = build_classifier(config.model)
-    check_question(config, classifier)
+    check_saliency(config, classifier)
     published = read_manifest(folder, EXPORT)
     planned = pending(read_manifest(folder, PLAN), published)
     with executor_of(config.compute) as executor:
         plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, executor.map)
-    left, waiting = units_left(plan, published, folder)
-    failures, limit = plan.counts["failures"] + failure_count(folder, waiting), config.input.max_failures
+    left, unpublished = units_left(plan, published, folder)
+    failures, limit = plan.counts["failures"] + failure_count(folder, unpublished), config.input.max_failures
     stops = too_many(failures, plan.images(), limit)
     found = Forecast(
         shards=len(plan.shards),
@@ -103,14 +103,14 @@ def forecast_lines(found: Forecast) -> list[str]:
         f"to do    {found.images_left} images in {found.units_left} units",
     ]
     lines += [f"note     {note}" for note in found.notes]
-    lines += [f"damaged  {problem}" for problem in found.problems[:SHOWN]]
+    lines += [f"damaged  {problem}" for problem in found.problems[:MAX_SHOWN]]
     if found.over_limit:
         lines.append(f"stops    {found.over_limit}")
     if not found.tried:
         return [*lines, "nothing is left to be done"]
     lines += [
         f"tried    {found.tried} images on {found.device}, {len(found.trial_failures)} failures",
-        *(f"  failed {failure}" for failure in found.trial_failures[:SHOWN]),
+        *(f"  failed {failure}" for failure in found.trial_failures[:MAX_SHOWN]),
         f"time     about {_time(found.seconds)} for one process like this ({1000 * found.seconds_per_image:.0f} ms an "
         "image; Ray takes some seconds to start, several actors share the work)",
         f"size     about {_size(found.bytes)} ({_size(found.bytes_per_image)} an image)",
@@ -123,7 +123,9 @@ def _tried(found: Forecast, config: Config, classifier: Classifier, layout: Layo
     """The forecast, after the first images of a unit have gone through the stages, written to memory."""
     executor, folder = InlineExecutor(), Folder(f"memory://forecast-{secrets.token_hex(8)}")
     stages = export_stages(config, classifier, layout, folder.url, executor)
-    warm, trial = (replace(unit, number=i, count=min(most, unit.count)) for i, most in enumerate((WARM, TRIED)))
+    warm, trial = (
+        replace(unit, number=i, count=min(most, unit.count)) for i, most in enumerate((WARM_UP_IMAGES, TRIAL_IMAGES))
+    )
     create_tensors(folder, layout, 2 * layout.rows_per_unit)
     lines = executor.run([warm, trial], stages)
     next(lines)

@@ -15,7 +15,7 @@ from finer_ray.config.messages import clipped
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
-from finer_ray.pipeline.targets import question_of
+from finer_ray.pipeline.targets import saliency_spec
 from finer_ray.retry import retry
 from finer_ray.shards import ShardIndex, ShardRef, fields_of, find_shards, index_shard, stamps, unit_digest
 from finer_ray.shards.changes import is_tag
@@ -29,7 +29,7 @@ from finer_ray.version import __version__
 PACKAGES = ("torch", "timm", "open_clip_torch", "pillow", "ray", "zarr")
 # Shards that one task counts.
 BATCH = 32
-NAMED = 5
+MAX_NAMED = 5
 WILDCARD = re.compile(r"[*?\[{]")
 # Tables of an export that a pattern could take for shards; and names of a pattern's ranges that are looked at.
 OWN_TABLES = ("classes.parquet", "images/unit.parquet", "parts/images/0.parquet", "retired/images/unit.parquet")
@@ -38,19 +38,19 @@ DigestsOf = Callable[[ShardEntry], list[str | None]]
 
 
 @dataclass(frozen=True)
-class Survey:
+class ShardChanges:
     """What the shards are now, beside what an export has of them.
 
     Attributes:
         entries: shards known before and as they were, and those that are new, which have no units yet.
         changed, vanished: known shards that are not as they were.
-        renewed: changed shards as they are now.
+        replaced: changed shards as they are now.
     """
 
     entries: list[ShardEntry]
     changed: list[ShardEntry]
     vanished: list[ShardEntry]
-    renewed: list[ShardEntry]
+    replaced: list[ShardEntry]
 
     def notes(self, policy: str) -> list[str]:
         """What the user is told of changed and vanished shards."""
@@ -64,10 +64,10 @@ class Survey:
 
 def layout_of(config: Config, classifier: Classifier) -> Layout:
     """The Zarr layout that a config and its model lead to."""
-    question = question_of(config, classifier)
+    spec = saliency_spec(config, classifier)
     return Layout(
-        maps=tuple(wanted.name for wanted in question.maps),
-        references=question.reference_count(len(classifier.classes)),
+        maps=tuple(wanted.name for wanted in spec.maps),
+        references=spec.reference_count(len(classifier.classes)),
         grid=classifier.grid_size,
         embedding=classifier.embedding_size if config.output.embedding else None,
         basis=config.output.basis,
@@ -188,7 +188,7 @@ def make_plan(
     else:
         retired += [_retired(entry, "changed") for entry in survey.changed]
         retired += [_retired(entry, "vanished") for entry in survey.vanished]
-        entries = [*survey.entries, *survey.renewed]
+        entries = [*survey.entries, *survey.replaced]
     plan = empty.model_copy(
         update={
             "shards": _numbered(entries, known, retired),
@@ -199,7 +199,7 @@ def make_plan(
         }
     )
     if not plan.images():
-        problems = "; ".join(f"{e.shard.ref.url}: {e.shard.problem or 'empty'}" for e in plan.shards[:NAMED])
+        problems = "; ".join(f"{e.shard.ref.url}: {e.shard.problem or 'empty'}" for e in plan.shards[:MAX_NAMED])
         raise InputError(f"input.shards: no image in {len(plan.shards)} shards ({problems})")
     return plan, notes
 
@@ -208,8 +208,8 @@ def units_left(plan: Manifest, published: Manifest | None, folder: Folder) -> tu
     """Units that nothing has committed, and the numbers of units committed but not yet published."""
     done = set() if published is None else {unit.number for unit in published.units()}
     units = plan.units()
-    waiting = (committed(folder) & {unit.number for unit in units}) - done
-    return [unit for unit in units if unit.number not in done and unit.number not in waiting], sorted(waiting)
+    unpublished = (committed(folder) & {unit.number for unit in units}) - done
+    return [unit for unit in units if unit.number not in done and unit.number not in unpublished], sorted(unpublished)
 
 
 def _digests(known: Sequence[ShardEntry], published: Manifest | None, folder: Folder) -> DigestsOf:
@@ -226,7 +226,7 @@ def _digests(known: Sequence[ShardEntry], published: Manifest | None, folder: Fo
     return digests
 
 
-def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, mapper: Mapper) -> Survey:
+def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, mapper: Mapper) -> ShardChanges:
     retry_seconds = config.compute.retry_seconds
 
     def look() -> tuple[list[ShardRef], dict[str, str | None]]:
@@ -243,7 +243,7 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, map
     count = partial(_count, config.input.fields.model_dump(), config.output.rows_per_unit, retry_seconds)
     indexes = [index for found in mapper(count, batches) for index in found]
     entries = [entry for url, entry in by_url.items() if url in same or (url in marks and url not in wanted)]
-    changed, renewed, new, doubtful = [], [], [], []
+    changed, replaced, new, doubtful = [], [], [], []
     for index in indexes:
         entry, mark = by_url.get(index.ref.url), marks[index.ref.url]
         fresh = ShardEntry(index=index.to_json(), stamp=mark, first_unit=-1)
@@ -257,16 +257,16 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, map
             doubtful.append((entry, fresh, digests(entry)))
         else:
             changed.append(entry)
-            renewed.append(fresh)
+            replaced.append(fresh)
     # Headers are the same; whether bodies are, only reading them tells.
     for (entry, fresh, _), kept in zip(doubtful, mapper(partial(_is_same, config), doubtful), strict=True):
         if kept:
             entries.append(entry.model_copy(update={"stamp": fresh.stamp}))
         else:
             changed.append(entry)
-            renewed.append(fresh)
+            replaced.append(fresh)
     vanished = [entry for url, entry in by_url.items() if url not in marks]
-    return Survey([*entries, *new], changed, vanished, renewed)
+    return ShardChanges([*entries, *new], changed, vanished, replaced)
 
 
 def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, list[str | None]]) -> bool:
@@ -331,15 +331,15 @@ def _retired(entry: ShardEntry, reason: str) -> Retired:
     )
 
 
-def _refusal(survey: Survey) -> str:
+def _refusal(survey: ShardChanges) -> str:
     parts = []
     if survey.changed:
-        now = [entry.index["count"] for entry in survey.renewed]
+        now = [entry.index["count"] for entry in survey.replaced]
         lines = [
             f"{e.index['ref']['url']} ({e.index['count']} images then, {n} now)"
             for e, n in zip(survey.changed, now, strict=True)
         ]
-        parts.append(f"{len(lines)} changed: {', '.join(lines[:NAMED])}")
+        parts.append(f"{len(lines)} changed: {', '.join(lines[:MAX_NAMED])}")
     if survey.vanished:
         parts.append(f"{len(survey.vanished)} vanished: {_few(survey.vanished)}")
     return (
@@ -351,4 +351,4 @@ def _refusal(survey: Survey) -> str:
 
 def _few(entries: Sequence[ShardEntry]) -> str:
     urls = [entry.index["ref"]["url"] for entry in entries]
-    return ", ".join(urls[:NAMED]) + (", ..." if len(urls) > NAMED else "")
+    return ", ".join(urls[:MAX_NAMED]) + (", ..." if len(urls) > MAX_NAMED else "")

@@ -103,7 +103,7 @@ def _empty(kind: pa.DataType, count: int) -> NDArray[Any]:
     return np.full((count, *shape), -1 if pa.types.is_integer(kind) else np.nan, kind.to_pandas_dtype())
 
 
-def answers(explanation: Explanation, class_count: int) -> dict[str, Tensor]:
+def model_outputs(explanation: Explanation, class_count: int) -> dict[str, Tensor]:
     """What is kept of a batch's explanation, on its device; concepts have no probability.
 
     Returns:

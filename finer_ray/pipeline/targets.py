@@ -1,4 +1,4 @@
-"""The question: the config's section `saliency` with its names turned into indices of the head's logits."""
+"""The spec: the config's section `saliency` with its names turned into indices of the head's logits."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,7 +8,7 @@ from finer_ray.config.section import MISSING_PLUGIN
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
 from finer_ray.saliency.methods import METHODS
-from finer_ray.saliency.spec import Question
+from finer_ray.saliency.spec import SaliencySpec
 from finer_ray.shards.splits import split_hint
 
 # Labels whose classes are remembered.
@@ -19,7 +19,7 @@ NO_LABEL = (
 )
 
 
-def question_of(config: Config, classifier: Classifier) -> Question:
+def saliency_spec(config: Config, classifier: Classifier) -> SaliencySpec:
     """What is asked of every image.
 
     Raises:
@@ -39,7 +39,7 @@ def question_of(config: Config, classifier: Classifier) -> Question:
         by_class = _pairs(concept, classifier)
         if concept.by == "predicted":
             pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
-    return Question(
+    return SaliencySpec(
         maps=maps,
         references=references,
         selection=selection,
@@ -48,14 +48,14 @@ def question_of(config: Config, classifier: Classifier) -> Question:
     )
 
 
-def check_question(config: Config, classifier: Classifier) -> None:
+def check_saliency(config: Config, classifier: Classifier) -> None:
     """Raises ConfigError with its place where the section names classes or concepts that there are not, or a map
     that this classifier cannot have."""
     saliency = config.saliency
     concept = saliency.concept
     try:
         place = "saliency.concept" if concept is not None else "saliency.selection"
-        question_of(config, classifier)
+        saliency_spec(config, classifier)
         place = "saliency.target"
         Targets(config, classifier)
     except LookupError as error:

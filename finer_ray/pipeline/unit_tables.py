@@ -53,7 +53,7 @@ WRITTEN = pa.schema(
     ]
 )
 # Columns of images that come from the model; those that are lists hold a value for each reference.
-ANSWERS = (
+MODEL_COLUMNS = (
     "target",
     "predicted",
     "probability",
@@ -86,12 +86,12 @@ def explained_schema(layout: Layout, metrics: dict[str, tuple[int, ...]]) -> pa.
         metrics: shapes of the columns of metrics that are computed, the maps first; NaN means null.
     """
     labels = [pa.field("label", pa.int32()), pa.field("unknown_label", pa.string())]
-    answers = [pa.field(name, _answer_type(IMAGES.field(name).type, layout.references)) for name in ANSWERS]
+    answers = [pa.field(name, _answer_type(IMAGES.field(name).type, layout.references)) for name in MODEL_COLUMNS]
     scores = [pa.field(name, tensor_type("float32", shape)) for name, shape in metrics.items()]
     arrays = [
         pa.field(name, tensor_type(ARRAYS[name].dtype, shape))
         for name, shape in layout.shapes().items()
-        if name not in ANSWERS
+        if name not in MODEL_COLUMNS
     ]
     return pa.schema([*NOTES, *labels, *answers, *scores, *arrays])
 

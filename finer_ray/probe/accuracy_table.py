@@ -11,7 +11,7 @@ from rich.table import Table
 from finer_ray.probe.record import ACCURACIES, Record
 
 TITLE = "Held-out accuracy of linear probes in % (in parentheses: of the training images)"
-LISTED = 5
+MAX_LISTED = 5
 
 
 def accuracy_table(records: Sequence[Record], markdown: bool = False) -> Table:
@@ -55,7 +55,7 @@ def _remark(record: Record) -> str:
     }
     parts = [f"{count} {what}" for what, count in found.items() if count]
     if record.untrained:
-        few = ", ".join(record.untrained[:LISTED]) + (", ..." if len(record.untrained) > LISTED else "")
+        few = ", ".join(record.untrained[:MAX_LISTED]) + (", ..." if len(record.untrained) > MAX_LISTED else "")
         parts.append(f"{len(record.untrained)} classes without a training image ({few})")
     if record.iterations >= record.settings.iterations:
         parts.append(f"not converged after {record.iterations} iterations")

@@ -71,7 +71,7 @@ def probe(config: ProbesConfig) -> list[Record]:
     """Train a linear probe for every pair of backbone and data set, and write the tables of their accuracies.
 
     Embeddings that exist are not computed again, and a probe whose embeddings and settings are as before is not
-    trained again. Probes are trained side by side, by `compute.runner`.
+    trained again. Probes are trained side by side, by `compute.executor`.
 
     Returns:
         Their records, in the config's order.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from finer_ray.report.photos import read_photos
 from finer_ray.store.reading import Export
 
-ACROSS = 2
+COLUMNS_ON_SHEET = 2
 # Characters that fit above one picture.
 WIDTH = 36
 TITLES = {"gradcam": "Grad-CAM", "finer_gradcam": "Finer-CAM"}
@@ -44,16 +44,16 @@ def contact_sheet(
     heat = {name: export.maps(rows, name, size=photos[0].shape[:2]) for name in maps}
     chosen = export.images.filter(pc.is_in(export.images["row"], pa.array(rows, pa.int64())))
     lines = {line["row"]: line for line in chosen.to_pylist()}
-    down = -(-len(rows) // ACROSS)
-    figure = Figure(figsize=(6.6 * ACROSS, 2.45 * down + 0.5), dpi=110, layout="constrained")
+    down = -(-len(rows) // COLUMNS_ON_SHEET)
+    figure = Figure(figsize=(6.6 * COLUMNS_ON_SHEET, 2.45 * down + 0.5), dpi=110, layout="constrained")
     gamma = export.manifest.config["saliency"]["gamma"]
     title = title or f"What makes it this class and not its nearest ones? (gamma {gamma:g})"
     figure.suptitle(title, fontsize=12)
-    axes: Any = figure.subplots(down, 3 * ACROSS, squeeze=False)
+    axes: Any = figure.subplots(down, 3 * COLUMNS_ON_SHEET, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for position, row in enumerate(rows):
-        trio = axes[position // ACROSS, 3 * (position % ACROSS) :][:3]
+        trio = axes[position // COLUMNS_ON_SHEET, 3 * (position % COLUMNS_ON_SHEET) :][:3]
         caption = captions(lines[row], export.manifest.classes, maps)
         trio[0].imshow(photos[position])
         for axis, name in zip(trio[1:], maps, strict=True):

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError, QueryError
-from finer_ray.metrics.table import SHOWN
+from finer_ray.metrics.table import REPORTED
 from finer_ray.report.contact_sheet import COLOURS, overlay
 from finer_ray.report.photos import read_photos
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
 
-ACROSS = 4
+COLUMNS_ON_SHEET = 4
 # Without its photo a map is drawn in cells of the grid, this many pixels wide in all.
 SIDE = 224
 
@@ -48,7 +48,7 @@ def _missing(connection: duckdb.DuckDBPyConnection, key: str) -> str:
     return f"no image has the key {key!r} (nearest: {', '.join(name for (name,) in near) or 'there are no images'})"
 
 
-def close_up(export: Export, row: int, path: Path, maps: Sequence[str] = (), gammas: Sequence[float] = ()) -> str:
+def draw_image(export: Export, row: int, path: Path, maps: Sequence[str] = (), gammas: Sequence[float] = ()) -> str:
     """Draw one image as a PNG: its photo, its maps, and the contrast at some gammas.
 
     Args:
@@ -90,7 +90,7 @@ def _lines(export: Export, row: int) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _metrics(line: dict[str, Any]) -> str:
     wanted = ("localisation", "deletion_auc")
-    return "  ".join(f"{SHOWN[name].title} {line[name]:.2f}" for name in wanted if line[name] is not None)
+    return "  ".join(f"{REPORTED[name].title} {line[name]:.2f}" for name in wanted if line[name] is not None)
 
 
 def _photo(export: Export, row: int) -> tuple[NDArray[np.uint8] | None, str]:
@@ -125,7 +125,7 @@ def _headline(line: dict[str, Any], classes: Sequence[str]) -> str:
 
 
 def _draw(pictures: Sequence[tuple[str, NDArray[Any]]], headline: str, path: Path) -> None:
-    across = min(ACROSS, len(pictures))
+    across = min(COLUMNS_ON_SHEET, len(pictures))
     down = -(-len(pictures) // across)
     high = 0.6 + 0.2 * (headline.count("\n") + 1)
     figure = Figure(figsize=(max(2.6 * across, 6.5), 2.95 * down + high), dpi=110, layout="constrained")

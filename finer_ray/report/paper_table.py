@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from finer_ray.metrics.statistics import Mean, bootstrap_interval, mean_of
-from finer_ray.metrics.table import SHOWN
+from finer_ray.metrics.table import REPORTED
 from finer_ray.saliency import spec
 from finer_ray.store.reading import Export
 
@@ -43,7 +43,7 @@ def compare(export: Export, against: Mapping[str, str] | None = None) -> dict[st
     """
     against = baselines(export) if against is None else against
     values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
-    present = [metric for metric in SHOWN if any(np.isfinite(known[metric]).any() for known in values.values())]
+    present = [metric for metric in REPORTED if any(np.isfinite(known[metric]).any() for known in values.values())]
     return {
         name: {
             metric: _cell(known[metric], values[against[name]][metric] if name in against else None)
@@ -66,7 +66,7 @@ def paper_table(export: Export) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for metric in next(iter(cells.values())):
         row = [known[metric] for known in cells.values()]
-        table.add_row(SHOWN[metric].title, *(_mean(cell) for cell in row))
+        table.add_row(REPORTED[metric].title, *(_mean(cell) for cell in row))
         if any(cell.difference is not None for cell in row):
             table.add_row("", *(_difference(cell) for cell in row), style="dim")
     return table
@@ -75,9 +75,9 @@ def paper_table(export: Export) -> Table:
 def metric_values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
     """Metrics of one map by name, rows of images in order, NaN for null."""
     # Curves and other lists are left out: sorting would copy them.
-    known = export.metrics.select(["row", "map", *SHOWN])
+    known = export.metrics.select(["row", "map", *REPORTED])
     table = known.filter(pc.equal(known["map"], name)).sort_by("row")
-    return {metric: pc.cast(table[metric], pa.float64()).to_numpy() for metric in SHOWN}
+    return {metric: pc.cast(table[metric], pa.float64()).to_numpy() for metric in REPORTED}
 
 
 def _cell(values: NDArray[np.float64], baseline: NDArray[np.float64] | None) -> Cell:

@@ -7,7 +7,7 @@ from finer_ray.saliency.gem import Gem
 from finer_ray.saliency.mask import Mask
 from finer_ray.saliency.objective import WEIGHTINGS, reference_weights
 from finer_ray.saliency.rise import Rise
-from finer_ray.saliency.spec import Map, Question
+from finer_ray.saliency.spec import MapSpec, SaliencySpec
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ __all__ = [
     "WEIGHTINGS",
     "Explanation",
     "Gem",
-    "Map",
+    "MapSpec",
     "Mask",
-    "Question",
     "Rise",
+    "SaliencySpec",
     "SplitClassifier",
     "contrast",
     "explain",

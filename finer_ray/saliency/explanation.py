@@ -13,7 +13,7 @@ from finer_ray.saliency.gradcam import contrast_basis
 from finer_ray.saliency.method import BatchContext, Cam
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import wide
-from finer_ray.saliency.spec import Map, Question
+from finer_ray.saliency.spec import MapSpec, SaliencySpec
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 
@@ -28,7 +28,7 @@ class Explanation:
         target: (B,) int64.
         references: (B, K) int64; -1 means none.
         basis: (B, 1+K, h, w), M_j of the target and its references before ReLU; NaN where there is none.
-        maps: (B, M, h, w) non-negative, in the order of `Question.maps`.
+        maps: (B, M, h, w) non-negative, in the order of `SaliencySpec.maps`.
     """
 
     embedding: Tensor
@@ -45,7 +45,7 @@ class Explanation:
 def explain(
     model: SplitClassifier,
     images: Tensor,
-    question: Question,
+    spec: SaliencySpec,
     target: Tensor | None = None,
     references: Tensor | None = None,
 ) -> Explanation:
@@ -57,9 +57,9 @@ def explain(
     Args:
         model: the classifier, cut at its CAM layer.
         images: (B, 3, H, W), normalised as the backbone wants them.
-        question: maps and references.
-        target: (B,) int64 class to explain; where None, the predicted class, or what `question.pairs` has for it.
-        references: (B, K) int64, -1 for none; as `question.selection` says where None.
+        spec: maps and references.
+        target: (B,) int64 class to explain; where None, the predicted class, or what `spec.pairs` has for it.
+        references: (B, K) int64, -1 for none; as `spec.selection` says where None.
     """
     cut = model.cut(images)
     with torch.no_grad():
@@ -67,15 +67,15 @@ def explain(
     predicted = logits[:, : model.class_count].argmax(1)
     if target is None:
         target = predicted
-        if question.pairs is not None:
-            pairs = _sent(question.pairs, target)[predicted]
+        if spec.pairs is not None:
+            pairs = _sent(spec.pairs, target)[predicted]
             target, references = pairs[:, 0], pairs[:, 1:]
     if references is None:
-        references = choose_references(model, logits, target, question)
+        references = choose_references(model, logits, target, spec)
     classes = torch.cat([target[:, None], references], dim=1)
     cotangent = head_cotangents(model.head, cut.embedding, classes)
     activation = wide(cut.activation)
-    methods = {name: METHODS[name] for name in dict.fromkeys(wanted.cam for wanted in question.maps)}
+    methods = {name: METHODS[name] for name in dict.fromkeys(wanted.cam for wanted in spec.maps)}
     gradients = None
     if any(method.cell_gradients for method in methods.values()):
         gradients = wide(cut.gradient(cotangent))
@@ -83,14 +83,13 @@ def explain(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         basis = contrast_basis(activation, alpha)
     known = logits.gather(1, classes.clamp(min=0))
-    context = BatchContext(model, images, activation, basis, gradients, known, classes, question.memory)
+    context = BatchContext(model, images, activation, basis, gradients, known, classes, spec.memory)
     with torch.no_grad():
         cams = {
-            name: method.prepare(context, question.settings.get(name, method.settings))
-            for name, method in methods.items()
+            name: method.prepare(context, spec.settings.get(name, method.settings)) for name, method in methods.items()
         }
         with torch.autocast(images.device.type, enabled=False):
-            maps = torch.stack([draw(context, cams[wanted.cam], wanted) for wanted in question.maps], dim=1)
+            maps = torch.stack([draw(context, cams[wanted.cam], wanted) for wanted in spec.maps], dim=1)
     return Explanation(
         embedding=wide(cut.embedding),
         logits=logits,
@@ -102,7 +101,7 @@ def explain(
     )
 
 
-def draw(context: BatchContext, cam: Cam, wanted: Map) -> Tensor:
+def draw(context: BatchContext, cam: Cam, wanted: MapSpec) -> Tensor:
     """One map of every image, (B, h, w) non-negative."""
     weights = context.weights(wanted.weighting)
     if wanted.weighting == "probability" and cam.weights is not None:
@@ -110,14 +109,14 @@ def draw(context: BatchContext, cam: Cam, wanted: Map) -> Tensor:
     return combine(cam.raw, weights, context.present, wanted.gamma, wanted.aggregation, wanted.reverse)
 
 
-def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, question: Question) -> Tensor:
+def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, spec: SaliencySpec) -> Tensor:
     """Each image's reference classes, (B, K) int64; -1 means none."""
-    if question.selection == "logit":
+    if spec.selection == "logit":
         count = model.class_count
-        return objective.closest_logits(logits[:, :count], target, question.references)
-    if question.selection == "weight":
-        return objective.similar_weights(model.class_weights()[: model.class_count], target, question.references)
-    return objective.listed(_sent(question.selection, target), target)
+        return objective.closest_logits(logits[:, :count], target, spec.references)
+    if spec.selection == "weight":
+        return objective.similar_weights(model.class_weights()[: model.class_count], target, spec.references)
+    return objective.listed(_sent(spec.selection, target), target)
 
 
 def _sent(numbers: tuple[Any, ...], to: Tensor) -> Tensor:

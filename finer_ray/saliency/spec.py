@@ -1,4 +1,4 @@
-"""The question: what is asked of every image; and what the names of maps in a config mean."""
+"""The spec: what is asked of every image; and what the names of maps in a config mean."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ FINER = "finer_"
 
 
 @dataclass(frozen=True)
-class Map:
+class MapSpec:
     """One saliency map that is asked for.
 
     Attributes:
@@ -34,7 +34,7 @@ class Map:
     reverse: bool = False
 
 
-def maps_of(saliency: Mapping[str, Any]) -> tuple[Map, ...]:
+def maps_of(saliency: Mapping[str, Any]) -> tuple[MapSpec, ...]:
     """The maps of a config's section `saliency`.
 
     Args:
@@ -48,14 +48,14 @@ def maps_of(saliency: Mapping[str, Any]) -> tuple[Map, ...]:
     return tuple(_map(item, usual) for item in saliency["maps"])
 
 
-def _map(item: str | Mapping[str, Any], usual: Mapping[str, Any]) -> Map:
+def _map(item: str | Mapping[str, Any], usual: Mapping[str, Any]) -> MapSpec:
     if not isinstance(item, str):
-        return Map(**{**usual, **{key: value for key, value in item.items() if value is not None}})
+        return MapSpec(**{**usual, **{key: value for key, value in item.items() if value is not None}})
     gamma = usual.get("gamma", 0.0) if item.startswith(FINER) else 0.0
-    return Map(**{**usual, "name": item, "cam": item.removeprefix(FINER), "gamma": gamma})
+    return MapSpec(**{**usual, "name": item, "cam": item.removeprefix(FINER), "gamma": gamma})
 
 
-def baselines(maps: Sequence[Map]) -> dict[str, str]:
+def baselines(maps: Sequence[MapSpec]) -> dict[str, str]:
     """For each map that compares (gamma is not 0), the first of the same method that does not, where there is one.
 
     A reversed map has none: it explains the references, not the target.
@@ -69,7 +69,7 @@ def baselines(maps: Sequence[Map]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Question:
+class SaliencySpec:
     """What is asked of every image.
 
     Attributes:
@@ -81,7 +81,7 @@ class Question:
         settings: of methods, by name; a method's defaults where it is not among them.
     """
 
-    maps: tuple[Map, ...] = (Map("gradcam"), Map("finer_gradcam", gamma=0.6))
+    maps: tuple[MapSpec, ...] = (MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6))
     references: int = 3
     selection: Literal["logit", "weight"] | tuple[int, ...] = "logit"
     pairs: tuple[tuple[int, int], ...] | None = None

@@ -7,9 +7,9 @@ from typing import Any
 
 INT64 = 2**63
 # Python objects take up to 24 times the room of the JSON that they were.
-MOST_JSON = 16 * 2**20
-LONGEST_TEXT = 1000
-FARTHEST = 1e9
+MAX_JSON_BYTES = 16 * 2**20
+MAX_TEXT_LENGTH = 1000
+MAX_COORDINATE = 1e9
 
 
 class FieldError(ValueError):
@@ -18,8 +18,8 @@ class FieldError(ValueError):
 
 def parse_json(name: str, text: bytes | str) -> Any:
     """JSON text of at most 16 MiB as Python values. Raises FieldError naming the member or column."""
-    if len(text) > MOST_JSON:
-        raise FieldError(f"{name}: {len(text)} bytes of JSON are more than the allowed {MOST_JSON}")
+    if len(text) > MAX_JSON_BYTES:
+        raise FieldError(f"{name}: {len(text)} bytes of JSON are more than the allowed {MAX_JSON_BYTES}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -107,9 +107,9 @@ def _class_name(name: str, label: str) -> str:
 
 
 def _short(name: str, text: str | bytes) -> None:
-    limit = LONGEST_TEXT if isinstance(text, str) else 4 * LONGEST_TEXT
+    limit = MAX_TEXT_LENGTH if isinstance(text, str) else 4 * MAX_TEXT_LENGTH
     if len(text) > limit:
-        raise FieldError(f"{name}: a text of more than {LONGEST_TEXT} characters")
+        raise FieldError(f"{name}: a text of more than {MAX_TEXT_LENGTH} characters")
 
 
 def _in_range(name: str, label: int) -> int:
@@ -121,7 +121,7 @@ def _in_range(name: str, label: int) -> int:
 def _coordinate(name: str, number: Any) -> float:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise FieldError(f"{name}: a box must be a list of 4 numbers, got {_kind(number)} among them")
-    if not abs(number) < FARTHEST:
+    if not abs(number) < MAX_COORDINATE:
         raise FieldError(f"{name}: a box must be finite and within ±1e9 pixels, got {_number(number)}")
     return float(number)
 

@@ -22,7 +22,7 @@ from finer_ray.shards.shard import ShardRef
 
 SUFFIXES = {suffix: format.name for format in FORMATS.values() for suffix in format.suffixes}
 Listings = dict[str, dict[str, dict[str, Any]]]
-MOST_EXPANSIONS = 10**6
+MAX_EXPANSIONS = 10**6
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -46,7 +46,7 @@ def find_shards(patterns: Sequence[str], format: str | None = None) -> list[Shar
 
 
 def _expand(pattern: str, format: str | None, listed: Listings) -> list[ShardRef]:
-    if (count := _expansions(pattern)) > MOST_EXPANSIONS:
+    if (count := _expansions(pattern)) > MAX_EXPANSIONS:
         raise InputError(f"input.shards: {clipped(pattern)!r} may name {count:.0e} shards, more than a million")
     try:
         found = [ref for text in braceexpand(pattern) for ref in _matches(text, format, listed)]

@@ -16,7 +16,7 @@ from finer_ray.config.messages import brief, printable, short_key
 from finer_ray.images.sample import Sample
 from finer_ray.retry import of_store
 from finer_ray.shards.annotation import (
-    MOST_JSON,
+    MAX_JSON_BYTES,
     FieldError,
     descend,
     parse_box,
@@ -38,7 +38,7 @@ ROW_BYTES = 64
 BATCH_BYTES = 2**30
 # Images hardly compress: a row group of more than 256 MiB that unpacks to more than 50 times its file is a bomb.
 LARGE_GROUP = 2**28
-MOST_UNPACKED = 50
+MAX_UNPACKED = 50
 # Hive's name for the folder of rows whose value is null.
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 FIELDS = Fields("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", "__key__;key;id")
@@ -228,9 +228,9 @@ def _batch_size(unpacked: int, size: int) -> int:
     Raises:
         ValueError: a decompression bomb.
     """
-    if unpacked > max(LARGE_GROUP, MOST_UNPACKED * size):
+    if unpacked > max(LARGE_GROUP, MAX_UNPACKED * size):
         raise ValueError(
-            f"a decompression bomb: {unpacked} bytes, more than {MOST_UNPACKED} times as many as the whole file"
+            f"a decompression bomb: {unpacked} bytes, more than {MAX_UNPACKED} times as many as the whole file"
         )
     return min(BATCH, max(1, BATCH_BYTES // max(1, unpacked)))
 
@@ -251,7 +251,7 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
 
 def _key(layout: Layout, row: Row) -> str:
     try:
-        found = _value(layout.keys, row, MOST_JSON)
+        found = _value(layout.keys, row, MAX_JSON_BYTES)
     except FieldError:
         return ""
     if found is None:
@@ -280,7 +280,7 @@ def _first(sources: tuple[Source, ...], row: Row, field: str, limit: int) -> tup
 
 
 def _parsed(sources: tuple[Source, ...], row: Row, parse: Any) -> Any:
-    found = _value(sources, row, MOST_JSON)
+    found = _value(sources, row, MAX_JSON_BYTES)
     return parse(*found) if found else None
 
 

@@ -14,8 +14,8 @@ from finer_ray.config.messages import brief
 from finer_ray.shards.files import size_of
 
 BLOCK = tarfile.BLOCKSIZE
-LONGEST_EXTENSION = 2**20
-LONGEST_LENGTH = 20
+MAX_EXTENSION_LENGTH = 2**20
+MAX_LENGTH_DIGITS = 20
 EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 BODILESS = (
     tarfile.LNKTYPE,
@@ -162,7 +162,7 @@ class TarScan:
 
     def _extension(self, at: int, header: tarfile.TarInfo) -> "_Given":
         """What an extension header gives to the next member."""
-        if header.size > LONGEST_EXTENSION:
+        if header.size > MAX_EXTENSION_LENGTH:
             raise TarFault(at, f"damaged: an extension header of {header.size} bytes")
         text = self._read(at + BLOCK, header.size)
         self._digest.update(text)
@@ -218,7 +218,7 @@ def _pax_records(text: bytes) -> dict[bytes, bytes]:
     records: dict[bytes, bytes] = {}
     text, at = text.rstrip(b"\0"), 0
     while at < len(text):
-        space = text.find(b" ", at, at + LONGEST_LENGTH)
+        space = text.find(b" ", at, at + MAX_LENGTH_DIGITS)
         end = at + int(text[at:space]) if space > 0 else 0
         key, equals, value = text[space + 1 : end - 1].partition(b"=")
         if not equals or not space + 1 < end <= len(text):

@@ -21,8 +21,8 @@ from finer_ray.shards.format import Format
 from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.tar import Member, TarFault, TarScan
 
-LONGEST_NAME = 40
-LONGEST_PATH = 200
+MAX_NAME_LENGTH = 40
+MAX_PATH_LENGTH = 200
 # Of links that lead to links; of a path, as file systems have it; and of members that links and keys are looked up
 # among, whose names are held in memory.
 MAX_LINKS = 40
@@ -181,7 +181,7 @@ class Directory:
             found = self._linked(found)
         if found is not None and found.regular:
             return found
-        link, name = clipped(member.link or "", LONGEST_PATH), clipped(member.name, LONGEST_PATH)
+        link, name = clipped(member.link or "", MAX_PATH_LENGTH), clipped(member.name, MAX_PATH_LENGTH)
         raise FieldError(
             f"member {name!r} is a link to {link!r}, which is no file of this archive (pack with tar "
             f"{'--dereference, -h' if member.symbolic else '--hard-dereference'})"
@@ -268,8 +268,8 @@ class _Parts:
         if unknown := self._layout.unknown_images(self._run):
             return (
                 f"no image member: a key ends at the first dot of a file's name, so that this one's extension is "
-                f"'.{clipped(unknown[0], LONGEST_NAME)}': rename the file (dots to underscores), or name the extension "
-                "in input.fields.image where it is always the same"
+                f"'.{clipped(unknown[0], MAX_NAME_LENGTH)}': rename the file (dots to underscores), or name the "
+                "extension in input.fields.image where it is always the same"
             )
         return reason
 
@@ -327,7 +327,7 @@ def _some(names: Any) -> str:
     """A few names for a message."""
     listed = sorted(set(names))
     return (
-        ", ".join(clipped(name, LONGEST_NAME) for name in listed[:8]) + (", ..." if len(listed) > 8 else "")
+        ", ".join(clipped(name, MAX_NAME_LENGTH) for name in listed[:8]) + (", ..." if len(listed) > 8 else "")
         if listed
         else "nothing"
     )

@@ -54,7 +54,7 @@ def common_reasons(failures: pa.Table) -> list[tuple[str, int]]:
     return [(f"{line['stage']}: {_short(line['example'])}", line["count"]) for line in grouped(failures)[:MAX_REASONS]]
 
 
-def waiting_parts(folder: Folder, published: Manifest | None, plan: Manifest | None) -> list[str]:
+def unpublished_parts(folder: Folder, published: Manifest | None, plan: Manifest | None) -> list[str]:
     """Names of the part files, the same below `parts/` for each table, of units that are committed and not published.
 
     Args:
@@ -72,7 +72,7 @@ def read_failures(folder: Folder, published: Manifest | None, parts: Iterable[st
     Args:
         folder: the export's.
         published: its export.json, or None.
-        parts: names by `waiting_parts`.
+        parts: names by `unpublished_parts`.
     """
     files = [] if published is None else published.tables.get("failures", [])
     found = FAILURES.empty_table()
@@ -89,7 +89,7 @@ def failure_summary(folder: Folder) -> str:
     """The commonest reasons of the failures so far, published or committed, in one line; '' where there are none."""
     published = read_manifest(folder, EXPORT)
     plan = pending(read_manifest(folder, PLAN), published)
-    return reasons_line(common_reasons(read_failures(folder, published, waiting_parts(folder, published, plan))))
+    return reasons_line(common_reasons(read_failures(folder, published, unpublished_parts(folder, published, plan))))
 
 
 def reasons_line(reasons: list[tuple[str, int]]) -> str:

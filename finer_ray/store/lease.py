@@ -70,7 +70,7 @@ class Lease:
         """Progress that the next renewal writes down, for `finer-ray status`."""
         self._progress = progress
 
-    def check(self) -> None:
+    def raise_if_lost(self) -> None:
         """Make sure that the lease is still ours: by what the last renewal saw, or by looking where none has come
         through for so long that others may have taken over. Raises LeaseError."""
         if self._lost is None and time.time() >= self._holder.expires:
@@ -81,10 +81,10 @@ class Lease:
                 "same command again when the other run has ended"
             )
 
-    def confirm(self) -> None:
+    def confirm_held(self) -> None:
         """Make sure of it by looking, before something is published. Raises LeaseError."""
         self._look()
-        self.check()
+        self.raise_if_lost()
 
     def release(self) -> None:
         """Give it back. Where the store does not answer, it ends by itself."""

@@ -15,7 +15,7 @@ from finer_ray.store.storage import Folder
 
 PLAN, EXPORT = "plan.json", "export.json"
 LEASE_FILE = re.compile(r"lock|\d{8,}\.json(\..*)?")
-NAMED = 5
+MAX_NAMED = 5
 # Keys of the section `model` by which its files are found; the fingerprints of model and head cover the contents.
 MODEL_KEYS = ("backbone", "weights", "match", "seed")
 HEAD_KEYS = ("head", "classes", "concepts", "templates", "weights", "seed")
@@ -224,7 +224,7 @@ def check_vacant(folder: Folder) -> None:
     foreign = [name for name in folder.names("", "") if not name.startswith(".") and name != "lease"]
     foreign += [f"lease/{name}" for name in leases if not LEASE_FILE.fullmatch(name)]
     if foreign:
-        few = ", ".join(foreign[:NAMED]) + (", ..." if len(foreign) > NAMED else "")
+        few = ", ".join(foreign[:MAX_NAMED]) + (", ..." if len(foreign) > MAX_NAMED else "")
         raise ExportError(
             f"output.url: {folder.url} holds other files ({few}) and no {EXPORT}: choose an empty or new folder. (If "
             f"they are what is left of an export whose {EXPORT} was removed, remove them, too)"

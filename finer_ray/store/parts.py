@@ -123,11 +123,11 @@ def publish(
             now = read_manifest(folder, EXPORT)
             folder.remove_files(set(ours) & set([] if now is None else now.obsolete))
         raise
-    clear(folder, plan, export)
+    clean_up(folder, plan, export)
     return made
 
 
-def clear(folder: Folder, plan: ManifestFile, export: ManifestFile) -> None:
+def clean_up(folder: Folder, plan: ManifestFile, export: ManifestFile) -> None:
     """What is left to do after export.json was written; doing it twice does no harm.
 
     `classes.parquet` is written, table files that are no longer listed go to `retired/`, where readers of the state

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from finer_ray.store.failures import waiting_parts
+from finer_ray.store.failures import unpublished_parts
 from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
@@ -54,7 +54,7 @@ def open_committed(url: str) -> Export:
     plan = read_manifest(folder, PLAN)
     if plan is None or read_manifest(folder, EXPORT) is not None:
         return open_export(url)
-    names = waiting_parts(folder, None, plan)
+    names = unpublished_parts(folder, None, plan)
     parts = {table: [f"parts/{table}/{name}" for name in names] for table in PARTS}
     # Tables that the plan lists, and that the run may not have written yet.
     others = {table: [file for file in files if folder.exists(file)] for table, files in plan.tables.items()}

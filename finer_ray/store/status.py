@@ -9,7 +9,7 @@ from finer_ray.store.failures import (
     read_failures,
     reasons_line,
     too_many,
-    waiting_parts,
+    unpublished_parts,
 )
 from finer_ray.store.lease import Holder, current
 from finer_ray.store.manifest import EXPORT, PLAN, pending, read_manifest
@@ -79,15 +79,15 @@ def status_of(url: str) -> Status:
         return Status("planning" if alive else "none", 0, None, None, 0, 0, counts, revision, holder)
     sizes = {unit.number: unit.count for unit in now.units()}
     before = set() if published is None else {unit.number for unit in published.units()}
-    waiting = (committed(folder) & sizes.keys()) - before
-    done = waiting | (before & sizes.keys())
+    unpublished = (committed(folder) & sizes.keys()) - before
+    done = unpublished | (before & sizes.keys())
     failures = None
-    if len(waiting) <= COUNTED:
-        failures = counts.get("failures", 0) + failure_count(folder, waiting)
+    if len(unpublished) <= COUNTED:
+        failures = counts.get("failures", 0) + failure_count(folder, unpublished)
     state: State = "running" if alive else "complete" if plan is None else "stopped"
     reasons: list[tuple[str, int]] = []
     if failures != 0:
-        reasons = common_reasons(read_failures(folder, published, waiting_parts(folder, published, plan)))
+        reasons = common_reasons(read_failures(folder, published, unpublished_parts(folder, published, plan)))
     limit = now.config["input"]["max_failures"]
     stopped = state == "stopped" and failures is not None and too_many(failures, now.images(), limit)
     return Status(

@@ -9,7 +9,7 @@ from finer_ray.shards import fields_of, list_keys
 from finer_ray.store.manifest import ShardEntry, entry_units
 from finer_ray.store.reading import Export, open_export
 
-LISTED = 5
+MAX_LISTED = 5
 
 
 def verify_export(url: str, keys: bool = True) -> list[str]:
@@ -46,11 +46,11 @@ def _lines(export: Export) -> Iterator[str]:
     failures = export.failures["row"].drop_null().to_numpy()
     found, counts = np.unique(np.concatenate([images, failures]), return_counts=True)
     expected = np.concatenate([np.empty(0, np.int64), *(_expected(export, e) for e in export.manifest.shards)])
-    if twice := found[counts > 1][:LISTED].tolist():
+    if twice := found[counts > 1][:MAX_LISTED].tolist():
         yield f"rows with more than one line in images and failures: {twice}"
-    if missing := np.setdiff1d(expected, found)[:LISTED].tolist():
+    if missing := np.setdiff1d(expected, found)[:MAX_LISTED].tolist():
         yield f"rows with no line in images or failures: {missing}"
-    if surplus := np.setdiff1d(found, expected)[:LISTED].tolist():
+    if surplus := np.setdiff1d(found, expected)[:MAX_LISTED].tolist():
         yield f"lines of rows that belong to no image: {surplus}"
 
 
@@ -82,9 +82,9 @@ def _tensors(export: Export) -> Iterator[str]:
             else:
                 filled = np.isnan(values).all(1)
                 good = np.isfinite(values).all(1) | (lacking[rows] & ~filled if name == "basis" else False)
-            if wrong := (first + np.flatnonzero(written[rows] & ~good))[:LISTED].tolist():
+            if wrong := (first + np.flatnonzero(written[rows] & ~good))[:MAX_LISTED].tolist():
                 yield f"{name}: rows not written or not finite: {wrong}"
-            if wrong := (first + np.flatnonzero(~written[rows] & ~filled & ~free[rows]))[:LISTED].tolist():
+            if wrong := (first + np.flatnonzero(~written[rows] & ~filled & ~free[rows]))[:MAX_LISTED].tolist():
                 yield f"{name}: rows written for no image: {wrong}"
 
 
@@ -122,5 +122,5 @@ def _keys(export: Export, entry: ShardEntry) -> Iterator[str]:
     for table in (export.images, export.failures):
         mine = table.filter(pc.and_(pc.equal(table["shard"], shard.ref.url), pc.is_valid(table["index"])))
         stored.update(zip(mine["index"].to_pylist(), mine["key"].to_pylist(), strict=True))
-    if wrong := [i for i, key in enumerate(keys) if (stored.get(i) or "") != key][:LISTED]:
+    if wrong := [i for i, key in enumerate(keys) if (stored.get(i) or "") != key][:MAX_LISTED]:
         yield f"{shard.ref.url}: images with another key than in the export, by index: {wrong}"

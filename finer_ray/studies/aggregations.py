@@ -11,7 +11,7 @@ from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
 from finer_ray.metrics.statistics import or_null
-from finer_ray.metrics.table import SHOWN
+from finer_ray.metrics.table import REPORTED
 from finer_ray.pipeline.export import export
 from finer_ray.report.paper_table import Cell, compare
 from finer_ray.saliency.aggregation import AGGREGATIONS
@@ -103,7 +103,9 @@ def _figure(table: pa.Table) -> Figure:
         axis.set_yticks(range(len(mine)), mine)
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.margins(x=0.15)
-        axis.set_title(f"{SHOWN[metric].title}  (Grad-CAM {_text(base['mean'])}, {base['count']} images)", fontsize=9)
+        axis.set_title(
+            f"{REPORTED[metric].title}  (Grad-CAM {_text(base['mean'])}, {base['count']} images)", fontsize=9
+        )
         axis.tick_params(labelsize=8)
     return figure
 

@@ -72,7 +72,7 @@ OVERALL = pa.schema(
 )
 # Images whose maps are in memory together, and among which a shuffled pair is looked for.
 WINDOW = 4096
-NAMED = 40
+MAX_NAMED = 40
 
 
 def faithfulness_study(class_job: Config, text_job: Config, attributes: Path, word: str, folder: Path) -> list[Path]:
@@ -237,7 +237,7 @@ def _figure(classes: pa.Table, overall: pa.Table) -> Figure:
                 axis.axhline(total["mean"], color=colour, linewidth=0.9)
             if total["low"] is not None:
                 axis.axhspan(total["low"], total["high"], color=colour, alpha=0.12, linewidth=0)
-        if len(ranked) <= NAMED:
+        if len(ranked) <= MAX_NAMED:
             axis.set_xticks(range(len(ranked)), [line["name"] for line in ranked], rotation=60, ha="right", fontsize=7)
         else:
             axis.set_xlabel("classes, by agreement")

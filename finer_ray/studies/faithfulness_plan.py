@@ -10,7 +10,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.metrics.table import SWITCHES
 from finer_ray.metrics.weight_similarity import most_similar
 from finer_ray.models import ClassNames, build_classifier
-from finer_ray.pipeline.targets import check_question
+from finer_ray.pipeline.targets import check_saliency
 from finer_ray.shards import find_shards
 from finer_ray.studies.attributes import Choice, choose, read_attributes
 
@@ -42,7 +42,7 @@ def make_plan(class_job: Config, text_job: Config, attributes: Path, word: str, 
 
     Raises:
         ConfigError: the jobs' classes or shards differ, the attributes name an unknown class, or no class has an
-            attribute more strongly than its most similar class; or what `build_classifier` and `check_question` raise.
+            attribute more strongly than its most similar class; or what `build_classifier` and `check_saliency` raise.
     """
     jobs = [{ref.url for ref in find_shards(job.input.shards, job.input.format)} for job in (class_job, text_job)]
     if not jobs[0] & jobs[1]:
@@ -68,7 +68,7 @@ def make_plan(class_job: Config, text_job: Config, attributes: Path, word: str, 
             "text job; labels mean the same only with the same classes in the same order"
         )
     for config in texts:
-        check_question(config, asked)
+        check_saliency(config, asked)
     return Plan(classes, texts, names, nearest.tolist(), cosines.tolist(), choices)
 
 

@@ -16,7 +16,7 @@ from finer_ray.studies.output import write_study
 
 # What a classifier's last layer is called: in a linear probe, and in the checkpoints of the usual libraries.
 HEADS = ("weight", "head.weight", "fc.weight", "classifier.weight", "head.fc.weight", "heads.head.weight")
-LISTED = 5
+MAX_LISTED = 5
 
 
 def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
@@ -41,7 +41,7 @@ def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
     names = found if tensor is None else [tensor]
     if len(names) != 1 or names[0] not in matrices:
         hint = "" if tensor is None else nearest(tensor, list(matrices))
-        last = ", ".join(list(matrices)[-LISTED:]) or "none"
+        last = ", ".join(list(matrices)[-MAX_LISTED:]) or "none"
         raise ConfigError(
             f"{str(path)!r}: --tensor must name the classifier's weights (classes, embedding){hint}; "
             f"the last matrices of the file: {last}"

@@ -298,7 +298,7 @@ def test_all_of_them_in_one_job_on_ray(tmp_path: Path, job: Job) -> None:
     units = {"rows_per_unit": 32, "rows_per_chunk": 8}
     # In batches of other sizes, and with other threads, results differ in their last bits.
     one = {"batch_size": 1, "threads_per_actor": 1}
-    hostile = job([ref.url for ref, _ in shards], input=limits, output=units, compute={**one, "runner": "ray"})
+    hostile = job([ref.url for ref, _ in shards], input=limits, output=units, compute={**one, "executor": "ray"})
     tidy = job(list(alone.values()), input=limits, compute=one, output={**units, "url": str(tmp_path / "out" / "tidy")})
     before = _files(tmp_path)
     export(hostile)

@@ -14,7 +14,7 @@ from finer_ray.metrics.metric import Metric
 from finer_ray.metrics.table import AVERAGED, CURVES, JUDGES, METRICS, OF_REGION, SHOWN, SWITCHES
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.saliency import Explanation, Question, explain
+from finer_ray.saliency import Explanation, SaliencySpec, explain
 from finer_ray.store.tables import CLASSES
 from finer_ray.store.tables import METRICS as SCHEMA
 from tests.saliency.test_methods import config
@@ -32,7 +32,7 @@ def batch() -> Batch:
     images = torch.randn((2, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
     region = torch.zeros((2, SIZE, SIZE), dtype=torch.bool)
     region[:, 10:40, 5:30] = True
-    return model, images, explain(model, images, Question(references=REFERENCES)), region
+    return model, images, explain(model, images, SaliencySpec(references=REFERENCES)), region
 
 
 def scores(batch: Batch, wanted: set[str]) -> dict[str, Tensor]:

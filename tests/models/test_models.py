@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames, build_classifier
-from finer_ray.saliency import Question, explain
+from finer_ray.saliency import SaliencySpec, explain
 
 TOWERS: dict[str, dict[str, Any]] = {
     "tok": {"layers": 3, "width": 64, "patch_size": 16, "head_width": 32},
@@ -53,7 +53,7 @@ def test_open_clip_towers_with_a_text_head(tower: str) -> None:
         image, text = theirs.encode_image(x, normalize=True), theirs.encode_text(tokens, normalize=True)
         expected = theirs.logit_scale.exp() * image @ text.T
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
-    result = explain(model, x, Question())
+    result = explain(model, x, SaliencySpec())
     assert result.references.shape == (3, 3)
     assert result.basis.shape[2:] == model.grid_size
     assert result.maps.isfinite().all()
@@ -171,14 +171,14 @@ def test_without_a_head_the_embedding_is_all_there_is(backbone: str, tmp_path: P
     )
     images = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     assert torch.equal(bare(images), torch.zeros(2, 3))
-    explanation = explain(bare, images, Question())
+    explanation = explain(bare, images, SaliencySpec())
     assert explanation.maps.abs().max() == 0
 
     probe = tmp_path / "probe.safetensors"
     save_file({"weight": torch.randn(3, bare.embedding_size)}, probe)
     headed = build_classifier(ModelConfig(backbone=backbone, weights="random", image_size=size, head=str(probe)))
     assert headed.model_fingerprint == bare.model_fingerprint
-    assert torch.equal(explanation.embedding, explain(headed, images, Question()).embedding)
+    assert torch.equal(explanation.embedding, explain(headed, images, SaliencySpec()).embedding)
     with pytest.raises(ValueError, match=r"head: none needs model\.classes"):
         ModelConfig(backbone=backbone, weights="random", head="none")
 

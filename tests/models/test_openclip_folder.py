@@ -17,7 +17,7 @@ from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier
-from finer_ray.saliency import Question, explain
+from finer_ray.saliency import SaliencySpec, explain
 
 NAMES = ["red bird", "blue bird", "old barn"]
 MODEL: dict[str, Any] = {
@@ -60,7 +60,7 @@ def test_it_computes_what_open_clip_does(folder: Path) -> None:
     transform = model.transform
     assert (transform.size, transform.resize, transform.interpolation) == ((48, 48), "squash", "bilinear")
     assert (transform.mean, transform.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert explain(model, x, Question()).maps.isfinite().all()
+    assert explain(model, x, SaliencySpec()).maps.isfinite().all()
 
 
 def test_a_probe_on_its_embedding(folder: Path) -> None:

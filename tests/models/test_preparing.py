@@ -15,14 +15,14 @@ from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
 from finer_ray.pipeline.device_transfer import HostToDevice, fetch
-from finer_ray.saliency import Map, Mask, Question, Rise, explain
+from finer_ray.saliency import MapSpec, Mask, Rise, SaliencySpec, explain
 
 CPU = torch.device("cpu")
-MAPS = (Map("gradcam"), Map("finer_gradcam", gamma=0.6), Map("layercam", "layercam", 0.6))
-QUESTION = Question(MAPS)
+MAPS = (MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6), MapSpec("layercam", "layercam", 0.6))
+QUESTION = SaliencySpec(MAPS)
 # Passes of their own through the model, and one of them a descent.
-MORE = Question(
-    (*MAPS, Map("mask", "mask"), Map("rise", "rise")), settings={"mask": Mask(steps=3), "rise": Rise(masks=8)}
+MORE = SaliencySpec(
+    (*MAPS, MapSpec("mask", "mask"), MapSpec("rise", "rise")), settings={"mask": Mask(steps=3), "rise": Rise(masks=8)}
 )
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -39,13 +39,13 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"device": "cuda", "actors_min": 2}, False),
         ({"device": "cuda", "actors_min": 2, "gpus_per_actor": 0.5}, True),
         ({"device": "cuda", "gpus_per_actor": 2.0}, False),
-        ({"device": "cuda", "gpus_per_actor": 2.0, "runner": "inline"}, True),
+        ({"device": "cuda", "gpus_per_actor": 2.0, "executor": "inline"}, True),
         ({"device": "auto", "gpus_per_actor": 2.0}, True),
         ({"device": "cpu", "actors_min": 2}, True),
     ],
 )
 def test_gpus_that_are_not_here(compute: dict[str, Any], enough: bool, job: Job) -> None:
-    config = job("a.tar", compute={"runner": "ray", **compute}).compute
+    config = job("a.tar", compute={"executor": "ray", **compute}).compute
     if enough:
         check_device(config)
         return
@@ -57,9 +57,9 @@ def test_a_cluster_may_yet_start_them(job: Job, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with answering(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        check_device(job("a.tar", compute={"device": "cuda", "runner": "ray"}).compute)
+        check_device(job("a.tar", compute={"device": "cuda", "executor": "ray"}).compute)
     with pytest.raises(ConfigError, match=r"compute\.device"):
-        check_device(job("a.tar", compute={"device": "cuda", "runner": "inline"}).compute)
+        check_device(job("a.tar", compute={"device": "cuda", "executor": "inline"}).compute)
 
 
 @pytest.mark.parametrize("run", [export, forecast])
@@ -177,13 +177,13 @@ def test_an_address_that_does_not_work_is_refused_before_any_work(
     address: str, kind: type[FinerRayError], tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_PAUSE", 0.0)
-    config = job("a.tar", output={"url": str(tmp_path / "out")}, compute={"runner": "ray"})
+    config = job("a.tar", output={"url": str(tmp_path / "out")}, compute={"executor": "ray"})
     with deaf_port() as free:
         monkeypatch.setenv("RAY_ADDRESS", address.format(free=free))
         with pytest.raises(kind, match="RAY_ADDRESS is"):
             export(config)
     assert not (tmp_path / "out").exists()
-    check_device(config.compute.model_copy(update={"runner": "inline"}))
+    check_device(config.compute.model_copy(update={"executor": "inline"}))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
-from finer_ray.pipeline.targets import check_question, question_of
+from finer_ray.pipeline.targets import check_saliency, saliency_spec
 from finer_ray.saliency import Gem, Mask, Rise, explain
 from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import open_export
@@ -38,15 +38,15 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
     tar = write_tar(tmp_path / "a.tar", members)
     own = {"name": "against", "cam": "mask", "reverse": True, "aggregation": "max_before_relu"}
     saliency = {"maps": [*MAPS, own], "references": 2, **QUICK}
-    config = job(str(tar), model=text(clip), saliency=saliency, compute={"runner": "ray", "batch_size": 2})
+    config = job(str(tar), model=text(clip), saliency=saliency, compute={"executor": "ray", "batch_size": 2})
     export(config)
     made = open_export(config.output.url)
     assert verify_export(config.output.url) == []
     assert made.images.num_rows == 5
 
     classifier = build_classifier(config.model)
-    question = question_of(config, classifier)
-    assert question.settings == {
+    spec = saliency_spec(config, classifier)
+    assert spec.settings == {
         "rise": Rise(masks=20, seed=3),
         "mask": Mask(steps=4, jitter=2),
         "gem": Gem(depth=2),
@@ -56,7 +56,7 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
     pixels = np.stack([decode(one, transform, 10**8).image for one in samples])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
-    expected = explain(classifier, (images - mean) / std, question)
+    expected = explain(classifier, (images - mean) / std, spec)
     rows = made.images["row"].to_numpy()
     for place, name in enumerate([*MAPS, "against"]):
         direct = expected.maps[:, place].numpy()
@@ -94,7 +94,7 @@ def test_concepts(tmp_path: Path, job: Job, clip: str) -> None:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (both.transform.mean, both.transform.std))
     target, reference = torch.tensor([0, 0, 0]), torch.tensor([[2]] * 3)
-    expected = explain(alone, (images - mean) / std, question_of(config, both), target, reference).maps.numpy()
+    expected = explain(alone, (images - mean) / std, saliency_spec(config, both), target, reference).maps.numpy()
     for place, name in enumerate(["rise", "mask", "gem", "finer_gem"]):
         assert np.abs(made.maps(rows, name) - expected[:, place]).max() < 2e-3, name
 
@@ -121,9 +121,9 @@ def test_gem_is_refused_without_texts(tmp_path: Path, job: Job, clip: str) -> No
     concepts = {**probe, "concepts": ["red bill", "bird"]}
     refused = job("none.tar", model=concepts, saliency={"maps": ["gem"]})
     with pytest.raises(ConfigError, match=r"saliency\.maps\.0: gem compares"):
-        check_question(refused, build_classifier(refused.model))
+        check_saliency(refused, build_classifier(refused.model))
     asked = {"maps": ["gem"], "target": "concept", "concept": {"default": ["red bill", "bird"]}}
     allowed = job("none.tar", model=concepts, saliency=asked)
-    check_question(allowed, build_classifier(allowed.model))
+    check_saliency(allowed, build_classifier(allowed.model))
     save_file({"weight": weight}, path, {"normalize": "true", "classes": json.dumps(WORDS)})
-    check_question(config, build_classifier(config.model))
+    check_saliency(config, build_classifier(config.model))

@@ -291,7 +291,7 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
     tar = str(write_tar(tmp_path / "a.tar", many(40)))
     plain = job(tar, output={"url": str(tmp_path / "plain")})
     export(plain)
-    compute = {"runner": "ray", "units_per_actor": 2}
+    compute = {"executor": "ray", "units_per_actor": 2}
     dying(monkeypatch, tmp_path / "once", 1, tmp_path / "met")
     config = job(tar, compute=compute)
     assert export(config).images == 40
@@ -341,9 +341,9 @@ def test_trials_leave_out_what_has_a_bound_of_its_own(job: Job, monkeypatch: pyt
     explainer = explaining.Explainer(classifier, config, layout_of(config, classifier), own_resources(config.compute))
     tried: list[Any] = []
 
-    def seen(model: Any, images: torch.Tensor, question: Any) -> Any:
-        tried.append((len(images), [wanted.cam for wanted in question.maps]))
-        return explain(model, images, question)
+    def seen(model: Any, images: torch.Tensor, spec: Any) -> Any:
+        tried.append((len(images), [wanted.cam for wanted in spec.maps]))
+        return explain(model, images, spec)
 
     monkeypatch.setattr(explaining, "explain", seen)
     monkeypatch.setattr(explainer, "_scorer", lambda images, found, region: tried.append(found.maps.shape[:2]))

@@ -21,7 +21,7 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
-from finer_ray.pipeline.explaining import question_of
+from finer_ray.pipeline.explaining import saliency_spec
 from finer_ray.pipeline.export import export
 from finer_ray.saliency import explain
 from finer_ray.shards import ShardRef, fields_of, read_unit
@@ -31,7 +31,7 @@ from tests.conftest import photo, sample, write_tar
 from tests.pipeline.exports import files_of
 
 Job = Callable[..., Config]
-RAY = {"runner": "ray"}
+RAY = {"executor": "ray"}
 
 
 def many(count: int, first: int = 0) -> list[tuple[str, bytes]]:
@@ -110,7 +110,7 @@ def test_stored_maps_are_those_of_the_model(tmp_path: Path, job: Job) -> None:
     pixels = np.stack([decode(s, transform, 10**8).image for s in samples])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
-    expected = explain(classifier, (images - mean) / std, question_of(config, classifier))
+    expected = explain(classifier, (images - mean) / std, saliency_spec(config, classifier))
 
     rows = made.images["row"].to_numpy()
     assert made.images["references"].to_pylist() == expected.references.tolist()
@@ -365,7 +365,7 @@ def test_perturbation_metrics(tmp_path: Path, job: Job) -> None:
         assert [image["probability"], *image["reference_probabilities"]] == pytest.approx(before, rel=1e-3)
         for name in ("gradcam", "finer_gradcam"):
             # The stored map is rounded to half precision, so that ties may be broken otherwise: the model's own.
-            heat = explain(classifier, (x - mean) / std, question_of(config, classifier)).maps[0]
+            heat = explain(classifier, (x - mean) / std, saliency_spec(config, classifier)).maps[0]
             place = made.manifest.layout.maps.index(name)
             heat = torch.nn.functional.interpolate(heat[None, place : place + 1], size=(64, 64), mode="bilinear")
             order = heat.flatten().argsort(descending=True, stable=True)

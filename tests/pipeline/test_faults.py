@@ -45,7 +45,7 @@ main()
 # An actor takes more than half of a node of three CPUs, so that two are on two nodes; a CPU of each is left to read.
 # As many threads wherever it runs: sums of small batches depend on them in the last bit.
 THREADS = {"threads_per_actor": 1}
-SHARES = {"runner": "ray", "cpus_per_actor": 2.0, **THREADS}
+SHARES = {"executor": "ray", "cpus_per_actor": 2.0, **THREADS}
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -134,7 +134,7 @@ def test_a_driver_killed_at_random_moments(
     tmp_path: Path, place: str, shards: str, job: Job, undisturbed: Export
 ) -> None:
     """The same command again and again, until it ends; its whole process group dies each time."""
-    config = job(shards, output={"url": f"{place}/driver"}, compute={"runner": "ray", **THREADS})
+    config = job(shards, output={"url": f"{place}/driver"}, compute={"executor": "ray", **THREADS})
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-c", EXPORT, "export", str(file)]
@@ -154,7 +154,7 @@ def test_a_driver_killed_at_random_moments(
     done = commits(config)
     assert 2 < done < 20
     # Whoever goes on need not be Ray.
-    inline = config.model_copy(update={"compute": config.compute.model_copy(update={"runner": "inline"})})
+    inline = config.model_copy(update={"compute": config.compute.model_copy(update={"executor": "inline"})})
     assert export(inline).new <= 160 - 2 * done
     check(config, undisturbed)
 
@@ -279,7 +279,7 @@ def test_the_pool_grows_over_two_nodes_and_one_is_lost(
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_vital_process_of_our_own_cluster_is_killed(name: str, tmp_path: Path, shards: str, job: Job) -> None:
     """Ray would end the driver after a minute, or wait; the message is ours, and the next run goes on."""
-    config = job(shards, compute={"runner": "ray", **THREADS})
+    config = job(shards, compute={"executor": "ray", **THREADS})
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -299,6 +299,6 @@ def test_a_vital_process_of_our_own_cluster_is_killed(name: str, tmp_path: Path,
     assert "what is done is kept" in line
     assert "Traceback" not in said
     assert psutil.wait_procs(family, timeout=60)[1] == []
-    inline = config.model_copy(update={"compute": config.compute.model_copy(update={"runner": "inline"})})
+    inline = config.model_copy(update={"compute": config.compute.model_copy(update={"executor": "inline"})})
     assert export(inline).new <= 160 - 8
     assert verify_export(config.output.url) == []

@@ -209,7 +209,7 @@ def test_readers_never_see_a_half_published_state(shards: Path, job: Job, monkey
     change(shards)
     seen = set()
 
-    def look(_: int) -> None:
+    def inspect_data(_: int) -> None:
         now = open_export(config.output.url)
         seen.add(now.manifest.revision)
         assert now.images.num_rows == now.manifest.counts["images"]
@@ -217,9 +217,9 @@ def test_readers_never_see_a_half_published_state(shards: Path, job: Job, monkey
         assert verify_export(config.output.url, keys=False) == []
         assert by_key(Export(Folder(config.output.url), old.manifest)) == held
 
-    with watched(monkeypatch, look):
+    with watched(monkeypatch, inspect_data):
         export(config)
-    look(0)
+    inspect_data(0)
     assert seen == {0, 1}
 
 
@@ -310,10 +310,10 @@ def test_status_says_where_an_export_stands(shards: Path, job: Job, monkeypatch:
     assert status() == (12, "none: there is no export\n")
     said = []
 
-    def look(_: int) -> None:
+    def inspect_data(_: int) -> None:
         said.append(status())
 
-    with watched(monkeypatch, look):
+    with watched(monkeypatch, inspect_data):
         export(config)
     assert said[1][0] == 10
     assert said[1][1].startswith("planning\n")

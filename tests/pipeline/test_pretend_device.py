@@ -20,9 +20,9 @@ from finer_ray.pipeline import executor
 from finer_ray.pipeline.device_transfer import fetch
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.resources import Resources
-from finer_ray.pipeline.results import answers
+from finer_ray.pipeline.results import model_outputs
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.saliency import Explanation, Map, Mask, Question, Rise, explain
+from finer_ray.saliency import Explanation, MapSpec, Mask, Rise, SaliencySpec, explain
 from finer_ray.store.reading import open_export
 from tests.conftest import jobs_in, photo, write_tar
 from tests.pipeline.exports import many
@@ -44,14 +44,14 @@ def apart() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def every_map(name: str) -> Question:
+def every_map(name: str) -> SaliencySpec:
     cams = (*CAMS, "gem") if name.startswith("clip-tok") else CAMS
     weightings = ("equal", "probability")
-    maps = [Map(f"{cam}_{by}", cam, 0.6, weighting=by) for cam in cams for by in weightings]
-    maps += [Map(by, gamma=0.6, aggregation=by) for by in ("max_before_relu", "mean_after_relu")]
-    maps += [Map("reverse", gamma=0.6, reverse=True)]
+    maps = [MapSpec(f"{cam}_{by}", cam, 0.6, weighting=by) for cam in cams for by in weightings]
+    maps += [MapSpec(by, gamma=0.6, aggregation=by) for by in ("max_before_relu", "mean_after_relu")]
+    maps += [MapSpec("reverse", gamma=0.6, reverse=True)]
     settings = {"rise": Rise(masks=4), "mask": Mask(steps=2)}
-    return Question(maps=tuple(maps), references=2, selection=SELECTIONS.get(name, "logit"), settings=settings)
+    return SaliencySpec(maps=tuple(maps), references=2, selection=SELECTIONS.get(name, "logit"), settings=settings)
 
 
 def agree_on_a_batch(name: str, precision: str) -> None:
@@ -61,13 +61,13 @@ def agree_on_a_batch(name: str, precision: str) -> None:
     if hasattr(classifier.split.encoder, "blocks"):
         # All blocks are alike, and each operation takes its time here.
         classifier.split.encoder.blocks = classifier.split.encoder.blocks[-3:]
-    question = every_map(name)
+    spec = every_map(name)
     images = torch.randn((2, 3, *classifier.transform.size), generator=torch.Generator().manual_seed(0))
     region = torch.zeros((2, *classifier.transform.size), dtype=torch.bool)
     region[:, :20, :30] = True
-    here = explain(classifier, images, question)
+    here = explain(classifier, images, spec)
     wanted = Scorer(METRICS, classifier, torch.device("cpu"), 2**26)(images, here, region)
-    wanted |= answers(here, classifier.class_count)
+    wanted |= model_outputs(here, classifier.class_count)
     with pretend() as waits:
         model = prepare(deepcopy(classifier), DEVICE, precision)
         scorer = Scorer(METRICS, model, DEVICE, 2**26)
@@ -77,9 +77,9 @@ def agree_on_a_batch(name: str, precision: str) -> None:
         with autocast(DEVICE, precision):
             # In half precision of the same classes, and metrics of the same maps: what is nearly equal may swap places.
             given = () if precision == "fp32" else (same.target, same.references)
-            there = explain(model, sent, question, *given)
+            there = explain(model, sent, spec, *given)
             scores = scorer(sent, same, area)
-        results = fetch(answers(there, model.class_count)), fetch(scores)
+        results = fetch(model_outputs(there, model.class_count)), fetch(scores)
         assert waits == [], waits
         found = {key: torch.from_numpy(values) for result in results for key, values in result().items()}
     if precision == "fp32":
@@ -88,7 +88,7 @@ def agree_on_a_batch(name: str, precision: str) -> None:
         return
     assert {values.dtype for values in found.values()} == {values.dtype for values in wanted.values()}
     # Mask descends, step by step, to wherever a small change may lead it.
-    steady = [place for place, of in enumerate(question.maps) if of.cam != "mask"]
+    steady = [place for place, of in enumerate(spec.maps) if of.cam != "mask"]
     maps, exact = found["maps"][:, steady], wanted["maps"][:, steady]
     assert ((maps - exact).abs().amax((2, 3)) <= 0.1 * exact.amax((2, 3))).all()
     torch.testing.assert_close(found["deletion_curve"], wanted["deletion_curve"], atol=0.05, rtol=0, equal_nan=True)

@@ -33,7 +33,7 @@ from tests.pipeline.exports import many, same
 pytestmark = pytest.mark.faults
 Job = Callable[..., Config]
 # Steps of each kind that are tried, at random places: each takes ten seconds. 1000 are all that there are.
-TRIED = int(os.environ.get("FINER_RAY_STEPS", "1"))
+TRIAL_IMAGES = int(os.environ.get("FINER_RAY_STEPS", "1"))
 LEASE = 1.0
 CHANGES = ("write", "create", "replace", "move", "remove", "remove_files", "_overwrite")
 
@@ -169,7 +169,7 @@ def steps_of(config: Config, processes: Any) -> list[str]:
 def chosen(steps: list[str], seed: str, least: int = 0) -> list[int]:
     """Which of the steps from one on are tried."""
     numbers = range(least, len(steps))
-    return sorted(random.Random(seed).sample(numbers, min(TRIED, len(numbers))))
+    return sorted(random.Random(seed).sample(numbers, min(TRIAL_IMAGES, len(numbers))))
 
 
 def publication(steps: list[str]) -> int:

@@ -5,7 +5,7 @@ import torch
 from finer_ray.config.schema import MetricsConfig, ModelConfig
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.scoring import Scorer
-from finer_ray.saliency import Map, Question, explain
+from finer_ray.saliency import MapSpec, SaliencySpec, explain
 from finer_ray.saliency.explanation import Explanation
 
 METRICS = MetricsConfig(deletion=True, insertion=True, drops=True, steps=3)
@@ -15,7 +15,9 @@ def explained() -> tuple[Scorer, torch.Tensor, Explanation]:
     """Two images, three maps; the second map of the first image is zero everywhere."""
     model = build_classifier(ModelConfig(backbone="timm:test_resnet", weights="random", image_size=64))
     images = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-    found = explain(model, images, Question((Map("gradcam"), Map("reverse", gamma=0.9, reverse=True), Map("finer"))))
+    found = explain(
+        model, images, SaliencySpec((MapSpec("gradcam"), MapSpec("reverse", gamma=0.9, reverse=True), MapSpec("finer")))
+    )
     # Where all cells of the objective are negative, ReLU leaves nothing.
     found.maps[0, 1] = (-found.maps[0, 1] - 1).relu()
     found.maps[:, 2] = found.maps[:, 2] + 1

@@ -81,7 +81,7 @@ def test_ray_from_and_to_s3_while_the_server_fails(
     """A tenth of all requests fail: errors of 500 and 503, some only after a while."""
     url = place("s3", tmp_path)
     put(shards, f"{url}/in")
-    config = job(f"{url}/in/*.tar", output={"url": f"{url}/out"}, compute={"runner": "ray"})
+    config = job(f"{url}/in/*.tar", output={"url": f"{url}/out"}, compute={"executor": "ray"})
     with s3.failing(0.1, "InternalError", "SlowDown", "hang"):
         before = s3.failed
         summary = export(config)
@@ -142,7 +142,7 @@ def test_a_second_run_on_s3_is_refused(tmp_path: Path, shards: Path, job: Job, s
         # Nor where both have seen that there is none: the server lets one of them create it.
         with pytest.raises(FileExistsError):
             folder.create("lease/00000001.json", b"{}")
-        lease.confirm()
+        lease.confirm_held()
     export(config)
     assert verify_export(config.output.url) == []
 
@@ -159,7 +159,7 @@ def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards:
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root; the next test does without")
     try:
-        config = job(str(shards / "*.tar"), output={"url": str(disk / "out")}, compute={"runner": "ray"})
+        config = job(str(shards / "*.tar"), output={"url": str(disk / "out")}, compute={"executor": "ray"})
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(2**21 - 200 * 2**10))
         # The whole message: Ray has nothing to add to it.
@@ -202,9 +202,9 @@ def test_a_disk_that_says_it_is_full(tmp_path: Path, shards: Path, job: Job, mon
 
 def test_memory_needs_one_process(tmp_path: Path, job: Job) -> None:
     with pytest.raises(ConfigError, match=r"memory:// is seen by this process alone.*inline"):
-        job("memory://x/*.tar", compute={"runner": "ray"})
+        job("memory://x/*.tar", compute={"executor": "ray"})
     with pytest.raises(ConfigError, match="inline"):
-        job(str(tmp_path), output={"url": "memory://x"}, compute={"runner": "ray"})
+        job(str(tmp_path), output={"url": "memory://x"}, compute={"executor": "ray"})
 
 
 @pytest.mark.parametrize(

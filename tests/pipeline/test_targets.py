@@ -9,8 +9,8 @@ from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames
-from finer_ray.pipeline.targets import TargetError, Targets, check_question, question_of
-from finer_ray.saliency import Map
+from finer_ray.pipeline.targets import TargetError, Targets, check_saliency, saliency_spec
+from finer_ray.saliency import MapSpec
 
 CLASSES, CONCEPTS = ("crow", "cardinal", "finch"), ("bird", "red bill", "black wing")
 MODEL: Any = SimpleNamespace(classes=ClassNames(CLASSES), concepts=ClassNames(CONCEPTS, kind="concept"))
@@ -35,19 +35,19 @@ def concept(by: str, **options: Any) -> Config:
 
 def test_maps_take_what_they_leave_open_from_the_section() -> None:
     own = {"name": "far", "cam": "scorecam", "gamma": 2, "aggregation": "max_before_relu", "reverse": True}
-    made = question_of(
+    made = saliency_spec(
         config(maps=["layercam", "finer_layercam", own], gamma=0.7, weighting="probability", references=2), MODEL
     )
     assert made.maps == (
-        Map("layercam", "layercam", 0.0, weighting="probability"),
-        Map("finer_layercam", "layercam", 0.7, weighting="probability"),
-        Map("far", "scorecam", 2.0, "max_before_relu", "probability", True),
+        MapSpec("layercam", "layercam", 0.0, weighting="probability"),
+        MapSpec("finer_layercam", "layercam", 0.7, weighting="probability"),
+        MapSpec("far", "scorecam", 2.0, "max_before_relu", "probability", True),
     )
     assert (made.references, made.selection, made.pairs) == (2, "logit", None)
 
 
 def test_pairs_by_predicted_class() -> None:
-    made = question_of(
+    made = saliency_spec(
         concept("predicted", pairs={"cardinal": ["red bill", "bird"]}, default=["bird", "black wing"]), MODEL
     )
     assert made.pairs == ((BIRD, BLACK), (RED, BIRD), (BIRD, BLACK))
@@ -135,7 +135,7 @@ def test_classes_and_labels_as_targets() -> None:
 )
 def test_unknown_names_are_refused_with_their_place(wrong: Config, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_question(wrong, MODEL)
+        check_saliency(wrong, MODEL)
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_a_method_of_a_plugin_that_is_not_at_hand() -> None:
     asked = config(maps=["gradcam"])
     saliency = asked.saliency.model_copy(update={"maps": ["finer_mine"]})
     with pytest.raises(ConfigError, match="knows no CAM method 'mine': FINER_RAY_PLUGINS"):
-        question_of(asked.model_copy(update={"saliency": saliency}), MODEL)
+        saliency_spec(asked.model_copy(update={"saliency": saliency}), MODEL)

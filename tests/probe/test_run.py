@@ -69,7 +69,7 @@ def job(folder: Path, **sections: Any) -> dict[str, Any]:
             },
             {"name": "numbered", "classes": NAMES, "train": {"shards": str(folder / "numbered.tar")}, "held_out": 0.4},
         ],
-        "compute": {"runner": "inline"},
+        "compute": {"executor": "inline"},
         "probe": {"penalty": 2.0},
         "output": {"url": str(folder / "probes")},
         **sections,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.errors import ExportError, QueryError
-from finer_ray.report.image_figure import close_up, find_row
+from finer_ray.report.image_figure import draw_image, find_row
 from finer_ray.report.query_result import EXAMPLES
 from finer_ray.store.reading import open_export
 
@@ -39,7 +39,7 @@ def test_keys_lead_to_rows(demo_like: Path) -> None:
 def test_a_gamma_changes_the_picture_of_that_gamma_only(demo_like: Path, tmp_path: Path) -> None:
     made = open_export(str(demo_like / "demo_export"))
     for gamma in (0.0, 1.0):
-        assert close_up(made, 3, tmp_path / f"{gamma}.png", ["gradcam"], [gamma]) == ""
+        assert draw_image(made, 3, tmp_path / f"{gamma}.png", ["gradcam"], [gamma]) == ""
     low, high = pixels(tmp_path / "0.0.png"), pixels(tmp_path / "1.0.png")
     assert low.shape == high.shape
     third = low.shape[1] // 3
@@ -52,9 +52,9 @@ def test_a_gamma_changes_the_picture_of_that_gamma_only(demo_like: Path, tmp_pat
 def test_what_cannot_be_drawn_is_said(demo_like: Path, tmp_path: Path) -> None:
     made = open_export(str(demo_like / "demo_export"))
     with pytest.raises(ExportError, match="it has gradcam, finer_gradcam"):
-        close_up(made, 0, tmp_path / "x.png", ["layercam"])
+        draw_image(made, 0, tmp_path / "x.png", ["layercam"])
     with pytest.raises(QueryError, match="no image has the row 11"):
-        close_up(made, 11, tmp_path / "x.png")
+        draw_image(made, 11, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 

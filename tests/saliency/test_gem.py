@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from finer_ray.models import Classifier
 from finer_ray.models.split import Unsupported
-from finer_ray.saliency import Gem, Map, Question, contrast, explain
+from finer_ray.saliency import Gem, MapSpec, SaliencySpec, contrast, explain
 from finer_ray.saliency.gem import gem, gem_basis
 from tests.saliency.models import MODELS, build, images
 
 # 4 x 6 patches and layer scale; mean pooling; the final norm after pooling.
 NAMES = ["clip-tok", "clip-avg", "clip-late"]
-MAPS = (Map("g", "gem"), Map("f", "gem", 0.6), Map("o", "gem", 0.6, "mean_after_relu"))
+MAPS = (MapSpec("g", "gem"), MapSpec("f", "gem", 0.6), MapSpec("o", "gem", 0.6, "mean_after_relu"))
 
 
 def attend(rows: list[Tensor], values: list[Tensor], inverse: float) -> list[Tensor]:
@@ -73,7 +73,7 @@ def by_hand(model: Classifier, image: Tensor, settings: Gem) -> Tensor:
 def test_is_the_pathway_written_out(name: str, settings: Gem) -> None:
     model = build(name)
     x = images(model, 2)
-    found = explain(model, x, Question(MAPS, settings={"gem": settings}))
+    found = explain(model, x, SaliencySpec(MAPS, settings={"gem": settings}))
     basis = gem_basis(model, x, torch.arange(7).expand(2, -1), found.maps.shape[2:], settings)  # type: ignore[arg-type]
     for row in range(2):
         cosines = by_hand(model, x[row : row + 1], settings)
@@ -109,9 +109,9 @@ def test_its_main_stream_is_the_models_own() -> None:
 def test_a_batch_is_its_images(name: str) -> None:
     model = build(name)
     x = images(model, 3)
-    whole = explain(model, x, Question(MAPS)).maps
+    whole = explain(model, x, SaliencySpec(MAPS)).maps
     for position in range(3):
-        alone = explain(model, x[position : position + 1], Question(MAPS)).maps
+        alone = explain(model, x[position : position + 1], SaliencySpec(MAPS)).maps
         torch.testing.assert_close(alone[0], whole[position], rtol=1e-9, atol=1e-9)
 
 

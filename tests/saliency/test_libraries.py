@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchcam import methods as torchcam
 
 from finer_ray.models import Classifier
-from finer_ray.saliency import Map, Question, explain
+from finer_ray.saliency import MapSpec, SaliencySpec, explain
 from tests.saliency.models import build, cam_layer, images
 
 TOKENS = ["vit", "vit-avg", "registers", "registers-avg", "dinov2", "clip-tok", "clip-avg"]
@@ -64,10 +64,10 @@ def test_gradient_cams_of_pytorch_grad_cam(name: str) -> None:
     model = build(name)
     x = images(model)
     finer = [
-        Map("gradcam", "gradcam", 0.6, weighting="probability"),
-        Map("layercam", "layercam", 0.6, weighting="probability"),
+        MapSpec("gradcam", "gradcam", 0.6, weighting="probability"),
+        MapSpec("layercam", "layercam", 0.6, weighting="probability"),
     ]
-    ours = explain(model, x, Question((Map("g"), Map("l", "layercam"), *finer))).maps
+    ours = explain(model, x, SaliencySpec((MapSpec("g"), MapSpec("l", "layercam"), *finer))).maps
     assert agrees(ours[:, 0], theirs(model, name, GradCAM, x), 1e-9)
     assert agrees(ours[:, 1], theirs(model, name, LayerCAM, x), 1e-9)
     # Its weights' denominator has 1e-9 added, which shows where the references' probabilities are small.
@@ -81,8 +81,8 @@ def test_gradient_cams_of_pytorch_grad_cam(name: str) -> None:
 def test_scorecam_of_pytorch_grad_cam(name: str) -> None:
     model = build(name)
     x = images(model, 2)
-    maps = (Map("s", "scorecam"), Map("f", "scorecam", 0.6, weighting="probability"))
-    ours = explain(model, x, Question(maps)).maps
+    maps = (MapSpec("s", "scorecam"), MapSpec("f", "scorecam", 0.6, weighting="probability"))
+    ours = explain(model, x, SaliencySpec(maps)).maps
     # It keeps the scores in float32.
     assert agrees(ours[:, 0], theirs(model, name, ScoreCAM, x), 1e-6)
     expected = theirs(model, name, FinerCAM, x, base=ScoreCAM, alpha=0.6, comparison_categories=[1, 2, 3])
@@ -95,8 +95,8 @@ def test_finercam_of_torch_cam(name: str, cam: Any, base: Any) -> None:
     """With the paper's settings: 3 references, equal weights, gamma 0.6; and with gamma 0."""
     model = build(name)
     x = images(model)
-    maps = (Map("baseline", cam), Map("finer", cam, 0.6))
-    ours = explain(model, x, Question(maps))
+    maps = (MapSpec("baseline", cam), MapSpec("finer", cam, 0.6))
+    ours = explain(model, x, SaliencySpec(maps))
     reshape = model.split.grid if name in TOKENS else None
     whole = Whole(model)
     for place, gamma in ((0, 0.0), (1, 0.6)):

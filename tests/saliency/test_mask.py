@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from finer_ray.models import Classifier
-from finer_ray.saliency import AGGREGATIONS, Map, Mask, Question, Rise, explain
+from finer_ray.saliency import AGGREGATIONS, MapSpec, Mask, Rise, SaliencySpec, explain
 from finer_ray.saliency.mask import blur, circle_probabilities, circles, first_masks, variation
 from tests.saliency.models import build, images
 from tests.saliency.planted import HOT, Planted
@@ -111,8 +111,8 @@ def small() -> Classifier:
 def test_is_the_descent_written_out(small: Classifier) -> None:
     x = images(small, 2)[:, :, :30, :44].contiguous()
     gamma = 0.8
-    maps = (Map("m", "mask"), Map("f", "mask", gamma), Map("o", "mask", gamma, "mean_after_relu"))
-    found = explain(small, x, Question(maps, references=2, settings={"mask": FEW}))
+    maps = (MapSpec("m", "mask"), MapSpec("f", "mask", gamma), MapSpec("o", "mask", gamma, "mean_after_relu"))
+    found = explain(small, x, SaliencySpec(maps, references=2, settings={"mask": FEW}))
     for row in range(2):
         classes = [int(found.target[row]), *found.references[row].tolist()]
 
@@ -143,37 +143,39 @@ def test_where_blurring_helps_the_objective_nothing_is_deleted_at_first() -> Non
 def test_neither_batch_nor_memory_matters(name: str) -> None:
     model = build(name)
     x = images(model, 3)
-    maps = (Map("m", "mask"), *(Map(a, "mask", 0.6, a) for a in AGGREGATIONS))
-    whole = explain(model, x, Question(maps, settings={"mask": FEW})).maps
+    maps = (MapSpec("m", "mask"), *(MapSpec(a, "mask", 0.6, a) for a in AGGREGATIONS))
+    whole = explain(model, x, SaliencySpec(maps, settings={"mask": FEW})).maps
     assert (whole >= 0).all()
     assert (whole <= 1).all()
     for position in range(3):
-        alone = explain(model, x[position : position + 1], Question(maps, settings={"mask": FEW}, memory=1)).maps
+        alone = explain(model, x[position : position + 1], SaliencySpec(maps, settings={"mask": FEW}, memory=1)).maps
         torch.testing.assert_close(alone[0], whole[position], rtol=1e-6, atol=1e-8)
 
 
 def test_seed_decides_and_nothing_is_left_behind(small: Classifier) -> None:
     x = images(small, 1)
     small.zero_grad()  # other tests' gradients
-    question = Question((Map("m", "mask"),), settings={"mask": FEW})
-    first = explain(small, x, question).maps
+    spec = SaliencySpec((MapSpec("m", "mask"),), settings={"mask": FEW})
+    first = explain(small, x, spec).maps
     torch.manual_seed(99)
     with torch.inference_mode():
-        inside = explain(small, x.clone(), question).maps
+        inside = explain(small, x.clone(), spec).maps
     assert torch.equal(first, inside)
     assert not first.requires_grad
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in small.parameters())
-    other = explain(small, x, Question((Map("m", "mask"),), settings={"mask": FEW.model_copy(update={"seed": 5})})).maps
+    other = explain(
+        small, x, SaliencySpec((MapSpec("m", "mask"),), settings={"mask": FEW.model_copy(update={"seed": 5})})
+    ).maps
     assert not torch.equal(first, other)
 
 
 def test_under_half_precision_it_stays_whole(small: Classifier) -> None:
     model = copy.deepcopy(small).float()
     x = images(small, 1).float()
-    question = Question((Map("m", "mask"), Map("r", "rise")), settings={"mask": FEW, "rise": Rise(masks=20)})
-    plain = explain(model, x, question)
+    spec = SaliencySpec((MapSpec("m", "mask"), MapSpec("r", "rise")), settings={"mask": FEW, "rise": Rise(masks=20)})
+    plain = explain(model, x, spec)
     with torch.autocast("cpu", torch.bfloat16):
-        half = explain(model, x, question, plain.target, plain.references)
+        half = explain(model, x, spec, plain.target, plain.references)
     assert half.maps.dtype == torch.float32
     torch.testing.assert_close(half.maps, plain.maps, atol=0.05, rtol=0.05)
 
@@ -182,8 +184,10 @@ def test_finds_what_the_model_looks_at() -> None:
     model = Planted()
     x = model.images()
     settings = Mask(steps=150, l1=1e-3, scale=4, smooth=2.0, blur=4.0)
-    maps = (Map("m", "mask"), Map("against", "mask", 1.0, reverse=True))
-    found = explain(model, x, Question(maps, settings={"mask": settings}, selection=(1,)), torch.tensor([0, 0])).maps
+    maps = (MapSpec("m", "mask"), MapSpec("against", "mask", 1.0, reverse=True))
+    found = explain(
+        model, x, SaliencySpec(maps, settings={"mask": settings}, selection=(1,)), torch.tensor([0, 0])
+    ).maps
     flat = found.flatten(2)
     assert flat[:, 0].argmax(1).tolist() == [HOT, HOT]
     others = flat[:, 0, [place for place in range(16) if place != HOT]]

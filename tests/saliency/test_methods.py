@@ -14,7 +14,7 @@ from finer_ray.config.schema import Config, SaliencyConfig
 from finer_ray.errors import ConfigError
 from finer_ray.saliency.method import Method
 from finer_ray.saliency.methods import METHODS
-from finer_ray.starter import job_text, look
+from finer_ray.starter import inspect_data, job_text
 from tests.conftest import sample, write_tar
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_the_table_of_the_documentation_has_nothing_else() -> None:
 
 def test_the_starter_names_every_method(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", sample("a", 0, 1))
-    text = job_text(look(str(tar)))
+    text = job_text(inspect_data(str(tar)))
     assert all(re.search(rf"\b{name}\b", text) for name in METHODS)
 
 

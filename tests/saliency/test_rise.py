@@ -6,7 +6,7 @@ import torch
 from skimage.transform import resize
 from torch import Tensor
 
-from finer_ray.saliency import Map, Question, Rise, explain
+from finer_ray.saliency import MapSpec, Rise, SaliencySpec, explain
 from finer_ray.saliency.rise import rise_basis, smooth_masks
 from tests.saliency.models import build, images
 from tests.saliency.planted import HOT, Planted
@@ -51,7 +51,7 @@ def test_is_the_papers_loop(name: str) -> None:
     model = build(name)
     x = images(model, 2)
     gamma, size = 0.7, (x.shape[2], x.shape[3])
-    found = explain(model, x, Question((Map("r", "rise"), Map("f", "rise", gamma)), settings={"rise": FEW}))
+    found = explain(model, x, SaliencySpec((MapSpec("r", "rise"), MapSpec("f", "rise", gamma)), settings={"rise": FEW}))
     cells, shifts = FEW.draw()
     for row in range(2):
         classes = [found.target[row], *found.references[row]]
@@ -74,7 +74,7 @@ def test_a_reference_weighs_by_its_share_of_the_plain_image() -> None:
     basis = {}
     for weighting in ("probability", "probability_detached"):
         basis[weighting] = explain(
-            model, x, Question((Map("f", "rise", 0.7, weighting=weighting),), settings={"rise": FEW})
+            model, x, SaliencySpec((MapSpec("f", "rise", 0.7, weighting=weighting),), settings={"rise": FEW})
         )
     made = basis["probability"]
     classes = torch.cat([made.target[:, None], made.references], dim=1)
@@ -88,16 +88,16 @@ def test_a_reference_weighs_by_its_share_of_the_plain_image() -> None:
 def test_neither_batch_nor_memory_matters() -> None:
     model = build("resnet")
     x = images(model, 3)
-    maps = (Map("r", "rise"), Map("f", "rise", 0.6))
-    whole = explain(model, x, Question(maps, settings={"rise": FEW})).maps
+    maps = (MapSpec("r", "rise"), MapSpec("f", "rise", 0.6))
+    whole = explain(model, x, SaliencySpec(maps, settings={"rise": FEW})).maps
     for position in range(3):
-        alone = explain(model, x[position : position + 1], Question(maps, settings={"rise": FEW}, memory=1)).maps
+        alone = explain(model, x[position : position + 1], SaliencySpec(maps, settings={"rise": FEW}, memory=1)).maps
         torch.testing.assert_close(alone[0], whole[position], rtol=1e-9, atol=1e-12)
 
 
 def test_finds_what_the_model_looks_at() -> None:
     model = Planted()
-    found = explain(model, model.images(), Question((Map("r", "rise"),), settings={"rise": Rise(masks=1000)}))
+    found = explain(model, model.images(), SaliencySpec((MapSpec("r", "rise"),), settings={"rise": Rise(masks=1000)}))
     places = found.maps[:, 0].flatten(1).argmax(1)
     assert places.tolist() == [HOT, HOT]
     level = found.maps[:, 0].flatten(1)

@@ -81,13 +81,13 @@ def test_a_lease_whose_file_is_gone_or_another_s_is_lost(folder: Folder) -> None
     with acquire(folder, 3600) as lease:
         edit(folder, owner="somebody else")
         with pytest.raises(LeaseError, match="has its lease"):
-            lease.confirm()
+            lease.confirm_held()
     folder.remove("lease/00000001.json")
     with acquire(folder, 3600) as lease:
         for name in folder.names("lease", ".json"):
             folder.remove(f"lease/{name}")
         with pytest.raises(LeaseError, match="its lease is gone"):
-            lease.confirm()
+            lease.confirm_held()
 
 
 def test_a_lease_that_was_not_renewed_in_time_is_looked_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,10 +95,10 @@ def test_a_lease_that_was_not_renewed_in_time_is_looked_after(tmp_path: Path, mo
     folder, asked = Folder(str(tmp_path)), []
     with acquire(folder, 3600) as lease:
         monkeypatch.setattr(lease, "_look", lambda: asked.append(True))
-        lease.check()
+        lease.raise_if_lost()
         assert not asked
         monkeypatch.setattr(time, "time", lambda now=time.time: now() + 4000)
-        lease.check()
+        lease.raise_if_lost()
         assert asked
         monkeypatch.undo()
 
@@ -136,7 +136,7 @@ def test_a_store_that_fails_for_a_moment_does_not_end_a_lease(tmp_path: Path, mo
             patch.setattr(folder, "names", fail)
             time.sleep(0.6)
         time.sleep(0.6)
-        lease.confirm()
+        lease.confirm_held()
         after = current(folder)
     assert before is not None
     assert after is not None

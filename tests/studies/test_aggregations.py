@@ -18,7 +18,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.metrics.localisation import localisation
 from finer_ray.models import build_classifier
 from finer_ray.report.photos import read_rows
-from finer_ray.saliency import Map, Question, explain
+from finer_ray.saliency import MapSpec, SaliencySpec, explain
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.store.reading import open_export
 from finer_ray.studies.aggregations import aggregation_config
@@ -51,8 +51,8 @@ def test_the_study(tmp_path: Path, job: Job) -> None:
     decoded = [found for _, found in read_rows(made, range(9), region=True)]
     images = (torch.from_numpy(np.stack([d.image for d in decoded])).permute(0, 3, 1, 2).float() / 255 - mean) / std
     regions = torch.from_numpy(np.stack([d.region for d in decoded if d.region is not None]))
-    maps = (Map("gradcam"), *(Map(name, "gradcam", 0.8, name) for name in AGGREGATIONS))
-    values = localisation(explain(model, images, Question(maps, 2)).maps, regions).double().numpy()
+    maps = (MapSpec("gradcam"), *(MapSpec(name, "gradcam", 0.8, name) for name in AGGREGATIONS))
+    values = localisation(explain(model, images, SaliencySpec(maps, 2)).maps, regions).double().numpy()
     lines = {
         (line["map"], line["metric"]): line for line in pq.read_table(tmp_path / "s/aggregation.parquet").to_pylist()
     }

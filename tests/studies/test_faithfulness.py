@@ -21,7 +21,7 @@ from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError
 from finer_ray.images.decode import decode
 from finer_ray.models import Classifier, ClassNames, build_classifier
-from finer_ray.saliency import Map, Question, explain
+from finer_ray.saliency import MapSpec, SaliencySpec, explain
 from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.studies.attributes import choose, read_attributes
 from finer_ray.studies.faithfulness import another
@@ -119,9 +119,13 @@ def test_the_study(tmp_path: Path, jobs: tuple[Config, Config, Path]) -> None:
     unit = torch.nn.functional.normalize(model.class_weights(), dim=1)
     cosines = (unit @ unit.T).fill_diagonal_(-2)
     target = torch.tensor([i % 5 for i in range(14)])
-    maps = (Map("gradcam"), Map("finer", gamma=0.6))
+    maps = (MapSpec("gradcam"), MapSpec("finer", gamma=0.6))
     found = explain(
-        model, inputs(model, job["input"]["shards"][0]), Question(maps, 1), target, cosines.argmax(1)[target][:, None]
+        model,
+        inputs(model, job["input"]["shards"][0]),
+        SaliencySpec(maps, 1),
+        target,
+        cosines.argmax(1)[target][:, None],
     )
     texts = sorted({text for name in asked for text in asked[name]})
     words = build_classifier(jobs[1].model.model_copy(update={"concepts": [*texts, "bird"]}))
@@ -135,8 +139,8 @@ def test_the_study(tmp_path: Path, jobs: tuple[Config, Config, Path]) -> None:
         mean = np.zeros((grid, grid))
         for text in asked[NAMES[row % 5]]:
             concept = torch.tensor([5 + texts.index(text)])
-            question = Question((Map("m", gamma=0.7),), 1)
-            heat = explain(words, photos[row : row + 1], question, concept, torch.tensor([[5 + len(texts)]])).maps[0, 0]
+            spec = SaliencySpec((MapSpec("m", gamma=0.7),), 1)
+            heat = explain(words, photos[row : row + 1], spec, concept, torch.tensor([[5 + len(texts)]])).maps[0, 0]
             mean += over_window((heat / heat.max()).numpy(), 1.0, 0.6, grid) / len(asked[NAMES[row % 5]])
         means[row] = mean
         pairs[row] = [over_window(heat.numpy(), 0.6, 0.6, grid) for heat in found.maps[row]]

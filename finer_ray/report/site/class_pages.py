@@ -10,7 +10,7 @@ from finer_ray.report.site.sample import PICKS, Sample
 from finer_ray.store.reading import Export
 
 # Others that a class page names.
-OTHERS = 8
+MAX_OTHERS = 8
 
 
 def class_lines(export: Export) -> list[dict[str, Any]]:
@@ -59,4 +59,4 @@ def galleries(sample: Sample, index: int) -> list[tuple[str, list[dict[str, Any]
 
 def _counted(values: pa.ChunkedArray) -> list[dict[str, Any]]:
     counts = sorted(pc.value_counts(values).to_pylist(), key=lambda line: (-line["counts"], line["values"]))
-    return [{"class": line["values"], "count": line["counts"]} for line in counts[:OTHERS]]
+    return [{"class": line["values"], "count": line["counts"]} for line in counts[:MAX_OTHERS]]

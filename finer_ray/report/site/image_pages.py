@@ -30,7 +30,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImagePage:
     """An image as a page shows it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Shown:
     sweep: dict[str, NDArray[np.float32]] | None
 
 
-def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[Shown]:
+def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[ImagePage]:
     """Write ROW.jpg (the model's view), ROW-map.jpg and, where there is a region, ROW-region.png; no name comes from
     the input.
 
@@ -75,7 +75,7 @@ def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[S
             if decoded is not None:
                 heat = export.maps([row], main_map(export), decoded.image.shape[:2])[0]
                 _write(folder / str(row), decoded, heat)
-            yield Shown(
+            yield ImagePage(
                 line=lines[row][0],
                 metrics=metrics.get(row, []),
                 problem=found if isinstance(found, str) else None,

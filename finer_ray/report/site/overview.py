@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finer_ray.metrics.metric import Metric
 from finer_ray.metrics.statistics import bootstrap_interval, mean_of
-from finer_ray.metrics.table import SHOWN
+from finer_ray.metrics.table import REPORTED
 from finer_ray.report.paper_table import Cell, compare, metric_values
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
 from finer_ray.store.failures import grouped
@@ -52,7 +52,7 @@ def metric_table(export: Export) -> list[dict[str, Any]]:
     """The paper's table: each metric with a cell by map, with 95 % intervals."""
     cells = compare(export)
     return [
-        {"metric": SHOWN[name], "cells": [_cell(known[name], SHOWN[name]) for known in cells.values()]}
+        {"metric": REPORTED[name], "cells": [_cell(known[name], REPORTED[name]) for known in cells.values()]}
         for name in next(iter(cells.values()), {})
     ]
 
@@ -82,7 +82,7 @@ def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
     """Words and histogram of each metric but the pointing hit, which is yes or no."""
     values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
     found = []
-    for metric in SHOWN.values():
+    for metric in REPORTED.values():
         mine = {name: known[metric.name] for name, known in values.items() if np.isfinite(known[metric.name]).any()}
         if mine and metric.dtype != "bool":
             found.append((metric.words, histogram(mine, metric.words)))
@@ -117,7 +117,7 @@ def sweep_charts(
             continue
         mean = mean_of(known)
         margin = np.nan_to_num(mean.margin)
-        words, line = SHOWN[name].words, Series(name, gammas, mean.mean, mean.mean - margin, mean.mean + margin)
+        words, line = REPORTED[name].words, Series(name, gammas, mean.mean, mean.mean - margin, mean.mean + margin)
         charts.append((words, line_chart([line], "gamma", f"{words} ({len(known)} images)", mark=gamma)))
     return charts
 

@@ -18,13 +18,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finer_ray.config.messages import shown
 from finer_ray.errors import ExportError
-from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, SHOWN
+from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
-from finer_ray.report.site.image_pages import GAMMAS, Shown, main_map, show_images
+from finer_ray.report.site.image_pages import GAMMAS, ImagePage, main_map, show_images
 from finer_ray.report.site.sample import Sample, draw_sample
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
@@ -173,13 +173,13 @@ class _Writer:
             shutil.copyfile(source / name, self._folder / "assets" / name)
         (self._folder / "assets" / "colours.js").write_text(colours_script(), encoding="utf-8")
 
-    def _images(self) -> list[Shown]:
+    def _images(self) -> list[ImagePage]:
         shown = []
         for place, image in enumerate(show_images(self._export, self._pages, self._folder / "images")):
             around = [self._pages[other] if 0 <= other < len(self._pages) else None for other in (place - 1, place + 1)]
             where = f"images/{image.line['row']}.html"
             known = [
-                metric for name, metric in SHOWN.items() if any(entry[name] is not None for entry in image.metrics)
+                metric for name, metric in REPORTED.items() if any(entry[name] is not None for entry in image.metrics)
             ]
             self._page(
                 where,
@@ -195,20 +195,20 @@ class _Writer:
             shown.append(image)
         return shown
 
-    def _class(self, line: dict[str, Any], known: dict[int, Shown]) -> None:
+    def _class(self, line: dict[str, Any], known: dict[int, ImagePage]) -> None:
         index, maps = line["class"], line["maps"].values()
         self._page(
             f"classes/{index}.html",
             "class.html",
             "../",
             line=line,
-            averaged=[metric for name, metric in SHOWN.items() if any(values[name]["count"] for values in maps)],
+            averaged=[metric for name, metric in REPORTED.items() if any(values[name]["count"] for values in maps)],
             confusions=confusions(self._export, index),
             galleries=galleries(self._sample, index),
             known=known,
         )
 
-    def _overview(self, lines: list[dict[str, Any]], shown: list[Shown]) -> None:
+    def _overview(self, lines: list[dict[str, Any]], shown: list[ImagePage]) -> None:
         export = self._export
         drawn = set(self._sample.rows)
         sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
@@ -242,7 +242,7 @@ class _Writer:
         (self._folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _spread(images: list[Shown]) -> list[Shown]:
+def _spread(images: list[ImagePage]) -> list[ImagePage]:
     """A few of them, evenly apart."""
     places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
     return [images[place] for place in places]

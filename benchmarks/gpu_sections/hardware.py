@@ -1,4 +1,4 @@
-"""Ceilings, measured: arithmetic, memory, the bus, decoding and writing."""
+"""Hardware limits, measured: arithmetic, memory, the bus, decoding and writing."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.clock import rates, spread
-from benchmarks.card.job import job_config
-from benchmarks.card.photos import write_shards
-from benchmarks.card.setting import VIT, Record, Setting
+from benchmarks.gpu_sections.clock import rates, spread
+from benchmarks.gpu_sections.job import job_config
+from benchmarks.gpu_sections.photos import write_shards
+from benchmarks.gpu_sections.setting import VIT, Record, Setting
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.explaining import Explainer
 from finer_ray.pipeline.loading import Loader
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 WRITES = 6
 
 
-def ceilings(setting: Setting, record: Record, found: Record) -> None:
+def hardware(setting: Setting, record: Record, found: Record) -> None:
     """What the parts of the machine can do, each alone."""
     found["bf16 matmul, operations/s"] = _matmuls(setting)
     found["memory, bytes/s (read and written)"] = _memory(setting)
@@ -84,14 +84,14 @@ def _loading(setting: Setting) -> Record:
     found: Record = {}
     for name, processes in (("one core", 1), ("all cores", cores)):
         arguments = map(str, (shard, images, transform.size[0], transform.crop_pct, processes, 4))
-        command = [sys.executable, "-m", "benchmarks.card.decoding", *arguments]
+        command = [sys.executable, "-m", "benchmarks.gpu_sections.decoding", *arguments]
         found[name] = float(subprocess.check_output(command, text=True, cwd=ROOT))
     return found
 
 
 def _writing(setting: Setting) -> Record:
     """A unit to Zarr and Parquet, over and over."""
-    config = job_config(setting, write_shards(setting)[:1], "writing", {"runner": "inline"})
+    config = job_config(setting, write_shards(setting)[:1], "writing", {"executor": "inline"})
     classifier = build_classifier(config.model)
     layout = layout_of(config, classifier)
     loader = Loader(config.input, classifier.transform, True, 0.0)

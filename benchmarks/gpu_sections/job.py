@@ -4,8 +4,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.card.photos import write_shards
-from benchmarks.card.setting import VIT, Record, Setting
+from benchmarks.gpu_sections.photos import write_shards
+from benchmarks.gpu_sections.setting import VIT, Record, Setting
 from benchmarks.timed import rate_between, run_timed
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
@@ -24,7 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def job(setting: Setting, record: Record, found: Record) -> None:
     """Images per second of the export, by variant."""
     shards = write_shards(setting)
-    with nullcontext() if setting.runner == "inline" else connected():
+    with nullcontext() if setting.executor == "inline" else connected():
         for name, change in VARIANTS.items():
             if "compile" not in change.get("compute", {}) or setting.compile:
                 few = shards[: setting.deletion_shards] if "metrics" in change else shards
@@ -33,7 +33,7 @@ def job(setting: Setting, record: Record, found: Record) -> None:
 
 def _measured(setting: Setting, shards: list[Path], name: str, change: dict[str, Any]) -> Record:
     try:
-        config = job_config(setting, shards, name.replace(" ", "-"), {"runner": setting.runner}, change)
+        config = job_config(setting, shards, name.replace(" ", "-"), {"executor": setting.executor}, change)
     except ConfigError as error:
         return {"refused": str(error)}
     marks, seconds = run_timed(config)
@@ -70,8 +70,8 @@ def job_config(
     }
     for section, keys in (change or {}).items():
         tree[section] = {**tree.get(section, {}), **keys}
-    for wish in setting.wishes:
-        place, _, value = wish.partition("=")
+    for override in setting.overrides:
+        place, _, value = override.partition("=")
         section, _, key = place.partition(".")
         tree[section] = {**tree.get(section, {}), key: read_yaml(value)}
     return parse_config(tree)

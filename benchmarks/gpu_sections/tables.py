@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.card.goals import best_engine, best_job, best_plain, script_rate
-from benchmarks.card.setting import VIT, Record
+from benchmarks.gpu_sections.goals import best_engine, best_job, best_plain, script_rate
+from benchmarks.gpu_sections.setting import VIT, Record
 
 WIDTH = 150
 
@@ -17,7 +17,7 @@ def show(record: Record) -> None:
     console = Console(width=WIDTH)
     for name, fault in record["faults"].items():
         console.print(f"[bold]{name}[/bold] was not finished: {fault}", highlight=False)
-    tables = [_floor(record), _ceilings(record), _rates(record), _precision(record), _jobs(record)]
+    tables = [_lower_bound(record), _hardware(record), _rates(record), _precision(record), _jobs(record)]
     tables += [_profile(name, part) for name, part in record.get("profile", {}).items()]
     for table in (*tables, _summary(record), _goals(record)):
         if table.row_count:
@@ -41,25 +41,25 @@ def _number(value: Any, form: str = ",.0f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _floor(record: Record) -> Table:
-    models: Record = record.get("floor", {})
+def _lower_bound(record: Record) -> Table:
+    models: Record = record.get("lower_bound", {})
     table = _table("Floor: what an image cannot do without (a multiply-add is two operations)", ("", *models))
     first: Record = next(iter(models.values()), {})
     for kind, scale, unit in (("operations", 1e9, "G"), ("bytes", 1e3, "kB")):
         for name in first.get(kind, {}):
             table.add_row(f"{kind}: {name}", *(f"{part[kind][name] / scale:,.2f} {unit}" for part in models.values()))
     for way, direction in (("pinned", "to the device (uint8 pixels)"), ("back, pinned", "from the device")):
-        speed = (record.get("ceilings", {}).get("host to device, bytes/s") or {}).get(way)
+        speed = (record.get("hardware", {}).get("host to device, bytes/s") or {}).get(way)
         if speed and models:
             cells = (f"{speed['median'] / part['bytes'][direction]:,.0f}" for part in models.values())
             table.add_row(f"images/s that the bus allows: {direction}", *cells)
     return table
 
 
-def _ceilings(record: Record) -> Table:
-    table = _table(f"Ceilings: {record.get('machine', {}).get('device')}", ("", "per second"))
+def _hardware(record: Record) -> Table:
+    table = _table(f"Hardware limits: {record.get('machine', {}).get('device')}", ("", "per second"))
     units: Any = (("operations/s", 1e12, " Tera", ",.1f"), ("bytes/s", 1e9, " GB", ",.1f"), ("images/s", 1, "", ",.0f"))
-    for name, part in record.get("ceilings", {}).items():
+    for name, part in record.get("hardware", {}).items():
         scale, unit, form = next(rest for word, *rest in units if word in name)
         lines = {"": part} if part is None or "median" in part else part
         for detail, value in lines.items():
@@ -134,8 +134,8 @@ def _summary(record: Record) -> Table:
     """Floor, plain forward, engine, whole job."""
     columns = (
         "images/s",
-        "floor: operations",
-        "floor of the engine",
+        "lower bound: operations",
+        "lower bound of the engine",
         "plain forward",
         "engine",
         "whole job",
@@ -144,11 +144,11 @@ def _summary(record: Record) -> Table:
     table = _table(
         "Floor is the best measured matmul rate over the operations of an image", (*columns, "official loop")
     )
-    matmuls = record.get("ceilings", {}).get("bf16 matmul, operations/s", {}).values()
+    matmuls = record.get("hardware", {}).get("bf16 matmul, operations/s", {}).values()
     fastest = max((value["median"] for value in matmuls), default=None)
-    loading = record.get("ceilings", {}).get("loading, images/s", {}).get("all cores")
+    loading = record.get("hardware", {}).get("loading, images/s", {}).get("all cores")
     for name in record["models"]:
-        counts = record.get("floor", {}).get(name, {}).get("operations", {})
+        counts = record.get("lower_bound", {}).get(name, {}).get("operations", {})
         floors = [fastest / counts[k] if fastest and k in counts else None for k in ("forward", "engine")]
         rest = (best_job(record), loading, script_rate(record)) if name == VIT else (None, None, None)
         table.add_row(name, *map(_number, (*floors, best_plain(record, name), best_engine(record, name), *rest)))

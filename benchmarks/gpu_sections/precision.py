@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.card.setting import VIT, Record, Setting
+from benchmarks.gpu_sections.setting import VIT, Record, Setting
 from finer_ray.config.loading import load_config
 from finer_ray.config.schema import InputConfig
 from finer_ray.images.transform import Transform
@@ -19,7 +19,7 @@ from finer_ray.models.head import LinearHead
 from finer_ray.models.preparing import autocast, prepare
 from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.unit_tables import from_column
-from finer_ray.saliency import Explanation, Question, explain
+from finer_ray.saliency import Explanation, SaliencySpec, explain
 from finer_ray.shards import fields_of, find_shards, index_shard
 from finer_ray.store.manifest import Unit
 
@@ -47,7 +47,7 @@ def _compare(setting: Setting, model: Classifier, images: Tensor, name: str, exa
     same = _explain(model, images, setting, name, exact.target, exact.references)
     free = _explain(model, images, setting, name)
     maps = {}
-    for place, wanted in enumerate(Question().maps):
+    for place, wanted in enumerate(SaliencySpec().maps):
         ours, theirs = (found.maps[:, place].flatten(1) for found in (same, exact))
         some = theirs.amax(1) > 0
         correlation = functional.cosine_similarity(_centred(ours[some]), _centred(theirs[some]))
@@ -82,7 +82,7 @@ def _explain(
     references: Tensor | None = None,
 ) -> Explanation:
     with autocast(setting.device, name):
-        found: Explanation = explain(model, images, Question(), target, references)
+        found: Explanation = explain(model, images, SaliencySpec(), target, references)
     return found
 
 

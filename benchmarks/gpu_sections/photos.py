@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.card.setting import Setting
+from benchmarks.gpu_sections.setting import Setting
 
 # The common size of ImageNet's photos, and the quality that gives about their mean of 110 KB.
 SIZE, QUALITY = (500, 375), 90

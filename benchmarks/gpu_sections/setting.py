@@ -33,7 +33,7 @@ class Setting:
         deletion_shards: of the job with deletion.
         script_images: that the official script's loop takes.
         compile: modes of `compute.compile`.
-        runner, wishes: `compute.runner`, and keys of the job's config with their values.
+        executor, overrides: `compute.executor`, and keys of the job's config with their values.
         work: a folder for what is drawn and written.
     """
 
@@ -54,8 +54,8 @@ class Setting:
     deletion_shards: int
     script_images: int
     compile: tuple[Literal[True] | str, ...]
-    runner: str
-    wishes: tuple[str, ...] = ()
+    executor: str
+    overrides: tuple[str, ...] = ()
     _built: dict[str, Classifier] = field(default_factory=dict)
 
     @property
@@ -84,7 +84,7 @@ class Setting:
 Modes = tuple[Literal[True] | str, ...]
 
 
-def whole(device: torch.device, work: Path, runner: str, modes: Modes, wishes: tuple[str, ...] = ()) -> Setting:
+def whole(device: torch.device, work: Path, executor: str, modes: Modes, overrides: tuple[str, ...] = ()) -> Setting:
     """On a card: minutes."""
     return Setting(
         device=device,
@@ -107,12 +107,12 @@ def whole(device: torch.device, work: Path, runner: str, modes: Modes, wishes: t
         deletion_shards=1,
         script_images=48,
         compile=modes,
-        runner=runner,
-        wishes=wishes,
+        executor=executor,
+        overrides=overrides,
     )
 
 
-def quick(device: torch.device, work: Path, runner: str, modes: Modes, wishes: tuple[str, ...] = ()) -> Setting:
+def quick(device: torch.device, work: Path, executor: str, modes: Modes, overrides: tuple[str, ...] = ()) -> Setting:
     """The same code with tiny models and few images: a minute on two CPU cores, and no result of anything."""
     return Setting(
         device=device,
@@ -135,6 +135,6 @@ def quick(device: torch.device, work: Path, runner: str, modes: Modes, wishes: t
         deletion_shards=1,
         script_images=2,
         compile=modes,
-        runner=runner,
-        wishes=wishes,
+        executor=executor,
+        overrides=overrides,
     )

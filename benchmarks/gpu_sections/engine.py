@@ -10,11 +10,11 @@ from torch import Tensor
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.card.clock import Run, rates, seconds_of
-from benchmarks.card.setting import Record, Setting
+from benchmarks.gpu_sections.clock import Run, rates, seconds_of
+from benchmarks.gpu_sections.setting import Record, Setting
 from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
-from finer_ray.saliency import Question, explain
+from finer_ray.saliency import SaliencySpec, explain
 
 TOP = 15
 PROFILED = 5
@@ -109,7 +109,7 @@ def engine(setting: Setting, classifier: Classifier, images: Tensor, precision: 
 
     def run() -> Any:
         with autocast(setting.device, precision):
-            return explain(classifier, images, Question())
+            return explain(classifier, images, SaliencySpec())
 
     return run
 

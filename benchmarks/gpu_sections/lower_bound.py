@@ -1,21 +1,21 @@
-"""The floor: operations and bytes that an image cannot do without."""
+"""The lower bound: operations and bytes that an image cannot do without."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.card.setting import Record, Setting
+from benchmarks.gpu_sections.setting import Record, Setting
 from benchmarks.operations import Operations
 from finer_ray.models import Classifier
-from finer_ray.pipeline.results import answers
-from finer_ray.saliency import Explanation, Question, explain
+from finer_ray.pipeline.results import model_outputs
+from finer_ray.saliency import Explanation, SaliencySpec, explain
 
 # Of half precision.
 HALF = 2
 
 
-def floor(setting: Setting, record: Record, found: Record) -> None:
+def lower_bound(setting: Setting, record: Record, found: Record) -> None:
     """Operations (a multiply-add is two) and bytes per image, of the forward pass and of the engine."""
     for name, options in setting.models.items():
         found[name] = _of(setting.load(options))
@@ -24,18 +24,18 @@ def floor(setting: Setting, record: Record, found: Record) -> None:
 @torch.no_grad()
 def _of(model: Classifier) -> dict[str, Any]:
     images = torch.randn((1, 3, *model.transform.size))
-    explanation = explain(model, images, Question())
+    explanation = explain(model, images, SaliencySpec())
     activation = model.cut(images).activation
     return {
         "operations": {
             "forward": _operations(lambda: model.head(embedding_of(model, images))),
-            "engine": _operations(lambda: explain(model, images, Question())),
+            "engine": _operations(lambda: explain(model, images, SaliencySpec())),
         },
         "bytes": {
             "weights, once a batch": HALF * sum(weight.numel() for weight in model.state_dict().values()),
             "activation of the CAM layer": HALF * activation.numel(),
             "to the device (uint8 pixels)": images.numel(),
-            "from the device": _bytes(answers(explanation, model.class_count)),
+            "from the device": _bytes(model_outputs(explanation, model.class_count)),
             "stored of tensors": _stored(explanation),
         },
     }

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks.card.engine import plain
-from benchmarks.card.setting import VIT, Record
+from benchmarks.gpu_sections.engine import plain
+from benchmarks.gpu_sections.setting import VIT, Record
 
 ENGINE, JOB, JOB_OF_DECODING, SCRIPT = 0.95, 0.90, 0.95, 20.0
 
@@ -54,7 +54,7 @@ def goals(record: Record) -> list[dict[str, Any]]:
         if eager:
             engine, forward = eager["engine"]["median"], max(plain(eager).values())
             lines.append(_line(record, f"{name}: the same at one batch, nothing compiled", ENGINE, engine, forward))
-    decoding = record.get("ceilings", {}).get("loading, images/s", {}).get("all cores")
+    decoding = record.get("hardware", {}).get("loading, images/s", {}).get("all cores")
     forward, whole = best_plain(record, VIT), best_job(record)
     lines.append(_line(record, "whole job / plain forward", JOB, whole, forward))
     if decoding is not None and forward is not None and decoding < forward:

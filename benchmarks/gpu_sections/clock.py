@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.setting import Setting
+from benchmarks.gpu_sections.setting import Setting
 
 Run = Callable[[], Any]
-MOST_REPEATS = 64
+MAX_REPEATS = 64
 
 
 def synchronize(setting: Setting) -> None:
@@ -35,7 +35,7 @@ def take_turns(setting: Setting, runs: dict[str, Run]) -> dict[str, list[float]]
     for name, run in runs.items():
         seconds_of(setting, run)
         once = seconds_of(setting, run)
-        repeats[name] = max(1, min(MOST_REPEATS, round(setting.seconds / once)))
+        repeats[name] = max(1, min(MAX_REPEATS, round(setting.seconds / once)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(setting.rounds):
         for name, run in runs.items():

@@ -1,6 +1,6 @@
 """Loading alone, on some processes: reading a tar, decoding and resizing, as the job's loading stage does it.
 
-    python -m benchmarks.card.decoding SHARD IMAGES SIDE CROP PROCESSES ROUNDS      # prints images per second
+    python -m benchmarks.gpu_sections.decoding SHARD IMAGES SIDE CROP PROCESSES ROUNDS      # prints images per second
 
 A program of its own, so that its processes are forked from one that has neither torch nor a GPU's context.
 """

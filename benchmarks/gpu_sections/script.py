@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.card.clock import seconds_of
-from benchmarks.card.photos import encoded_photos
-from benchmarks.card.setting import VIT, Record, Setting
+from benchmarks.gpu_sections.clock import seconds_of
+from benchmarks.gpu_sections.photos import encoded_photos
+from benchmarks.gpu_sections.setting import VIT, Record, Setting
 from finer_ray.images.decode import decode
 from finer_ray.images.sample import Sample
 from finer_ray.models import Classifier
@@ -21,7 +21,7 @@ from finer_ray.models import Classifier
 GAMMA = 0.6
 # Its three modes: gamma, and the references by their place.
 MODES = ((0.0, [1, 2, 3]), (GAMMA, [1, 2, 3]), (GAMMA, [1]))
-WARM = 2
+WARM_UP_IMAGES = 2
 
 
 def script(setting: Setting, record: Record, found: Record) -> None:
@@ -40,7 +40,7 @@ def script(setting: Setting, record: Record, found: Record) -> None:
             for body in bodies:
                 loop(model, _image(setting, model, body))
 
-        run(bodies[:WARM])
+        run(bodies[:WARM_UP_IMAGES])
         found[name] = len(bodies) / seconds_of(setting, lambda run=run: run(bodies))  # type: ignore[misc]
 
 
