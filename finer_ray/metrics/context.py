@@ -39,7 +39,7 @@ class MetricContext(MapContext):
     metrics: Sequence[Metric]
     fill: Callable[[Tensor, str], Tensor]
     memory: int
-    _blank: dict[str, Tensor] = field(default_factory=dict)
+    _made: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
@@ -60,7 +60,7 @@ class MetricContext(MapContext):
         Returns:
             (B, M, S, J).
         """
-        return _chosen(self._deleted, self._counts("deleted"), counts)
+        return self._changed("deleted", counts)
 
     def inserted(self, counts: Sequence[int]) -> Tensor:
         """Probabilities with some of the most salient pixels put back into `metrics.insert_into`.
@@ -71,43 +71,36 @@ class MetricContext(MapContext):
         Returns:
             (B, M, S, J).
         """
-        return _chosen(self._inserted, self._counts("inserted"), counts)
+        return self._changed("inserted", counts)
 
     def blank(self, kind: str) -> Tensor:
         """Probabilities where all is fill, (B, J): the same of every map; of every image, too, if it is a colour."""
-        if kind not in self._blank:
+        if kind not in self._made:
             empty = self.fill(self.images, kind)
             empty = empty.expand(len(empty), *self.images.shape[1:])
             logits = torch.cat([self.model(part) for part in empty.split(in_flight(self.images, self.memory))])
             expanded = logits.expand(len(self.images), -1)
-            self._blank[kind] = class_probabilities(expanded, self.classes, self.model.class_count)
-        return self._blank[kind]
+            self._made[kind] = class_probabilities(expanded, self.classes, self.model.class_count)
+        return self._made[kind]
 
-    def _counts(self, what: str) -> list[int]:
+    def _changed(self, what: str, counts: Sequence[int]) -> Tensor:
+        """Of what all metrics ask for, made once, the part that one asks for."""
         asked = (getattr(metric, what) for metric in self.metrics)
-        return sorted({count for wanted in asked if wanted for count in wanted(self.config.steps, self.pixels)})
+        every = sorted({count for wanted in asked if wanted for count in wanted(self.config.steps, self.pixels)})
+        if what not in self._made:
+            self._made[what] = self._replaced(what == "deleted", every)
+        # A list as an index would make a GPU be waited for.
+        places = torch.tensor([every.index(count) for count in counts], dtype=torch.long)
+        return self._made[what].index_select(2, places.to(self.images.device, non_blocking=True))
+
+    def _replaced(self, deleted: bool, counts: list[int]) -> Tensor:
+        fill = self.fill(self.images, self.config.fill if deleted else self.config.insert_into).expand_as(self.images)
+        images, fill = (self.images, fill) if deleted else (fill, self.images)
+        return replaced(self._probabilities, images, fill, self._order, counts, self.memory)
 
     @cached_property
     def _order(self) -> Tensor:
         return ranks(self.maps, (self.images.shape[2], self.images.shape[3]))
 
-    @cached_property
-    def _deleted(self) -> Tensor:
-        return self._replaced(self.images, self.fill(self.images, self.config.fill), self._counts("deleted"))
-
-    @cached_property
-    def _inserted(self) -> Tensor:
-        start = self.fill(self.images, self.config.insert_into).expand_as(self.images)
-        return self._replaced(start, self.images, self._counts("inserted"))
-
-    def _replaced(self, images: Tensor, fill: Tensor, counts: list[int]) -> Tensor:
-        return replaced(self._probabilities, images, fill, self._order, counts, self.memory)
-
     def _probabilities(self, masked: Tensor, owner: Tensor) -> Tensor:
         return class_probabilities(self.model(masked), self.classes[owner], self.model.class_count)
-
-
-def _chosen(found: Tensor, known: list[int], counts: Sequence[int]) -> Tensor:
-    # A list as an index would make a GPU be waited for.
-    places = torch.tensor([known.index(count) for count in counts], dtype=torch.long)
-    return found.index_select(2, places.to(found.device, non_blocking=True))
