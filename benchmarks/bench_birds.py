@@ -293,7 +293,7 @@ def main() -> None:
                 "concepts",
                 "test/*.tar",
                 {"head": "text", "concepts": concepts},
-                input={"fields": {"concept": "json.concept", "base": "json.base"}},
+                input={"fields": {"text": "json.concept", "contrast_text": "json.base"}},
                 saliency={
                     "target": "concept",
                     "concept": {"by": "image"},

@@ -3,9 +3,10 @@
     python -m benchmarks.gpu                            # on a GPU: tables, and gpu.json beside this file
     python -m benchmarks.gpu --device cpu --quick       # the same code in miniature; its numbers mean nothing
 
-First the lower bound: operations and bytes of an image. Then what the machine's parts can do, each alone. Then the library's
-plain forward pass and the engine on the same batches, half precision against float32, the whole job, the official
-script's loop, and a profile. A section that fails or runs out of its time is recorded as that, with what it had found.
+First the lower bound: operations and bytes of an image. Then what the machine's parts can do, each alone. Then the
+library's plain forward pass and the engine on the same batches, half precision against float32, the whole job, the
+official script's loop, and a profile. A section that fails or runs out of its time is recorded as that, with what it
+had found.
 """
 
 import argparse

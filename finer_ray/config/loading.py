@@ -1,5 +1,7 @@
 """Loading a config: YAML from a file, overridden by `a.b=c`, checked against its schema."""
 
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +10,7 @@ from pydantic import ValidationError
 
 from finer_ray.config.messages import faults, shown
 from finer_ray.config.schema import Config
-from finer_ray.config.section import Section
+from finer_ray.config.section import RenamedKey, Section
 from finer_ray.config.yaml_text import MAX_YAML_BYTES, read_yaml
 from finer_ray.errors import ConfigError
 
@@ -52,11 +54,23 @@ def load_section(
         raise ConfigError(f"{path} must be a mapping with the keys {', '.join(kind.model_fields)}")
     for override in overrides:
         _override(tree, override)
-    return parse_section(kind, _filled(tree, words) if words else tree)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", RenamedKey)
+        section = _validated(kind, _filled(tree, words) if words else tree)
+    for note in dict.fromkeys(str(warning.message) for warning in found):
+        print(f"note: {path}: {note}", file=sys.stderr)
+    return section
 
 
 def parse_section(kind: type[S], tree: dict[str, Any]) -> S:
     """Check a config given as plain dicts and lists. Raises ConfigError as `load_section` does."""
+    with warnings.catch_warnings():
+        # Manifests keep the names that keys had.
+        warnings.simplefilter("ignore", RenamedKey)
+        return _validated(kind, tree)
+
+
+def _validated(kind: type[S], tree: dict[str, Any]) -> S:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:

@@ -61,6 +61,8 @@ class FieldsConfig(Section):
     `a;b` tries a, then b. A dot descends into a JSON member (`json.label`) or a Parquet struct.
     """
 
+    renamed = {"concept": "text", "base": "contrast_text"}  # noqa: RUF012 - a ClassVar of Section
+
     image: str | None = Field(None, description="of a folder: the extensions to take; null and '' mean every known one")
     label: str | None = Field(
         None,
@@ -70,8 +72,8 @@ class FieldsConfig(Section):
     box: str | None = Field(None, description=f"null: the format's own ({_usual('box')})")
     mask: str | None = Field(None, description=f"null: the format's own ({_usual('mask')})")
     key: str | None = Field(None, description=f"null: the format's own ({_usual('key')})")
-    concept: str | None = Field(None, description="text that the image is asked about; no default")
-    base: str | None = Field(None, description="text that its concept is compared with; no default")
+    text: str | None = Field(None, description="text that the image is asked about; no default")
+    contrast_text: str | None = Field(None, description="text that it is compared with; no default")
     box_format: Literal["xyxy", "xywh"] = "xyxy"
 
 
@@ -196,10 +198,11 @@ class ConceptConfig(Section):
     """For `target: concept`: which text of `model.concepts` an image is asked about, and which it is compared with."""
 
     by: Literal["predicted", "label", "image"] = Field(
-        "predicted", description="by the image's predicted class, by its label, or by its own fields concept and base"
+        "predicted",
+        description="by its predicted class, by its label, or by its own fields text and contrast_text",
     )
-    pairs: dict[str | int, tuple[str, str]] = Field({}, description="class, by name or index: [concept, base]")
-    default: tuple[str, str] | None = Field(None, description="[concept, base] where there is no other")
+    pairs: dict[str | int, tuple[str, str]] = Field({}, description="class, by name or index: [text, contrast_text]")
+    default: tuple[str, str] | None = Field(None, description="[text, contrast_text] where there is no other")
 
 
 @with_keys({name: (type(method.settings), method.settings) for name, method in METHODS.items() if method.settings})
@@ -289,6 +292,8 @@ class OutputConfig(Section):
 class ComputeConfig(Section):
     """Resources. Nothing here changes results beyond floating-point noise."""
 
+    renamed = {"runner": "executor", "patience": "retry_seconds"}  # noqa: RUF012 - a ClassVar of Section
+
     executor: Literal["ray", "inline"] = Field(
         "ray", description="inline: everything in this process, one unit after the other, without Ray"
     )
@@ -358,8 +363,8 @@ class Config(Section):
         concept = self.saliency.concept
         if concept is not None and self.model.concepts is None:
             raise ValueError("saliency.concept needs model.concepts, the texts that it may name")
-        if concept is not None and concept.by == "image" and not self.input.fields.concept:
-            raise ValueError("saliency.concept.by: image needs input.fields.concept, where an image's concept stands")
+        if concept is not None and concept.by == "image" and not self.input.fields.text:
+            raise ValueError("saliency.concept.by: image needs input.fields.text, where an image's text stands")
         return self
 
     @model_validator(mode="after")
@@ -403,6 +408,10 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
         parts["saliency"].pop(cam, None)
     named = {name for name, switch in SWITCHES.items() if switch.always}
     parts["metrics"] = {key: value for key, value in parts["metrics"].items() if key in named or value is not False}
+    # By the names that keys had first, so that fingerprints stay.
+    before = {new: old for old, new in FieldsConfig.renamed.items()}
+    fields = parts["input"]["fields"]
+    parts["input"]["fields"] = {before.get(key, key): value for key, value in fields.items()}
     if parts["input"].get("decoder") == "cpu":
         # Of exports made while there was a choice.
         del parts["input"]["decoder"]

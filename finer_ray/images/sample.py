@@ -16,7 +16,7 @@ class Sample:
         label: class index, class name, or None where the shard gives none.
         box: x1, y1, x2, y2 in pixels of the displayed image (after its EXIF orientation), or None.
         mask: an encoded single-channel image, non-zero inside the object, or None.
-        concept, base: what of the image is asked about, and what it is compared with, as texts, or None.
+        text, contrast_text: what of the image is asked about, and what it is compared with, or None.
         error: why the sample cannot be used, or None. Then `image` is None.
     """
 
@@ -25,8 +25,8 @@ class Sample:
     label: int | str | None = None
     box: tuple[float, float, float, float] | None = None
     mask: bytes | None = None
-    concept: str | None = None
-    base: str | None = None
+    text: str | None = None
+    contrast_text: str | None = None
     error: str | None = None
 
     def digest(self) -> str:
@@ -35,6 +35,6 @@ class Sample:
         for part in (self.image, self.mask):
             digest.update(b"none" if part is None else str(len(part)).encode())
             digest.update(part or b"")
-        rest = (self.key, self.label, self.box, self.concept, self.base, self.error)
+        rest = (self.key, self.label, self.box, self.text, self.contrast_text, self.error)
         digest.update(repr(rest).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()

@@ -93,8 +93,8 @@ class Explainer:
         results = Results(table, self._schema)
         regions = from_column(table["region"]) if "region" in table.column_names else None
         unit = Unit(results, from_column(table["pixels"]), regions, [], [])
-        columns = (table[name].to_pylist() for name in ("label_number", "label_name", "concept", "base"))
-        for row, (number, name, concept, base) in enumerate(zip(*columns, strict=True)):
+        columns = (table[name].to_pylist() for name in ("label_number", "label_name", "text", "contrast_text"))
+        for row, (number, name, text, contrast_text) in enumerate(zip(*columns, strict=True)):
             target = reference = None
             try:
                 try:
@@ -103,7 +103,7 @@ class Explainer:
                     if self._targets.need_labels:
                         raise
                     results.unknown_labels[row] = str(error)
-                target, reference = self._targets.pair(results.labels[row], concept, base)
+                target, reference = self._targets.pair(results.labels[row], text, contrast_text)
             except TargetError as error:
                 results.fail(row, error.stage, str(error))
             unit.targets.append(target)

@@ -89,6 +89,6 @@ def _line(unit: Unit, position: int, sample: Sample) -> dict[str, Any]:
         "digest": sample.digest(),
         "label_number": None if named else sample.label,
         "label_name": sample.label if named else None,
-        "concept": sample.concept,
-        "base": sample.base,
+        "text": sample.text,
+        "contrast_text": sample.contrast_text,
     }

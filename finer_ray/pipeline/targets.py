@@ -119,12 +119,12 @@ class Targets:
             hint = split_hint(label) if isinstance(label, str) else NO_LABEL if label == -1 else ""
             return -1, f"{error.args[0]}{hint}"
 
-    def pair(self, label: int | None, concept: str | None, base: str | None) -> tuple[int | None, int | None]:
+    def pair(self, label: int | None, text: str | None, contrast_text: str | None) -> tuple[int | None, int | None]:
         """Target and reference, None where the model is to choose.
 
         Args:
             label: of the image, or None.
-            concept, base: the image's own texts, or None.
+            text, contrast_text: the image's own, or None.
 
         Raises:
             TargetError: what the config wants of this image it does not have.
@@ -139,20 +139,22 @@ class Targets:
             if label is None and self._concept.default is None:
                 raise TargetError("target", "saliency.concept.by is label, and the image has none")
             return self._pairs[-1 if label is None else label]
-        return self._own(concept, base)
+        return self._own(text, contrast_text)
 
-    def _own(self, concept: str | None, base: str | None) -> tuple[int, int]:
+    def _own(self, text: str | None, contrast_text: str | None) -> tuple[int, int]:
         default = self._pairs.get(-1)
-        if (concept is None or base is None) and default is None:
-            missing = "concept" if concept is None else "base"
+        if (text is None or contrast_text is None) and default is None:
+            missing = "text" if text is None else "contrast_text"
             raise TargetError("target", f"the image has no {missing}, and saliency.concept has no default")
         try:
-            found = [None if text is None else concept_index(self._classifier, text) for text in (concept, base)]
+            found = [None if own is None else concept_index(self._classifier, own) for own in (text, contrast_text)]
         except LookupError as error:
             raise TargetError("target", str(error.args[0])) from None
         target, reference = (own if own is not None else (default or (0, 0))[i] for i, own in enumerate(found))
         if target == reference:
-            raise TargetError("target", f"the image's concept and its base are the same ({concept or base!r})")
+            raise TargetError(
+                "target", f"the image's text and its contrast_text are the same ({text or contrast_text!r})"
+            )
         return target, reference
 
 

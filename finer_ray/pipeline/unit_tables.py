@@ -39,8 +39,8 @@ ANNOTATIONS = pa.schema(
     [
         pa.field("label_number", pa.int64()),
         pa.field("label_name", pa.string()),
-        pa.field("concept", pa.string()),
-        pa.field("base", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("contrast_text", pa.string()),
     ]
 )
 WRITTEN = pa.schema(

@@ -13,14 +13,14 @@ class Fields:
     name, in lower case; what follows the part `json` descends into that JSON member: `json.label` is the key
     `label` of the member `.json`, `meta.json.a.b` the key `a.b` of `.meta.json`. In Parquet an alternative is a
     column, or where there is no such column, a path into a struct or into a column of JSON text; folders of the file's
-    path, as `label=5`, are columns too, for label, concept and base, and for a key that is asked for.
+    path, as `label=5`, are columns too, for label, text and contrast_text, and for a key that is asked for.
 
     Attributes:
         image: the encoded image. In a folder: the extensions to take, '' for every known one.
         label: class index or class name. In a folder: 'folder' for the name of the folder below the root.
         box: four numbers in pixels of the displayed image.
         mask: an encoded image of the object, non-zero inside.
-        concept, base: texts, see `Sample`; off unless named, and unknown in a folder.
+        text, contrast_text: see `Sample`; off unless named, and unknown in a folder.
         key: the sample's name. Parquet only; elsewhere the key is the path.
         box_format: 'xyxy' (corners) or 'xywh' (corner and size).
     """
@@ -31,8 +31,8 @@ class Fields:
     mask: str = ""
     key: str = ""
     box_format: Literal["xyxy", "xywh"] = "xyxy"
-    concept: str = ""
-    base: str = ""
+    text: str = ""
+    contrast_text: str = ""
 
 
 def alternatives(field: str) -> tuple[str, ...]:

@@ -74,14 +74,16 @@ class Layout:
         self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
         self.masks = _sources("mask", fields.mask, columns, needed=fields.mask != usual.mask)
         self.keys = _sources("key", fields.key, columns, own_key, folders if own_key else NO_FOLDERS)
-        self.concepts = _sources("concept", fields.concept, columns, bool(fields.concept), folders)
-        self.bases = _sources("base", fields.base, columns, bool(fields.base), folders)
+        self.texts = _sources("text", fields.text, columns, bool(fields.text), folders)
+        self.contrast_texts = _sources(
+            "contrast_text", fields.contrast_text, columns, bool(fields.contrast_text), folders
+        )
         self.box_format = fields.box_format
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.concepts, self.bases)
+        parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts)
         return _to_read(source for part in parts for source in part)
 
 
@@ -243,10 +245,10 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
         box = _parsed(layout.boxes, row, partial(parse_box, box_format=layout.box_format))
         found = _value(layout.masks, row, limit)
         mask = _bytes(*found, limit) if found else None
-        concept, base = (_parsed(sources, row, parse_text) for sources in (layout.concepts, layout.bases))
+        text, contrast_text = (_parsed(sources, row, parse_text) for sources in (layout.texts, layout.contrast_texts))
     except FieldError as error:
         return Sample(key, error=str(error))
-    return Sample(key, image, label, box, mask, concept, base)
+    return Sample(key, image, label, box, mask, text, contrast_text)
 
 
 def _key(layout: Layout, row: Row) -> str:

@@ -58,10 +58,10 @@ class Layout:
         self.labels = sources(fields.label)
         self.boxes = sources(fields.box)
         self.masks = sources(fields.mask)
-        self.concepts = sources(fields.concept)
-        self.bases = sources(fields.base)
+        self.texts = sources(fields.text)
+        self.contrast_texts = sources(fields.contrast_text)
         self.box_format = fields.box_format
-        parts = (self.images, self.labels, self.boxes, self.masks, self.concepts, self.bases)
+        parts = (self.images, self.labels, self.boxes, self.masks, self.texts, self.contrast_texts)
         self.known = {source.place for part in parts for source in part}
 
     def is_sample(self, run: Run) -> bool:
@@ -232,8 +232,8 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limi
             parts.first(layout.labels, parse_label),
             parts.first(layout.boxes, partial(parse_box, box_format=layout.box_format)),
             parts.mask(),
-            parts.first(layout.concepts, parse_text),
-            parts.first(layout.bases, parse_text),
+            parts.first(layout.texts, parse_text),
+            parts.first(layout.contrast_texts, parse_text),
         )
     except FieldError as error:
         return Sample(key, error=str(error))

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_jobs_readers_take_it_as_it_is(folder: Path) -> None:
     (ref,) = find_shards([str(folder / "*.tar")])
-    fields = fields_of("webdataset", {"concept": "json.concept", "base": "json.base"})
+    fields = fields_of("webdataset", {"text": "json.concept", "contrast_text": "json.base"})
     index = index_shard(ref, fields, 1000)
     assert (index.count, index.problem) == (24, None)
     names = read_classes(str(folder / "classes.json"))

@@ -1,6 +1,7 @@
 """The config: refused with place and nearest names, overridden, fingerprinted."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from finer_ray.config.loading import load_config, parse_config, parse_section
-from finer_ray.config.schema import Config, SaliencyConfig
+from finer_ray.config.schema import Config, SaliencyConfig, fingerprinted
 from finer_ray.errors import ConfigError
 from finer_ray.probe.config import ProbesConfig
 from finer_ray.saliency.spec import baselines
@@ -184,3 +185,32 @@ def test_every_comparing_map_finds_its_baseline() -> None:
     found = baselines(SaliencyConfig.model_validate({"maps": maps}).specs())
     assert found == {"finer_gradcam": "plain", "far": "plain", "usual": "layercam"}
     assert baselines(SaliencyConfig.model_validate({"maps": maps, "gamma": 0}).specs()) == {"far": "finer_gradcam"}
+
+
+RENAMED = {
+    "input": {"shards": "a.tar", "fields": {"concept": "json.a", "base": "json.b"}},
+    "compute": {"runner": "inline", "patience": 5},
+}
+
+
+def test_keys_are_taken_by_the_names_that_they_had_and_the_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **RENAMED}))
+    config = load_config(path)
+    assert (config.input.fields.text, config.input.fields.contrast_text) == ("json.a", "json.b")
+    assert (config.compute.executor, config.compute.retry_seconds) == ("inline", 5)
+    said = capsys.readouterr().err
+    for old, new in (("concept", "text"), ("base", "contrast_text"), ("runner", "executor"), ("patience", "retry_sec")):
+        assert f"note: {path}: the key {old} is called {new}" in said
+    # As a manifest has them, nobody is told, and what was exported under the old names goes on.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parse_config({**GOOD, **RENAMED}) == config
+    assert fingerprinted({**config.model_dump(mode="json")})["input"]["fields"]["concept"] == "json.a"
+
+
+def test_a_key_by_both_of_its_names_is_refused() -> None:
+    with pytest.raises(ConfigError, match="runner is the old name of executor"):
+        parse_config({**GOOD, "compute": {"runner": "inline", "executor": "ray"}})

@@ -66,7 +66,7 @@ def make(format: str, root: Path, form: str = "webdataset", label: str | None = 
     if form == "webdataset":
         notes = {s["__key__"]: json.loads(s["json"]) for s in webdataset.WebDataset(str(path), shardshuffle=False)}
     else:
-        fields = Fields(image="image", key="__key__", concept="json")
+        fields = Fields(image="image", key="__key__", text="json")
         rows = read_unit(ref, fields, index.starts[0], index.count, LIMIT)
         notes = {row.key: json.loads(row.concept or "") for row in rows}
     assert list(notes) == [sample.key for sample in samples]

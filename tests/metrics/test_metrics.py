@@ -11,7 +11,7 @@ from torch import Tensor
 from finer_ray.config.schema import MetricsConfig, ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.metrics.metric import Metric
-from finer_ray.metrics.table import AVERAGED, CURVES, JUDGES, METRICS, OF_REGION, SHOWN, SWITCHES
+from finer_ray.metrics.table import AVERAGED, CURVES, JUDGES, METRICS, OF_REGION, REPORTED, SWITCHES
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.scoring import Scorer
 from finer_ray.saliency import Explanation, SaliencySpec, explain
@@ -80,13 +80,13 @@ def test_without_regions_the_others_are_the_same(metric: Metric, batch: Batch) -
 
 
 def test_no_two_are_called_alike() -> None:
-    for called in ([metric.words for metric in METRICS.values()], [metric.title for metric in SHOWN.values()]):
+    for called in ([metric.words for metric in METRICS.values()], [metric.title for metric in REPORTED.values()]):
         assert len(set(called)) == len(called)
 
 
 def test_orders() -> None:
     """Of the paper's Tab. 4, and of what judges an image: where there is an annotation it is the truth."""
-    assert [metric.title for metric in SHOWN.values()] == [
+    assert [metric.title for metric in REPORTED.values()] == [
         "Del. ↓",
         "Ins. ↑",
         "RD.@0.05 ↑",
@@ -100,7 +100,7 @@ def test_orders() -> None:
     assert (list(JUDGES)[-1], set(JUDGES), set(OF_REGION)) == (
         "pointing_hit",
         set(AVERAGED),
-        set(SHOWN) & set(OF_REGION),
+        set(REPORTED) & set(OF_REGION),
     )
 
 

@@ -277,7 +277,7 @@ def test_concepts_by_image(tmp_path: Path, job: Job, clip: str) -> None:
     model = {"backbone": clip, "weights": "random", "image_size": None, "head": "text"}
     config = job(
         str(tar),
-        input={"fields": {"concept": "json.concept", "base": "json.base"}, "max_failures": 1.0},
+        input={"fields": {"text": "json.concept", "contrast_text": "json.base"}, "max_failures": 1.0},
         model={**model, "classes": ["cat", "dog", "bird"], "concepts": CONCEPTS},
         saliency={
             "maps": ["gradcam", "finer_gradcam", "finer_layercam"],

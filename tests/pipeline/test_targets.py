@@ -29,7 +29,7 @@ def config(fields: dict[str, Any] | None = None, **saliency: Any) -> Config:
 
 
 def concept(by: str, **options: Any) -> Config:
-    fields = {"concept": "json.concept", "base": "json.base"} if by == "image" else {}
+    fields = {"text": "json.concept", "contrast_text": "json.base"} if by == "image" else {}
     return config(fields, target="concept", concept={"by": by, **options})
 
 
@@ -105,9 +105,9 @@ def test_an_images_own_concept() -> None:
     with pytest.raises(TargetError, match="the same"):
         targets.pair(None, "bird", "bird")
     alone = Targets(concept("image"), MODEL)
-    with pytest.raises(TargetError, match="no base"):
+    with pytest.raises(TargetError, match="no contrast_text"):
         alone.pair(None, "red bill", None)
-    with pytest.raises(TargetError, match="no concept"):
+    with pytest.raises(TargetError, match="no text"):
         alone.pair(2, None, "bird")
 
 
@@ -143,7 +143,7 @@ def test_unknown_names_are_refused_with_their_place(wrong: Config, message: str)
     [
         ({"target": "concept"}, "need each other"),
         ({"concept": {"default": ["bird", "red bill"]}}, "need each other"),
-        ({"target": "concept", "concept": {"by": "image"}}, r"needs input\.fields\.concept"),
+        ({"target": "concept", "concept": {"by": "image"}}, r"needs input\.fields\.text"),
         ({"maps": [{"name": "a/b", "cam": "gradcam"}]}, r"saliency\.maps\.0\.name"),
         ({"maps": ["gradcam", {"name": "gradcam", "cam": "layercam"}]}, "names a map twice"),
         (

@@ -52,10 +52,10 @@ def test_what_folders_tell_is_asked_for_by_any_name(tmp_path: Path) -> None:
     ref = ShardRef(str(place / "a.parquet"), "parquet")
     # A path is no image, mask or box; a key that all rows have is not taken by itself.
     assert read_all(ref) == [Sample("0", photo(1)), Sample("1", photo(2))]
-    asked = read_all(ref, label="species", concept="species", base="id", key="id")
+    asked = read_all(ref, label="species", text="species", contrast_text="id", key="id")
     assert asked == [Sample("7", error="id: expected a text, got 7")] * 2
-    asked = read_all(ref, label="id", concept="species", base="species", key="species")
-    assert asked == [Sample("barn owl", photo(i), 7, concept="barn owl", base="barn owl") for i in (1, 2)]
+    asked = read_all(ref, label="id", text="species", contrast_text="species", key="species")
+    assert asked == [Sample("barn owl", photo(i), 7, text="barn owl", contrast_text="barn owl") for i in (1, 2)]
 
 
 def test_a_files_own_column_comes_first(tmp_path: Path) -> None:
