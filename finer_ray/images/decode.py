@@ -84,6 +84,11 @@ def decode(
 
     Raises:
         DecodeError: unreadable, too large, or a mask that does not fit its photo.
+
+    >>> buffer = io.BytesIO()
+    >>> Image.new("RGB", (80, 64)).save(buffer, "PNG")
+    >>> decode(Sample("a", buffer.getvalue(), box=(0, 0, 40, 64)), Transform((32, 32)), max_pixels=10**6).image.shape
+    (32, 32, 3)
     """
     if sample.error is not None or sample.image is None:
         raise DecodeError("read", sample.error or "no image")

@@ -97,6 +97,10 @@ def build_classifier(config: ModelConfig) -> Classifier:
 
     Raises:
         ConfigError: anything in the section that cannot be done, with its config path.
+
+    >>> model = build_classifier(ModelConfig(backbone="timm:test_resnet", weights="random", image_size=64))
+    >>> model.class_count, model.grid_size
+    (1000, (2, 2))
     """
     names = None if config.classes is None else read_classes(config.classes)
     concepts = ClassNames((), kind="concept") if config.concepts is None else read_classes(config.concepts, "concepts")

@@ -43,6 +43,12 @@ def export(config: Config, on_unit: OnUnit = lambda progress: None) -> Summary:
             what is no export.
         LeaseError: another run writes to it.
         StoreError: a store refuses, or does not answer for longer than `compute.retry_seconds` (commits are kept).
+
+    >>> from finer_ray.config.loading import parse_config
+    >>> model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": 64}
+    >>> job = {"input": {"shards": "in/b.tar"}, "model": model, "output": {"url": "another"}}
+    >>> export(parse_config({**job, "compute": {"executor": "inline"}})).images
+    1
     """
     with Run(config, on_unit) as run:
         run.plan()

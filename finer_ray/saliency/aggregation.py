@@ -40,6 +40,10 @@ def contrast(
 
     Returns:
         (B, h, w) float, non-negative.
+
+    >>> basis = torch.tensor([[[[2.0, 1.0]], [[1.0, 2.0]]]])
+    >>> contrast(basis, gamma=0.5)
+    tensor([[[1.5000, 0.0000]]])
     """
     if present is None:
         present = torch.ones((len(basis), basis.shape[1] - 1), dtype=torch.bool, device=basis.device)

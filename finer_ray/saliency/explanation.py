@@ -60,6 +60,13 @@ def explain(
         spec: maps and references.
         target: (B,) int64 class to explain; where None, the predicted class, or what `spec.pairs` has for it.
         references: (B, K) int64, -1 for none; as `spec.selection` says where None.
+
+    >>> from finer_ray.config.schema import ModelConfig
+    >>> from finer_ray.models import build_classifier
+    >>> model = build_classifier(ModelConfig(backbone="timm:test_vit", weights="random", image_size=64))
+    >>> found = explain(model, torch.zeros(2, 3, 64, 64), SaliencySpec((MapSpec("mine", "layercam", gamma=0.6),)))
+    >>> found.maps.shape, found.references.shape
+    (torch.Size([2, 1, 4, 4]), torch.Size([2, 3]))
     """
     cut = model.cut(images)
     with torch.no_grad():

@@ -74,6 +74,9 @@ def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor
 
     Returns:
         (..., K), zero where a reference does not count.
+
+    >>> reference_weights(torch.zeros(1, 2), torch.tensor([[True, True]]), "equal")
+    tensor([[0.5000, 0.5000]])
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting {weighting!r} is none of {', '.join(WEIGHTINGS)}")

@@ -36,6 +36,9 @@ def find_shards(patterns: Sequence[str], format: str | None = None) -> list[Shar
 
     Raises:
         InputError: a pattern matches nothing or cannot be read, or a format cannot be guessed.
+
+    >>> [(ref.url.rsplit("/", 1)[-1], ref.format) for ref in find_shards(["in/{a,b}.tar"])]
+    [('a.tar', 'webdataset'), ('b.tar', 'webdataset')]
     """
     refs: dict[str, ShardRef] = {}
     listed: Listings = {}

@@ -31,6 +31,10 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
 
     Raises:
         ExportError: there is no finished export.
+
+    >>> with connect("demo_export") as connection:
+    ...     connection.sql("SELECT map, count(*) FROM metrics GROUP BY map ORDER BY map").fetchall()
+    [('finer_gradcam', 12), ('gradcam', 12)]
     """
     made = open_export(export) if isinstance(export, str) else export
     options = {"enable_external_access": "false", "temp_directory": ""}

@@ -72,12 +72,12 @@ class Export:
         """The Zarr group."""
         return open_tensors(self.folder)
 
-    def maps(self, rows: Rows, map: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    def maps(self, rows: Rows, name: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Saliency maps.
 
         Args:
             rows: n rows of `images`, in any order.
-            map: one of `manifest.layout.maps`.
+            name: of the map, one of `manifest.layout.maps`.
             size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
 
         Returns:
@@ -85,11 +85,14 @@ class Export:
 
         Raises:
             ExportError: no such map. IndexError: a row out of range.
+
+        >>> open_export("demo_export").maps([0, 1], "finer_gradcam", size=(64, 64)).shape
+        (2, 64, 64)
         """
         names = self.manifest.layout.maps
-        if map not in names:
-            raise ExportError(f"the export has no map {map!r}; it has {', '.join(names)}")
-        place = names.index(map)
+        if name not in names:
+            raise ExportError(f"the export has no map {name!r}; it has {', '.join(names)}")
+        place = names.index(name)
         rows = self._rows(rows)
         stored = self.tensors["maps"].oindex[rows, place].astype(np.float32)
         scale = self.tensors["maps_scale"].oindex[rows, place]
@@ -122,6 +125,9 @@ class Export:
 
         Raises:
             ExportError: the export was made with output.basis off, or a position is not among the references.
+
+        >>> open_export("demo_export").contrast([0], gamma=2.0, references=[0]).shape
+        (1, 4, 4)
         """
         layout = self.manifest.layout
         if not layout.basis:
@@ -175,8 +181,15 @@ class Export:
 def open_export(url: str) -> Export:
     """Open a finished export at any fsspec URL or local path.
 
+    Args:
+        url: of the export's folder.
+
     Raises:
         ExportError: there is none, or its first run has not finished.
+
+    >>> made = open_export("demo_export")
+    >>> made.images.num_rows, made.manifest.layout.maps
+    (12, ('gradcam', 'finer_gradcam'))
     """
     folder = Folder(url)
     manifest = read_manifest(folder, EXPORT)

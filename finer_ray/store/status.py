@@ -67,6 +67,9 @@ def status_of(url: str) -> Status:
 
     Raises:
         ExportError: there is a manifest, and it is none of ours. StoreError: the store does not answer.
+
+    >>> status_of("demo_export").state
+    'complete'
     """
     folder = Folder(url)
     published, holder = read_manifest(folder, EXPORT), current(folder)
