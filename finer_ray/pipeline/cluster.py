@@ -22,6 +22,7 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError
 
 from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
+from finer_ray.plugins import VARIABLE
 
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
@@ -154,12 +155,18 @@ def _join(address: str) -> None:
     check_address(address)
     _keep_token_private()
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=_plugins())
     except Exception as error:
         raise WorkerError(
             f"RAY_ADDRESS is {address}: what answers there cannot be joined; {ADVICE}. A cluster with a token needs "
             f"RAY_AUTH_MODE=token (see SECURITY.md). Ray says: {error}"
         ) from error
+
+
+def _plugins() -> dict[str, Any] | None:
+    """What processes of a cluster that others have started must be told to know the plugins."""
+    named = os.environ.get(VARIABLE)
+    return {"env_vars": {VARIABLE: named}} if named else None
 
 
 def _reach(address: str) -> None:
