@@ -43,9 +43,9 @@ def test_the_jobs_readers_take_it_as_it_is(folder: Path) -> None:
         assert sample.error is None
         assert sample.label == place
         assert sample.key == f"test-{place:06d}"
-        assert sample.base == "bird"
-        assert sample.concept in attributes(SPECIES[place])
-        assert concepts.index(sample.concept) == ATTRIBUTES.index(sample.concept)
+        assert sample.contrast_text == "bird"
+        assert sample.text in attributes(SPECIES[place])
+        assert concepts.index(sample.text) == ATTRIBUTES.index(sample.text)
         again = Picture("test", place, 112).render()
         pixels = np.asarray(Image.open(io.BytesIO(sample.image or b"")))
         assert np.abs(pixels.astype(int) - again.image).mean() < 3

@@ -68,7 +68,7 @@ def make(format: str, root: Path, form: str = "webdataset", label: str | None = 
     else:
         fields = Fields(image="image", key="__key__", text="json")
         rows = read_unit(ref, fields, index.starts[0], index.count, LIMIT)
-        notes = {row.key: json.loads(row.concept or "") for row in rows}
+        notes = {row.key: json.loads(row.text or "") for row in rows}
     assert list(notes) == [sample.key for sample in samples]
     return Made(listing, path, {sample.key: sample for sample in samples}, notes, found)
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from finer_ray.metrics import statistics
-from finer_ray.metrics.statistics import MANY, STDERR_SQL, bootstrap_interval, mean_of, mean_of_sums
+from finer_ray.metrics.statistics import NORMAL_FROM, STDERR_SQL, bootstrap_interval, mean_of, mean_of_sums
 
 VALUES = np.random.default_rng(3).random((50, 4))
 VALUES[7, 1] = VALUES[:, 2] = VALUES[1:, 3] = np.nan
@@ -48,9 +48,9 @@ def test_interval_covers_as_often_as_it_says() -> None:
 
 
 def test_many_images_take_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    skewed = np.random.default_rng(0).exponential(1.0, MANY) - 0.9
+    skewed = np.random.default_rng(0).exponential(1.0, NORMAL_FROM) - 0.9
     limit = bootstrap_interval(skewed)
-    monkeypatch.setattr(statistics, "MANY", MANY + 1)
+    monkeypatch.setattr(statistics, "NORMAL_FROM", NORMAL_FROM + 1)
     drawn = bootstrap_interval(skewed)
     assert limit != drawn
     width = drawn[1] - drawn[0]
@@ -59,7 +59,7 @@ def test_many_images_take_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_equal_values_have_no_width() -> None:
-    assert bootstrap_interval(np.full(MANY, 0.25)) == (0.25, 0.25)
+    assert bootstrap_interval(np.full(NORMAL_FROM, 0.25)) == (0.25, 0.25)
 
 
 @pytest.mark.timeout(20)

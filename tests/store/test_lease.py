@@ -53,9 +53,9 @@ def test_an_expired_lease_is_taken_over_and_its_holder_notices(folder: Folder) -
     with acquire(folder, 3600) as first:
         edit(folder, expires=time.time() - 1)
         with acquire(folder, 60) as second:
-            second.confirm()
+            second.confirm_held()
             with pytest.raises(LeaseError, match="was held up, and another run"):
-                first.confirm()
+                first.confirm_held()
     assert current(folder) is None
 
 
@@ -67,11 +67,11 @@ def test_a_run_that_stood_still_is_told_whatever_came_between(folder: Folder) ->
             pass
         assert current(folder) is None
         with pytest.raises(LeaseError, match="has taken over"):
-            first.confirm()
+            first.confirm_held()
         with acquire(folder, 60) as third:
-            third.confirm()
+            third.confirm_held()
             with pytest.raises(LeaseError):
-                first.check()
+                first.raise_if_lost()
         third_file = folder.names("lease", ".json")
     # And giving its own back, it leaves theirs alone.
     assert folder.names("lease", ".json") == third_file == ["00000003.json"]

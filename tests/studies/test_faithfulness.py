@@ -205,7 +205,7 @@ def test_what_is_wrong_stops_before_any_work(tmp_path: Path, jobs: tuple[Config,
     shard = str(write_tar(tmp_path / "b.tar", sample("x", 1)))
     with pytest.raises(ConfigError, match="no shard in common"):
         plan(jobs, input=jobs[1].input.model_copy(update={"shards": [shard]}))
-    with pytest.raises(ConfigError, match="concepts need an open_clip backbone"):
+    with pytest.raises(ConfigError, match="concepts need a backbone with a text tower"):
         plan(jobs, model=jobs[0].model)
     with pytest.raises(ConfigError, match=r"no class is called 'robbin' \(nearest: robin"):
         plan(jobs, {"robbin": ["red breast"]})
