@@ -27,8 +27,6 @@ from finer_ray.store.verify import verify_export
 from tests.conftest import Members, write_tar
 from tests.probe.exports import write_export
 
-# Probes are trained as tasks of Ray, whatever the runner of the embeddings.
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 COLOURS = {"red": (200, 60, 60), "green": (60, 180, 70), "blue": (60, 70, 210)}
 NAMES = list(COLOURS)
 
@@ -215,8 +213,14 @@ def test_exports_instead_of_shards(world: tuple[Path, dict[str, Any]], tmp_path:
         probe(parse_section(ProbesConfig, again))
 
 
-def test_a_data_set_without_labels_leaves_the_others(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_data_set_without_labels_leaves_the_others(
+    executor: str, world: tuple[Path, dict[str, Any]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     folder, tree = world
+    if executor == "ray":
+        request.getfixturevalue("ray_cluster")
+        tree = {**tree, "compute": {"executor": "ray"}}
     there = f"{folder}/probes/embeddings/numbered/vit/train"
     model = open_export(there).manifest.config["model"]
     write_export(tmp_path / "plain", np.ones((6, 4), np.float32), [None] * 6, NAMES, model=model)
