@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.timed import rate_between, run_timed
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
-from finer_ray.demo.run import demo_config
+from finer_ray.demo.run_demo import demo_config
 from finer_ray.pipeline.cluster import connected
 from finer_ray.shards import find_shards
 

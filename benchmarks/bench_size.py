@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from finer_ray.demo.run import demo_config
+from finer_ray.demo.run_demo import demo_config
 from finer_ray.pipeline.export import export
 from finer_ray.store.reading import Export, open_export
 

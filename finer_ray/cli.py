@@ -288,7 +288,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo writes.")] = Path("demo_export"),
 ) -> None:
     """Explain 40 real photos and 48 drawn birds: begin here."""
-    from finer_ray.demo.run import run_demo
+    from finer_ray.demo.run_demo import run_demo
 
     run_demo(folder)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from finer_ray.demo.run import demo_config
+from finer_ray.demo.run_demo import demo_config
 from finer_ray.schemas import schema_files
 
 FOLDER = Path(__file__).parents[1] / "schemas"

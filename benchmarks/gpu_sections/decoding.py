@@ -11,7 +11,7 @@ import time
 
 from finer_ray.config.schema import InputConfig
 from finer_ray.images.transform import Transform
-from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.unit_loading import Loader
 from finer_ray.store.manifest import Unit
 
 

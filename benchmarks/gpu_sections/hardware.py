@@ -14,9 +14,9 @@ from benchmarks.gpu_sections.photos import write_shards
 from benchmarks.gpu_sections.setting import VIT, Record, Setting
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.explaining import Explainer
-from finer_ray.pipeline.loading import Loader
 from finer_ray.pipeline.planning import layout_of
 from finer_ray.pipeline.resources import cpu_count, own_resources
+from finer_ray.pipeline.unit_loading import Loader
 from finer_ray.pipeline.writing import write
 from finer_ray.store.manifest import Unit
 from finer_ray.store.storage import Folder

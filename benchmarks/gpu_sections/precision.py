@@ -17,7 +17,7 @@ from finer_ray.images.transform import Transform
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.head import LinearHead
 from finer_ray.models.preparing import autocast, prepare
-from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.unit_loading import Loader
 from finer_ray.pipeline.unit_tables import from_column
 from finer_ray.saliency import Explanation, SaliencySpec, explain
 from finer_ray.shards import fields_of, find_shards, index_shard

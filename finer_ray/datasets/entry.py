@@ -13,7 +13,7 @@ from finer_ray.config.messages import brief
 from finer_ray.datasets.listing import Box, Findings, Record
 from finer_ray.datasets.tree import Tree
 from finer_ray.images.decode import open_image, orientation
-from finer_ray.images.formats import PACKED
+from finer_ray.images.image_formats import PACKED
 from finer_ray.images.sample import Sample
 from finer_ray.shards import parquet
 from finer_ray.shards.fields import Fields

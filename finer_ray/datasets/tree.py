@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from finer_ray.config.messages import nearest
 from finer_ray.datasets.listing import Findings
 from finer_ray.errors import InputError
-from finer_ray.images.formats import SUFFIXES
+from finer_ray.images.image_formats import SUFFIXES
 
 
 class Tree:

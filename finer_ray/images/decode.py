@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from finer_ray.config.messages import brief
-from finer_ray.images.formats import READ
 from finer_ray.images.headers import check_decoder, check_headers
+from finer_ray.images.image_formats import READ
 from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
 

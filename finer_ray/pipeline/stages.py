@@ -4,9 +4,10 @@ from functools import partial
 
 from finer_ray.config.schema import Config
 from finer_ray.models import Classifier
-from finer_ray.pipeline.executor import Executor, Stage
+from finer_ray.pipeline.executor import Executor
 from finer_ray.pipeline.explaining import Explainer
-from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.stage import Stage
+from finer_ray.pipeline.unit_loading import Loader
 from finer_ray.pipeline.unit_tables import WRITTEN, explained_schema, metric_shapes
 from finer_ray.pipeline.writing import write
 from finer_ray.store.layout import Layout

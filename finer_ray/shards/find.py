@@ -14,7 +14,7 @@ from braceexpand import braceexpand
 
 from finer_ray.config.messages import clipped, nearest
 from finer_ray.errors import InputError
-from finer_ray.images.formats import SUFFIXES as IMAGE_SUFFIXES
+from finer_ray.images.image_formats import SUFFIXES as IMAGE_SUFFIXES
 from finer_ray.shards.files import is_local, listing, locate
 from finer_ray.shards.folder import FOLDER
 from finer_ray.shards.formats import FORMATS

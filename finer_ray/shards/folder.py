@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finer_ray.config.messages import brief, printable
-from finer_ray.images.formats import EXTENSIONS
+from finer_ray.images.image_formats import EXTENSIONS
 from finer_ray.images.sample import Sample
 from finer_ray.retry import of_store
 from finer_ray.shards.fields import Fields, alternatives

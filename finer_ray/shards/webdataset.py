@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
 from finer_ray.config.messages import clipped, short_key
-from finer_ray.images.formats import EXTENSIONS
+from finer_ray.images.image_formats import EXTENSIONS
 from finer_ray.images.sample import Sample
 from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
 from finer_ray.shards.fields import Fields, Source, alternatives

@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from finer_ray.demo.run import demo_config
+from finer_ray.demo.run_demo import demo_config
 from finer_ray.models.checkpoint import read_checkpoint, weights_file
 from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.reading import open_export

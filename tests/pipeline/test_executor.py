@@ -1,14 +1,23 @@
 """Executors: the same calls and the same stages, in this process and on Ray."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from ray import cloudpickle
 
+from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
+from finer_ray.models import build_classifier
 from finer_ray.pipeline import executor as module
-from finer_ray.pipeline.executor import Executor, InlineExecutor, RayExecutor, Stage
+from finer_ray.pipeline.executor import Executor, InlineExecutor, RayExecutor
+from finer_ray.pipeline.planning import layout_of
+from finer_ray.pipeline.stage import Stage
+from finer_ray.pipeline.stages import export_stages
 from finer_ray.store.manifest import Unit
 
 NUMBERS = pa.schema([pa.field("unit", pa.int64()), pa.field("number", pa.int64())])
@@ -84,3 +93,15 @@ def test_tables_are_checked_at_each_stages_door() -> None:
         stage.checked(stage.build(), pa.table([["a"]], text))
     with pytest.raises(TypeError, match="stage explain gives"):
         stage.checked(stage.build(), pa.table([[1]], number))
+
+
+def test_processes_that_load_and_write_import_no_torch(job: Callable[..., Config]) -> None:
+    """To import it takes seconds of a CPU, in each of them."""
+    config = job("a.tar")
+    classifier = build_classifier(config.model)
+    load, _, write = export_stages(config, classifier, layout_of(config, classifier), "out", InlineExecutor())
+    for stage in (load, write):
+        code = "import pickle, sys; pickle.loads(sys.stdin.buffer.read()); print('torch' in sys.modules)"
+        sent = cloudpickle.dumps(partial(stage.checked, stage.build()))
+        done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+        assert done.stdout.split() == [b"False"], stage.name

@@ -20,6 +20,7 @@ from finer_ray.pipeline import export as job_of
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.planning import layout_of
 from finer_ray.pipeline.resources import own_resources
+from finer_ray.pipeline.stage import Stage
 from finer_ray.saliency import explain
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
@@ -314,7 +315,7 @@ def test_calls_that_lose_their_gpu_together_are_one_loss(monkeypatch: pytest.Mon
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     schema = pa.schema([pa.field("unit", pa.int64())])
-    actor = executor._Actor(executor.Stage("explain", lambda: lost, schema, schema, rows=1))
+    actor = executor._Actor(Stage("explain", lambda: lost, schema, schema, rows=1))
     monkeypatch.setattr(executor.os, "_exit", lambda code: ended.set())
     monkeypatch.setattr(executor.time, "sleep", lambda seconds: over.wait(20))
     monkeypatch.setattr(executor, "LOST_SECONDS", 0.2)

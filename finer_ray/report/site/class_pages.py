@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.metrics.table import AVERAGED
-from finer_ray.report.site.sample import PICKS, Sample
+from finer_ray.report.site.page_sample import PICKS, Sample
 from finer_ray.store.reading import Export
 
 # Others that a class page names.

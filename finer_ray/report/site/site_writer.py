@@ -25,7 +25,7 @@ from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, main_map, show_images
-from finer_ray.report.site.sample import Sample, draw_sample
+from finer_ray.report.site.page_sample import Sample, draw_sample
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export

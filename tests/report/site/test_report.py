@@ -17,7 +17,7 @@ from finer_ray.report.site import write_report
 from finer_ray.report.site.charts import Series, line_chart
 from finer_ray.report.site.curves import image_curves, mean_curves
 from finer_ray.report.site.overview import accuracy, failures, similarity_chart
-from finer_ray.report.site.sample import PICKS, draw_sample
+from finer_ray.report.site.page_sample import PICKS, draw_sample
 from finer_ray.store.reading import Export
 from tests.report.site.exports import SIZE, make
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from finer_ray.config.schema import InputConfig
 from finer_ray.images.transform import Transform
-from finer_ray.pipeline.loading import Loader
+from finer_ray.pipeline.unit_loading import Loader
 from finer_ray.shards import ShardRef, fields_of, index_shard
 from finer_ray.store.manifest import Unit
 from tests.conftest import write_tar
