@@ -133,7 +133,10 @@ def to_column(values: NDArray[Any], present: NDArray[np.bool_] | None = None) ->
 
 def from_column(column: pa.ChunkedArray) -> NDArray[Any]:
     """What `to_column` made, (n, ...); a read-only view where the column is one chunk. Anything where it is null."""
-    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    # Of no rows there is no chunk; to put several together copies them.
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.array([], column.type)
     if not isinstance(array.type, pa.FixedShapeTensorType):
         numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
         return numbers

@@ -12,6 +12,9 @@ from birds.mark import marked, pattern
 from birds.rendering import Rendering, differing_mask, object_mask, part_mask, render
 from birds.species import PARTS, SPECIES, VARIED, Species, differing_parts, siblings
 
+# Drawing takes half a minute, and is no part of the package.
+pytestmark = pytest.mark.slow
+
 PAIRS = [(a, b) for a, b in combinations(SPECIES, 2) if a.genus == b.genus]
 
 

@@ -20,6 +20,9 @@ from finer_ray.models import ClassNames
 from finer_ray.models.classes import read_classes
 from finer_ray.shards import fields_of, find_shards, index_shard, read_unit
 
+# Drawing takes half a minute, and is no part of the package.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

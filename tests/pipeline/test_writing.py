@@ -96,6 +96,12 @@ def test_tensors_come_back_also_from_a_slice_and_from_a_file(shape: tuple[int, .
         assert from_column(found).dtype == values.dtype
 
 
+def test_no_tensors() -> None:
+    column = to_column(np.zeros((2, 3, 4), np.float16))
+    for none in (pa.chunked_array([column]).slice(0, 0), pa.chunked_array([], column.type)):
+        assert from_column(none).shape == (0, 3, 4)
+
+
 def test_tensors_may_be_null() -> None:
     values = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
     column = to_column(values, np.array([True, False, True]))
