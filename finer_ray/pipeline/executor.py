@@ -9,11 +9,10 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
@@ -50,14 +49,8 @@ class Shared(Protocol):
         """The object."""
 
 
-class Executor(Protocol):
+class Executor(AbstractContextManager[Any], Protocol):
     """Runs calls and stages; a context, at whose end what it has started is gone."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
     def resources(self, compute: ComputeConfig) -> Resources:
         """What a job's processes get here."""
@@ -109,13 +102,8 @@ class LocalObject:
         return self.value
 
 
-class InlineExecutor:
+class InlineExecutor(ExitStack):
     """Everything in this process, one call after the other."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
 
     def resources(self, compute: ComputeConfig) -> Resources:
         """One actor, with all of this machine."""
@@ -150,23 +138,12 @@ class StoredObject:
         return ray.get(self.ref)
 
 
-class RayExecutor:
+class RayExecutor(ExitStack):
     """On the cluster of RAY_ADDRESS, else on one of our own, which is started once there is enough to do."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
     def connect(self) -> None:
         """Connect to Ray, until the end of this context; a second time does nothing."""
-        self._stack.enter_context(connected())
+        self.enter_context(connected())
 
     def resources(self, compute: ComputeConfig) -> Resources:
         """Shares of the cluster."""

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from types import TracebackType
 from typing import Self
 
 from finer_ray.config.schema import Config
@@ -56,7 +55,7 @@ def export(config: Config, on_unit: OnUnit = lambda progress: None) -> Summary:
         return run.publish()
 
 
-class Run:
+class Run(ExitStack):
     """A run of an export, in three verbs; a context that holds the output's lease and the executor.
 
     Args:
@@ -69,8 +68,8 @@ class Run:
     """
 
     def __init__(self, config: Config, on_unit: OnUnit = lambda progress: None) -> None:
+        super().__init__()
         self._config, self._on_unit, self._start = config, on_unit, time.monotonic()
-        self._stack = ExitStack()
         self.left: list[Unit] = []
         self.notes: list[str] = []
 
@@ -83,15 +82,10 @@ class Run:
         check_vacant(folder)
         self._classifier = build_classifier(config.model)
         check_saliency(config, self._classifier)
-        self._lease = self._stack.enter_context(acquire(folder, config.output.lease_seconds))
-        self._executor = self._stack.enter_context(executor_of(config.compute))
-        self._stack.enter_context(_lost_lease_first(folder, self._lease))
+        self._lease = self.enter_context(acquire(folder, config.output.lease_seconds))
+        self._executor = self.enter_context(executor_of(config.compute))
+        self.enter_context(_lost_lease_first(folder, self._lease))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
     def plan(self) -> None:
         """Find the shards, divide them into units of work, and say in plan.json what will be done."""
@@ -116,11 +110,12 @@ class Run:
 
     def explain(self) -> None:
         """Take the units that are left through the stages."""
+        if self._is_current():
+            return
         plan, total = self._plan, self._plan.images()
         failures = plan.counts["failures"] + failure_count(self._folder, self._unpublished)
         progress = Progress(total, total - sum(unit.count for unit in self.left), failures)
-        if not self._is_current():
-            self._check(progress)
+        self._check(progress)
         if not self.left:
             return
         reasons = Counter[str]()

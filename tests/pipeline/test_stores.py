@@ -4,17 +4,22 @@ import errno
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fsspec
+import pyarrow as pa
 import pytest
 
 from finer_ray import retry
 from finer_ray.config.schema import Config
 from finer_ray.errors import ConfigError, LeaseError, StoreError
+from finer_ray.pipeline import stages
 from finer_ray.pipeline.export import export
+from finer_ray.pipeline.writing import write
 from finer_ray.store import tensors
 from finer_ray.store.lease import acquire, current
 from finer_ray.store.reading import open_export
@@ -147,57 +152,60 @@ def test_a_second_run_on_s3_is_refused(tmp_path: Path, shards: Path, job: Job, s
     assert verify_export(config.output.url) == []
 
 
-@pytest.mark.faults
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_full_disk_stops_the_run_and_keeps_its_commits(tmp_path: Path, shards: Path, job: Job, local: Any) -> None:
-    """A real one: a file system of its own, of two megabytes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root; the next test does without")
-    try:
-        config = job(str(shards / "*.tar"), output={"url": str(disk / "out")}, compute={"executor": "ray"})
-        ballast = disk / "ballast"
-        ballast.write_bytes(bytes(2**21 - 200 * 2**10))
-        # The whole message: Ray has nothing to add to it.
-        with pytest.raises(
-            StoreError, match=r"^cannot write .*No space left.*make room.*\(what is committed is kept\)$"
-        ):
-            export(config)
-        # A thread of Ray Data that would hold blocks of this run, and so its actor, whose CPU the next run needs.
-        assert "Prefetcher" not in [thread.name for thread in threading.enumerate()]
-        ballast.unlink()
-        commits = len(list((disk / "out" / "parts" / "images").glob("*.parquet")))
-        summary = export(config)
-        assert commits
-        assert summary.new < 30
-        assert verify_export(config.output.url) == []
-        same(open_export(config.output.url), local)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.faults
-def test_a_disk_that_says_it_is_full(tmp_path: Path, shards: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for whoever is not root: the third unit finds no room, whatever the retry_seconds."""
-    config = job(str(shards / "*.tar"), compute={"retry_seconds": 3600.0})
+def write_until_full(ballast: Path, url: str, layout: Any, retry_seconds: float, table: pa.Table) -> pa.Table:
+    """The writing stage on a disk that has room for two units while a file lies on it."""
     written = tensors._write
 
     def full(folder: Folder, layout: Any, unit: int, values: Any) -> None:
-        if unit == 2:
+        if unit >= 2 and ballast.exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(folder, layout, unit, values)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(tensors, "_write", full)
-        with pytest.raises(StoreError, match=r"cannot write .*No space left.*make room"):
-            export(config)
-    assert Folder(config.output.url).names("parts/images") == ["00000000.parquet", "00000001.parquet"]
-    assert export(config).new == 14
+    with mock.patch.object(tensors, "_write", full):
+        return write(url, layout, retry_seconds, table)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """A small disk, and a file that fills it: a file system of its own of two megabytes, where this process may mount
+    one; elsewhere a folder, and a writing stage that is told so."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    ballast = folder / "ballast"
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    if not mounted:
+        monkeypatch.setattr(stages, "write", partial(write_until_full, ballast))
+    ballast.write_bytes(bytes(2**21 - 200 * 2**10))
+    try:
+        yield folder, ballast
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_full_disk_stops_the_run_and_keeps_its_commits(
+    executor: str, disk: tuple[Path, Path], shards: Path, job: Job, local: Any
+) -> None:
+    """At once, however long a store that does not answer is waited for."""
+    folder, ballast = disk
+    compute = {"executor": executor, "retry_seconds": 3600.0}
+    config = job(str(shards / "*.tar"), output={"url": str(folder / "out")}, compute=compute)
+    # The whole message: Ray has nothing to add to it.
+    with pytest.raises(StoreError, match=r"^cannot write .*No space left.*make room.*\(what is committed is kept\)$"):
+        export(config)
+    # A thread of Ray Data that would hold blocks of this run, and so its actor, whose CPU the next run needs.
+    assert "Prefetcher" not in [thread.name for thread in threading.enumerate()]
+    ballast.unlink()
+    commits = len(list((folder / "out" / "parts" / "images").glob("*.parquet")))
+    summary = export(config)
+    assert commits
+    assert summary.new < 30
     assert verify_export(config.output.url) == []
+    same(open_export(config.output.url), local)
 
 
 def test_memory_needs_one_process(tmp_path: Path, job: Job) -> None:
