@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two minutes)
 	$(BIN)/finer-ray demo demo_export
 
-test: $(INSTALLED) ## Run the tests, all but those of the next two (five and a half minutes on 2 cores)
+test: $(INSTALLED) ## Run the tests, all but those of the next two (five minutes on 2 cores)
 	$(PYTEST) -m "not faults and not slow"
 
 test-faults: $(INSTALLED) ## Kill processes, lose nodes, fail stores, fill disks, fuzz
