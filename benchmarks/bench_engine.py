@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def load(options: dict[str, Any]) -> Classifier:
 
 def cam_layer(model: Classifier) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
     encoder = model.split.encoder
-    return (encoder.blocks[-1].norm1, model.split.grid) if hasattr(encoder, "cls_token") else (encoder.bn2, None)
+    grid = partial(model.split.grid, size=model.transform.size)
+    return (encoder.blocks[-1].norm1, grid) if hasattr(encoder, "cls_token") else (encoder.bn2, None)
 
 
 def runs_of(model: Classifier, images: Tensor) -> dict[str, Run]:
@@ -201,7 +203,11 @@ def measure_scorecam(backbone: str, batch: int, rounds: int) -> dict[str, Any]:
     images = torch.randn((batch, 3, *model.transform.size))
     encoder = model.split.encoder
     tokens = hasattr(encoder, "cls_token")
-    layer, grid = (encoder.blocks[-1].norm1, model.split.grid) if tokens else (encoder.layer4, None)
+    layer, grid = (
+        (encoder.blocks[-1].norm1, partial(model.split.grid, size=model.transform.size))
+        if tokens
+        else (encoder.layer4, None)
+    )
 
     def theirs() -> None:
         with pytorch_grad_cam.ScoreCAM(encoder, [layer], grid) as cam:

@@ -4,6 +4,7 @@ It is a fork of pytorch-grad-cam. Twice here: with that library's own FinerCAM, 
 and nothing on the host but the decoding, which is the least that such a loop takes.
 """
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,7 +57,9 @@ def _by_library(model: Classifier, image: Tensor) -> None:
 
     encoder = model.split.encoder
     for gamma, references in MODES:
-        with pytorch_grad_cam.FinerCAM(encoder, [encoder.blocks[-1].norm1], model.split.grid) as cam:
+        with pytorch_grad_cam.FinerCAM(
+            encoder, [encoder.blocks[-1].norm1], partial(model.split.grid, size=model.transform.size)
+        ) as cam:
             cam(image, targets=None, alpha=gamma, comparison_categories=references)
 
 
@@ -72,7 +75,9 @@ def _by_hooks(model: Classifier, image: Tensor) -> None:
         (logits[order[0]] - gamma * logits[order[references]].mean()).backward()
         gradient = kept[0].grad
         assert gradient is not None
-        activation, alpha = model.split.grid(kept[0].detach()), model.split.grid(gradient).mean((2, 3), keepdim=True)
+        size = (image.shape[2], image.shape[3])
+        activation = model.split.grid(kept[0].detach(), size)
+        alpha = model.split.grid(gradient, size).mean((2, 3), keepdim=True)
         cam = functional.relu((activation * alpha).sum(1, keepdim=True))
         functional.interpolate(cam, image.shape[2:], mode="bilinear").cpu()
 

@@ -75,7 +75,7 @@ def compiled(trunk: Trunk, mode: Literal[True] | str) -> Trunk:
 
 
 def _halve(classifier: Classifier, dtype: torch.dtype) -> None:
-    block = classifier.split.block()
+    block = classifier.split.block(classifier.transform.size)
     # The class token's attention is computed in float32 from the last block's own weights, see `OneQuery`.
     kept = [] if block is None else [block.qkv_weight, block.qkv_bias]
     for layer in classifier.split.modules():

@@ -5,6 +5,7 @@ last feature map. Everything before it is the trunk, everything from it to the e
 """
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,11 +40,20 @@ class Split(nn.Module, ABC):
         """The activation to the embedding, (B, E)."""
 
     @abstractmethod
-    def grid(self, activation: Tensor) -> Tensor:
-        """The activation, or its gradient, as (B, D, h, w): patch tokens in their places."""
+    def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
+        """The activation, or its gradient, as (B, D, h, w): patch tokens in their places.
 
-    def block(self) -> PlainBlock | None:
-        """The tail in neutral terms where it is a plain ViT block, else None."""
+        Args:
+            activation: as `trunk` gives it.
+            size: (H, W) of the images it was made of.
+        """
+
+    def block(self, size: tuple[int, int]) -> PlainBlock | None:
+        """The tail in neutral terms where it is a plain ViT block, else None.
+
+        Args:
+            size: (H, W) of the images.
+        """
         return None
 
     @property
@@ -71,17 +81,18 @@ class Split(nn.Module, ABC):
         """One forward pass, (B, 3, H, W), ready for derivatives at the CAM layer. The trunk keeps no graph."""
         with torch.inference_mode():
             activation, residual = self.trunk(images)
-        block = self.block()
+        size = (images.shape[2], images.shape[3])
+        block = self.block(size)
         if block is not None and residual is not None:
             return PlainCut(block, activation, residual)
         beside = None if residual is None else residual.clone()
-        return Cut(activation, lambda leaf: self.tail(leaf, beside), self.grid)
+        return Cut(activation, lambda leaf: self.tail(leaf, beside), partial(self.grid, size=size))
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """The embedding alone, (B, E), with no graph at all."""
         activation, residual = self.trunk(images)
-        block = self.block()
+        block = self.block((images.shape[2], images.shape[3]))
         if block is not None and residual is not None:
             return PlainCut(block, activation, residual).embedding
         return self.tail(activation, residual)
@@ -97,17 +108,21 @@ class TokenSplit(Split):
 
     Attributes:
         prefix: tokens before the patch tokens (class, registers).
-        shape: (h, w) of the patch tokens.
+        patch: (height, width) of a patch, pixels.
     """
 
-    def __init__(self, encoder: Any, prefix: int, shape: tuple[int, int]) -> None:
+    def __init__(self, encoder: Any, prefix: int, patch: tuple[int, int]) -> None:
         super().__init__(encoder)
-        self.prefix, self.shape = prefix, shape
+        self.prefix, self.patch = prefix, patch
 
-    def grid(self, activation: Tensor) -> Tensor:
+    def shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the patch tokens of images of (H, W) pixels."""
+        return size[0] // self.patch[0], size[1] // self.patch[1]
+
+    def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """Patch tokens in their places; class and register tokens are dropped."""
-        tokens = activation[:, self.prefix :].transpose(1, 2)
-        return tokens.reshape(*tokens.shape[:2], *self.shape)
+        patches: Tensor = activation[:, self.prefix :].transpose(1, 2).unflatten(2, self.shape(size))
+        return patches
 
 
 class MapSplit(Split):
@@ -117,6 +132,6 @@ class MapSplit(Split):
         super().__init__(encoder)
         self.channels_last = channels_last
 
-    def grid(self, activation: Tensor) -> Tensor:
+    def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """The feature map with channels first."""
         return activation.permute(0, 3, 1, 2) if self.channels_last else activation

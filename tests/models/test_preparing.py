@@ -46,7 +46,7 @@ def test_halved_weights_are_those_that_autocast_makes(classifier: Classifier, pr
     images = pictures(classifier)
     halved = prepare(copy.deepcopy(classifier), CPU, precision)
     dtypes = {layer.weight.dtype for layer in halved.split.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    assert torch.float32 not in dtypes or halved.split.block() is not None
+    assert torch.float32 not in dtypes or halved.split.block(halved.transform.size) is not None
     with autocast(CPU, precision):
         expected, found = (explain(model, images, MORE) for model in (classifier, halved))
     assert found.maps.dtype == torch.float32

@@ -269,8 +269,8 @@ class Dying(Split):
     def tail(self, *given: Any) -> Any:
         return self.inner.tail(*given)
 
-    def grid(self, activation: torch.Tensor) -> torch.Tensor:
-        return self.inner.grid(activation)
+    def grid(self, activation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return self.inner.grid(activation, size)
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int, met: Path | None = None) -> None:

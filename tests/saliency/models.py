@@ -116,8 +116,8 @@ def by_autograd(model: Classifier, x: Tensor, classes: Tensor) -> tuple[Tensor, 
         native = output.shape[1] == len(model.head.weight) and output.shape[1] != model.head.weight.shape[1]
         logits = output if native else model.head(output)
         found = [torch.autograd.grad(logits[0, index], kept[0], retain_graph=True)[0] for index in indices]
-        activations.append(model.split.grid(kept[0].detach())[0])
-        gradients.append(torch.stack([model.split.grid(gradient)[0] for gradient in found]))
+        activations.append(model.split.grid(kept[0].detach(), model.transform.size)[0])
+        gradients.append(torch.stack([model.split.grid(gradient, model.transform.size)[0] for gradient in found]))
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     return torch.stack(activations), torch.stack(gradients)

@@ -1,5 +1,6 @@
 """`explain` against pytorch-grad-cam and torch-cam: their maps before they rescale them."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def raw(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def theirs(model: Classifier, name: str, method: Any, x: Tensor, **options: Any) -> Tensor:
-    reshape = model.split.grid if name in TOKENS else None
+    reshape = partial(model.split.grid, size=model.transform.size) if name in TOKENS else None
     whole = Whole(model)
     base = options.pop("base", None)
     extra = {} if base is None else {"base_method": base}
@@ -97,7 +98,7 @@ def test_finercam_of_torch_cam(name: str, cam: Any, base: Any) -> None:
     x = images(model)
     maps = (MapSpec("baseline", cam), MapSpec("finer", cam, 0.6))
     ours = explain(model, x, SaliencySpec(maps))
-    reshape = model.split.grid if name in TOKENS else None
+    reshape = partial(model.split.grid, size=model.transform.size) if name in TOKENS else None
     whole = Whole(model)
     for place, gamma in ((0, 0.0), (1, 0.6)):
         with torchcam.FinerCAM(

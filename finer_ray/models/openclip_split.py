@@ -1,0 +1,158 @@
+"""Splits of open_clip's image towers: ViTs with class-token or mean pooling, ResNets with attention pooling, timm's."""
+
+from dataclasses import replace
+from typing import Any
+
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from finer_ray.models.plain_block import PlainBlock, layer_scale
+from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
+from finer_ray.models.timm_split import split_timm
+from finer_ray.saliency.split_classifier import Attention
+
+
+class OpenClipViT(TokenSplit):
+    """open_clip's VisionTransformer, cut after ln_1 of its last block."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        blocks = visual.transformer.resblocks
+        if not all(type(block) is ResidualAttentionBlock for block in blocks) or visual.output_tokens:
+            raise Unsupported(f"a ViT with blocks of type {type(blocks[-1]).__name__}")
+        super().__init__(visual, prefix=1, patch=tuple(visual.patch_size))
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All blocks but the last, and the last one's ln_1."""
+        tokens = self.encoder._embeds(images)
+        blocks = self.encoder.transformer.resblocks
+        for block in blocks[:-1]:
+            tokens = block(tokens)
+        return blocks[-1].ln_1(tokens), tokens
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The rest of the last block, pooling, the final norm and the projection."""
+        visual, block = self.encoder, self.encoder.transformer.resblocks[-1]
+        tokens = residual + block.ls_1(block.attention(activation))
+        tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+        pooled, _ = visual._pool(tokens)
+        embedding: Tensor = pooled if visual.proj is None else pooled @ visual.proj
+        return embedding
+
+    def block(self, size: tuple[int, int]) -> PlainBlock | None:
+        """The last block, unless it has parts beyond the plain ones."""
+        visual, block = self.encoder, self.encoder.transformer.resblocks[-1]
+        attn = block.attn
+        layers = (block.mlp.c_fc, block.mlp.c_proj, attn.out_proj)
+        plain = (
+            visual.attn_pool is None
+            and visual.pool_type in ("tok", "avg")
+            and attn.in_proj_weight is not None
+            and attn.bias_k is None
+            and not attn.add_zero_attn
+            and all(isinstance(layer, nn.Linear) for layer in layers)
+            and all(isinstance(norm, nn.LayerNorm) for norm in (block.ln_2, visual.ln_post))
+        )
+        if not plain:
+            return None
+        late = visual.final_ln_after_pool
+
+        def neck(pooled: Tensor) -> Tensor:
+            pooled = visual.ln_post(pooled) if late else pooled
+            return pooled if visual.proj is None else pooled @ visual.proj
+
+        return PlainBlock(
+            heads=attn.num_heads,
+            qkv_weight=attn.in_proj_weight,
+            qkv_bias=attn.in_proj_bias,
+            out=attn.out_proj,
+            scale1=layer_scale(block.ls_1),
+            norm2=block.ln_2,
+            fc1=block.mlp.c_fc,
+            act=block.mlp.gelu,
+            fc2=block.mlp.c_proj,
+            scale2=layer_scale(block.ls_2),
+            norm=None if late else visual.ln_post,
+            pool="token" if visual.pool_type == "tok" else "avg",
+            prefix=self.prefix,
+            shape=self.shape(size),
+            neck=neck,
+        )
+
+    @property
+    def side_blocks(self) -> int:
+        """All, where they are plain and patch tokens have the embedding's projection."""
+        return 0 if self.block(self.encoder.image_size) is None else len(self.encoder.transformer.resblocks)
+
+    def side_stream(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
+        """As `Split.side_stream`; the final norm and the projection are those of the class token."""
+        visual, resblocks = self.encoder, self.encoder.transformer.resblocks
+        first = max(0, len(resblocks) - blocks)
+        tokens = visual._embeds(images)
+        for block in resblocks[:first]:
+            tokens = block(tokens)
+        side = tokens
+        for block in resblocks[first:]:
+            attn = block.attn
+            mixed = attention(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias, attn.num_heads)
+            side = side + block.ls_1(attn.out_proj(mixed))
+            tokens = block(tokens)
+        patches: Tensor = visual.ln_post(side[:, self.prefix :])
+        return patches if visual.proj is None else patches @ visual.proj
+
+
+class OpenClipResNet(MapSplit):
+    """CLIP's ResNet, cut at its last feature map; attention pooling is the tail."""
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, None]:
+        """Stem and the four stages."""
+        visual = self.encoder
+        features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
+        return features, None
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """Attention pooling with its projection."""
+        embedding: Tensor = self.encoder.attnpool(activation)
+        return embedding
+
+
+class OpenClipTimm(Split):
+    """A timm tower inside an open_clip model, with open_clip's projection at the end."""
+
+    def __init__(self, visual: TimmModel) -> None:
+        super().__init__(visual)
+        # In a tuple, because the tower's parameters already stand in the module tree under `encoder`.
+        self.tower = (split_timm(visual.trunk),)
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tower's trunk."""
+        return self.tower[0].trunk(images)
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The tower's tail and open_clip's projection."""
+        embedding: Tensor = self.encoder.head(self.tower[0].tail(activation, residual))
+        return embedding
+
+    def block(self, size: tuple[int, int]) -> PlainBlock | None:
+        """The tower's block, with open_clip's projection in its neck."""
+        block = self.tower[0].block(size)
+        if block is None:
+            return None
+        neck = block.neck
+        return replace(block, neck=lambda pooled: self.encoder.head(neck(pooled)))
+
+    def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
+        """The tower's grid."""
+        return self.tower[0].grid(activation, size)
+
+
+def split_openclip(visual: Any) -> Split:
+    """Cut an open_clip image tower. Raises Unsupported."""
+    if isinstance(visual, VisionTransformer):
+        return OpenClipViT(visual)
+    if isinstance(visual, ModifiedResNet):
+        return OpenClipResNet(visual)
+    if isinstance(visual, TimmModel):
+        return OpenClipTimm(visual)
+    raise Unsupported(f"an image tower of type {type(visual).__name__}")
