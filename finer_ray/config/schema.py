@@ -148,6 +148,13 @@ class ModelConfig(Section):
     pool: Literal["token", "avg"] | None = Field(
         None, description="of a ViT: class token | mean of the normalised patch tokens; null: its own"
     )
+    cam_layer: str = Field(
+        "default",
+        min_length=1,
+        description="where the model is cut; default: of a ViT the last block's first norm, of a CNN the last feature "
+        "map | final: what is averaged before a linear head, each cell's exact share in the logit | a module's name, as "
+        "blocks.9",
+    )
     seed: int = Field(0, description="for weights: random")
 
     @field_validator("templates")
@@ -417,5 +424,8 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
         del parts["input"]["decoder"]
     # Of a local folder the content counts, not its place: the model's fingerprint covers it.
     parts["model"]["backbone"] = re.sub(f"(?<=:{LOCAL_DIR}).*", "", parts["model"]["backbone"])
+    if parts["model"].get("cam_layer") == "default":
+        # Of exports made before there was a choice.
+        del parts["model"]["cam_layer"]
     parts["compute"] = {"precision": parts["compute"]["precision"]}
     return parts

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
+from finer_ray.models.cam_layer import DEFAULT, FINAL, split_at
 from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
@@ -83,7 +84,7 @@ class Classifier(nn.Module):
     def differentiable(self, images: Tensor) -> Tensor:
         """Logits (B, C), with a graph down to the pixels."""
         with torch.enable_grad():
-            logits: Tensor = self.head(self.split.tail(*self.split.trunk(images)))
+            logits: Tensor = self.head(self.split.encode(images))
         return logits
 
     def patch_embeddings(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
@@ -140,8 +141,13 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
     """Sizes and fingerprints, and the proof that the cut computes what the library does."""
     height, width = classifier.transform.size
     images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
+    if config.cam_layer == FINAL and classifier.compares_directions:
+        raise _unsupported(
+            config, "the logits are of embeddings of unit length, of which patches have no shares: name a layer instead"
+        )
     try:
         theirs = classifier.split(images)
+        classifier.split = split_at(classifier.split, config.cam_layer, images)
         cut = classifier.cut(images)
     except Unsupported as error:
         raise _unsupported(config, str(error)) from None
@@ -162,7 +168,11 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
     classifier.grid_size = (grid.shape[2], grid.shape[3])
     classifier.embedding_size = embedding.shape[1]
     classifier.model_fingerprint = fingerprint(
-        classifier.split.state_dict(), identity, str(config.pool), repr(classifier.transform)
+        classifier.split.state_dict(),
+        identity,
+        str(config.pool),
+        repr(classifier.transform),
+        *([] if config.cam_layer == DEFAULT else [config.cam_layer]),
     )
     classifier.head_fingerprint = fingerprint(
         classifier.head.state_dict(),
@@ -173,6 +183,8 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
 
 
 def _unsupported(config: ModelConfig, why: str) -> ConfigError:
+    if config.cam_layer != DEFAULT:
+        return ConfigError(f"model.cam_layer: {config.cam_layer!r} of {config.backbone} cannot be explained: {why}")
     return ConfigError(
         f"model.backbone: {config.backbone} cannot be explained: {why}. Supported are "
         f"{', '.join(library.supported for library in LIBRARIES.values())}"

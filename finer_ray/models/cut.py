@@ -13,6 +13,11 @@ class Cut:
 
     This holds for every architecture. Where a tail is known better, `finer_ray.models.plain_block` has a faster one.
 
+    Args:
+        leaf: what the CAM layer gave, in the encoder's own form; requires a gradient.
+        embedding: (B, E), with a graph down to the leaf and no further.
+        grid: from the leaf, or its gradient, to (B, D, h, w).
+
     Attributes:
         embedding: (B, E), detached.
         activation: (B, D, h, w) of the CAM layer, detached.
@@ -21,19 +26,10 @@ class Cut:
     embedding: Tensor
     activation: Tensor
 
-    def __init__(
-        self,
-        activation: Tensor,
-        tail: Callable[[Tensor], Tensor],
-        grid: Callable[[Tensor], Tensor],
-    ) -> None:
-        # A clone, because autograd cannot keep what was made under inference mode.
-        self._leaf = activation.clone().requires_grad_()
-        self._grid = grid
-        with torch.enable_grad():
-            self._embedding = tail(self._leaf)
-        self.embedding = self._embedding.detach()
-        self.activation = grid(self._leaf.detach())
+    def __init__(self, leaf: Tensor, embedding: Tensor, grid: Callable[[Tensor], Tensor]) -> None:
+        self._leaf, self._embedding, self._grid = leaf, embedding, grid
+        self.embedding = embedding.detach()
+        self.activation = grid(leaf.detach())
 
     def gradient(self, cotangent: Tensor) -> Tensor:
         """Vector-Jacobian products d<cotangent, embedding> / dA.

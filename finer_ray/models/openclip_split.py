@@ -8,6 +8,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_split import split_timm
@@ -18,9 +19,6 @@ class OpenClipViT(TokenSplit):
     """open_clip's VisionTransformer, cut after ln_1 of its last block."""
 
     def __init__(self, visual: VisionTransformer) -> None:
-        blocks = visual.transformer.resblocks
-        if not all(type(block) is ResidualAttentionBlock for block in blocks) or visual.output_tokens:
-            raise Unsupported(f"a ViT with blocks of type {type(blocks[-1]).__name__}")
         super().__init__(visual, prefix=1, patch=tuple(visual.patch_size))
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,12 +116,18 @@ class OpenClipResNet(MapSplit):
 
 
 class OpenClipTimm(Split):
-    """A timm tower inside an open_clip model, with open_clip's projection at the end."""
+    """A timm tower inside an open_clip model, with open_clip's projection at the end.
 
-    def __init__(self, visual: TimmModel) -> None:
+    Args:
+        visual: the whole image tower.
+        tower: its timm model, cut.
+    """
+
+    def __init__(self, visual: TimmModel, tower: Split) -> None:
         super().__init__(visual)
         # In a tuple, because the tower's parameters already stand in the module tree under `encoder`.
-        self.tower = (split_timm(visual.trunk),)
+        self.tower = (tower,)
+        self.prefix, self.channels_last = tower.prefix, tower.channels_last
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tower's trunk."""
@@ -131,8 +135,7 @@ class OpenClipTimm(Split):
 
     def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
         """The tower's tail and open_clip's projection."""
-        embedding: Tensor = self.encoder.head(self.tower[0].tail(activation, residual))
-        return embedding
+        return self._project(self.tower[0].tail(activation, residual))
 
     def block(self, size: tuple[int, int]) -> PlainBlock | None:
         """The tower's block, with open_clip's projection in its neck."""
@@ -140,19 +143,32 @@ class OpenClipTimm(Split):
         if block is None:
             return None
         neck = block.neck
-        return replace(block, neck=lambda pooled: self.encoder.head(neck(pooled)))
+        return replace(block, neck=lambda pooled: self._project(neck(pooled)))
 
     def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """The tower's grid."""
         return self.tower[0].grid(activation, size)
 
+    def _project(self, embedding: Tensor) -> Tensor:
+        # Without a projection of open_clip's (MobileCLIP2) it is the tower's own classifier.
+        for classifier in self.tower[0].classifiers:
+            embedding = classifier(embedding)
+        projected: Tensor = self.encoder.head(embedding)
+        return projected
+
 
 def split_openclip(visual: Any) -> Split:
     """Cut an open_clip image tower. Raises Unsupported."""
     if isinstance(visual, VisionTransformer):
-        return OpenClipViT(visual)
+        blocks = visual.transformer.resblocks
+        if all(type(block) is ResidualAttentionBlock for block in blocks) and not visual.output_tokens:
+            return OpenClipViT(visual)
+        return HookedSplit(visual, f"transformer.resblocks.{len(blocks) - 1}.ln_1", prefix=1)
     if isinstance(visual, ModifiedResNet):
         return OpenClipResNet(visual)
     if isinstance(visual, TimmModel):
-        return OpenClipTimm(visual)
+        tower = split_timm(visual.trunk)
+        if isinstance(tower, HookedSplit):
+            return HookedSplit(visual, f"trunk.{tower.layer}", prefix=tower.prefix)
+        return OpenClipTimm(visual, tower)
     raise Unsupported(f"an image tower of type {type(visual).__name__}")

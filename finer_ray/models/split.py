@@ -5,6 +5,7 @@ last feature map. Everything before it is the trunk, everything from it to the e
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,13 +24,26 @@ class Unsupported(ValueError):
 class Split(nn.Module, ABC):
     """An encoder with `tail(*trunk(images))` equal to what the encoder itself computes.
 
-    Attributes:
+    Args:
         encoder: the library's own module.
+        classifiers: those of its modules that make logits of the embedding in its own forward; none where it kept no
+            classifier.
+
+    Attributes:
+        compilable: whether `cut` runs `trunk`, which may then be compiled.
+        prefix: tokens before the patch tokens that the encoder's layers usually have (class, registers).
+        channels_last: whether its maps are (B, h, w, D).
     """
 
-    def __init__(self, encoder: Any) -> None:
+    compilable = True
+    prefix = 0
+    channels_last = False
+
+    def __init__(self, encoder: Any, classifiers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.encoder = encoder
+        # In a tuple, because they already stand in the module tree under `encoder`.
+        self.classifiers = tuple(classifiers)
 
     @abstractmethod
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -85,8 +99,12 @@ class Split(nn.Module, ABC):
         block = self.block(size)
         if block is not None and residual is not None:
             return PlainCut(block, activation, residual)
+        # Clones, because autograd cannot keep what was made under inference mode.
+        leaf = activation.clone().requires_grad_()
         beside = None if residual is None else residual.clone()
-        return Cut(activation, lambda leaf: self.tail(leaf, beside), partial(self.grid, size=size))
+        with torch.enable_grad():
+            embedding = self.tail(leaf, beside)
+        return Cut(leaf, embedding, partial(self.grid, size=size))
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -97,10 +115,16 @@ class Split(nn.Module, ABC):
             return PlainCut(block, activation, residual).embedding
         return self.tail(activation, residual)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """The embedding, (B, E), with a graph down to the images where gradients are enabled."""
+        return self.tail(*self.trunk(images))
+
     def forward(self, images: Tensor) -> Tensor:
         """What the library's own forward gives: logits where the encoder kept its classifier, else embeddings."""
-        output: Tensor = self.encoder(images)
-        return output
+        output = self.encoder(images)
+        # Of more than one (CoCa's tokens beside the embedding) the first.
+        embedding: Tensor = output[0] if isinstance(output, tuple) else output
+        return embedding
 
 
 class TokenSplit(Split):
@@ -111,8 +135,10 @@ class TokenSplit(Split):
         patch: (height, width) of a patch, pixels.
     """
 
-    def __init__(self, encoder: Any, prefix: int, patch: tuple[int, int]) -> None:
-        super().__init__(encoder)
+    def __init__(
+        self, encoder: Any, prefix: int, patch: tuple[int, int], classifiers: Sequence[nn.Module] = ()
+    ) -> None:
+        super().__init__(encoder, classifiers)
         self.prefix, self.patch = prefix, patch
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -128,8 +154,8 @@ class TokenSplit(Split):
 class MapSplit(Split):
     """A CNN: activation (B, D, h, w), or (B, h, w, D) where the library keeps channels last."""
 
-    def __init__(self, encoder: Any, channels_last: bool = False) -> None:
-        super().__init__(encoder)
+    def __init__(self, encoder: Any, channels_last: bool = False, classifiers: Sequence[nn.Module] = ()) -> None:
+        super().__init__(encoder, classifiers)
         self.channels_last = channels_last
 
     def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:

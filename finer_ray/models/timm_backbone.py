@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import Tensor
 
 from finer_ray.config.messages import nearest
 from finer_ray.config.schema import ModelConfig
@@ -14,7 +14,7 @@ from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform
 from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint, unwrapped, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.preprocessing import advice, chosen, read_beside, with_preprocessing
-from finer_ray.models.timm_split import split_timm
+from finer_ray.models.timm_split import native_head, split_timm
 
 # `model.resize` for timm's crop modes; the third one, border, is none of ours.
 MODES = {"center": "shortest", "squash": "squash"}
@@ -35,7 +35,7 @@ def build(config: ModelConfig, classes: tuple[str, ...] = (), concepts: tuple[st
     model = _create(name, path, config, native)
     if config.pool is not None:
         _set_pool(model, config.pool)
-    head = LinearHead.from_linear(_classifier(model, name)) if native else None
+    head = _classifier(model, name) if native else None
     data = timm.data.resolve_model_data_config(model)
     return Backbone(split_timm(model), transform_of(config, data, data["input_size"][1:], "crop_mode", MODES), head)
 
@@ -133,10 +133,10 @@ def _set_pool(model: Any, pool: str) -> None:
     model.global_pool = pool
 
 
-def _classifier(model: Any, name: str) -> nn.Linear:
-    classifier = model.get_classifier()
-    if not isinstance(classifier, nn.Linear):
+def _classifier(model: Any, name: str) -> LinearHead:
+    head = native_head(model)
+    if head is None:
         raise ConfigError(
             f"model.head: timm:{name} has no linear native classifier; give a safetensors file with weight, bias"
         )
-    return classifier
+    return head

@@ -1,13 +1,41 @@
-"""Splits of timm's models: ViTs made of plain blocks, and CNNs whose features are one map."""
+"""Splits of timm's models: ViTs made of plain blocks, other models of tokens, and those whose features are one map."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from timm.layers import Attention, Mlp
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.levit import NormLinear
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from finer_ray.models.head import LinearHead
+from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
+
+# The CAM layer of models of tokens, by class; -1 is the last of a list of blocks. Where tokens are pooled by attention
+# to a class token in blocks of its own (CaiT, XCiT, VOLO), it is in those.
+TOKEN_LAYERS: Mapping[str, str] = {
+    "Beit": "blocks.-1.norm1",
+    "Cait": "blocks_token_only.-1.norm1",
+    "ConVit": "blocks.-1.norm1",
+    "EfficientFormer": "stages.-1.blocks.-1.norm1",
+    "Eva": "blocks.-1.norm1",
+    "Hiera": "blocks.-1.norm1",
+    "Levit": "stages.-1",
+    "MlpMixer": "blocks.-1.norm1",
+    "MultiScaleVit": "stages.-1.blocks.-1.norm1",
+    "NaFlexVit": "blocks.-1.norm1",
+    "PoolingVisionTransformer": "transformers.-1.blocks.-1.norm1",
+    "TNT": "blocks.-1.norm_out",
+    "Twins": "blocks.-1.-1.norm1",
+    "VOLO": "post_network.-1.norm1",
+    "VisionTransformer": "blocks.-1.norm1",
+    "VisionTransformerRelPos": "blocks.-1.norm1",
+    "Xcit": "cls_attn_blocks.-1.norm1",
+}
 
 
 class TimmViT(TokenSplit):
@@ -16,7 +44,7 @@ class TimmViT(TokenSplit):
     def __init__(self, vit: VisionTransformer) -> None:
         if not all(type(block) is Block for block in vit.blocks):
             raise Unsupported(f"a ViT with blocks of type {type(vit.blocks[-1]).__name__}")
-        super().__init__(vit, vit.num_prefix_tokens, tuple(vit.patch_embed.patch_size))
+        super().__init__(vit, vit.num_prefix_tokens, tuple(vit.patch_embed.feat_ratio(as_scalar=False)), classifiers(vit))
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All blocks but the last, and the last one's norm1."""
@@ -73,7 +101,7 @@ class TimmCNN(MapSplit):
     """Any timm model whose `forward_features` is one feature map."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model, channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC")
+        super().__init__(model, getattr(model, "output_fmt", "NCHW") == "NHWC", classifiers(model))
 
     def trunk(self, images: Tensor) -> tuple[Tensor, None]:
         """Everything up to the last feature map."""
@@ -83,11 +111,59 @@ class TimmCNN(MapSplit):
         return features, None
 
     def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
-        """The pooling, with what the model has between it and the classifier."""
+        """The pooling, with what the model has between it and the classifier; once for each classifier."""
         embedding: Tensor = self.encoder.forward_head(activation, pre_logits=True)
-        return embedding
+        return embedding.repeat(1, len(self.classifiers)) if len(self.classifiers) > 1 else embedding
 
 
 def split_timm(model: Any) -> Split:
     """Cut a timm model. Raises Unsupported."""
-    return TimmViT(model) if isinstance(model, VisionTransformer) else TimmCNN(model)
+    plain = isinstance(model, VisionTransformer) and not isinstance(model, VisionTransformerDistilled)
+    if plain and all(type(block) is Block for block in model.blocks):
+        return TimmViT(model)
+    layer = next((TOKEN_LAYERS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in TOKEN_LAYERS), None)
+    if layer is None:
+        return TimmCNN(model)
+    return HookedSplit(model, _named(model, layer), classifiers(model), getattr(model, "num_prefix_tokens", 0))
+
+
+def classifiers(model: Any) -> tuple[nn.Module, ...]:
+    """The layers that map a timm model's embedding linearly to its logits; two where a second one was distilled into,
+    none where there is another classifier or none."""
+    found = model.get_classifier()
+    heads = found if isinstance(found, tuple) else (found,)
+    layers = tuple(head.linear if isinstance(head, NormLinear) else head for head in heads)
+    return layers if all(_is_linear(layer) for layer in layers) else ()
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+
+
+def native_head(model: Any) -> LinearHead | None:
+    """A timm model's own classifier; of two the mean, as timm gives it. None where it has no linear one."""
+    layers: tuple[Any, ...] = classifiers(model)
+    if not layers:
+        return None
+    weight = torch.cat([layer.weight.flatten(1) for layer in layers], dim=1)
+    bias = None if layers[0].bias is None else torch.stack([layer.bias for layer in layers]).mean(0)
+    return LinearHead(weight / len(layers), bias)
+
+
+def _named(model: nn.Module, path: str) -> str:
+    """The module of a line of `TOKEN_LAYERS`.
+
+    A block that has its norm behind its attention, or one for each of several, has none that all of its attention reads:
+    there it is the output of the block before, which is that.
+    """
+    names: list[str] = []
+    for part in path.split("."):
+        here: Any = model.get_submodule(".".join(names))
+        names.append(str(len(here) - 1) if part == "-1" else part)
+    *where, norm = names
+    block = model.get_submodule(".".join(where))
+    if hasattr(block, "in_norm"):
+        return ".".join([*where, "in_norm"])
+    if norm == "norm1" and ("Post" in type(block).__name__ or not hasattr(block, norm)):
+        return ".".join([*where[:-1], str(int(where[-1]) - 1)])
+    return ".".join(names)

@@ -50,9 +50,14 @@ def saliency_spec(config: Config, classifier: Classifier) -> SaliencySpec:
 
 def check_saliency(config: Config, classifier: Classifier) -> None:
     """Raises ConfigError with its place where the section names classes or concepts that there are not, or a map
-    that this classifier cannot have."""
+    that this classifier cannot have; and where the classifier cannot be compiled, and should."""
     saliency = config.saliency
     concept = saliency.concept
+    if config.compute.compile and not classifier.split.compilable:
+        raise ConfigError(
+            f"compute.compile: {config.model.backbone} is cut inside the library's own forward pass at this CAM layer, "
+            "and so cannot be compiled up to it; leave compile: false"
+        )
     try:
         place = "saliency.concept" if concept is not None else "saliency.selection"
         saliency_spec(config, classifier)

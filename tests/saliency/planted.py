@@ -40,10 +40,8 @@ class Planted:
 
     def cut(self, images: Tensor) -> Cut:
         """The CAM layer is the energy of each cell."""
-        energy = torch.nn.functional.avg_pool2d((images**2).mean(1, keepdim=True), 16)
-
-        def tail(activation: Tensor) -> Tensor:
-            contrast = activation[:, 0, 1, 2]
-            return torch.stack([4 * contrast - 2, 2 - 4 * contrast, torch.zeros_like(contrast)], dim=1)
-
-        return Cut(energy, tail, lambda cells: cells)
+        energy = torch.nn.functional.avg_pool2d((images**2).mean(1, keepdim=True), 16).requires_grad_()
+        with torch.enable_grad():
+            contrast = energy[:, 0, 1, 2]
+            logits = torch.stack([4 * contrast - 2, 2 - 4 * contrast, torch.zeros_like(contrast)], dim=1)
+        return Cut(energy, logits, lambda cells: cells)

@@ -1,0 +1,109 @@
+"""Splits at any module, against autograd through the library's own forward pass in float64."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import ParallelScalingBlock
+from timm.models.vision_transformer_relpos import ResPostRelPosBlock
+from torch import Tensor, nn
+
+from finer_ray.models.hooked_split import HookedSplit
+from finer_ray.models.openclip_split import split_openclip
+from finer_ray.models.split import Split, Unsupported
+from finer_ray.models.timm_split import native_head, split_timm
+
+THIN: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}
+# timm's name, what makes it small, the CAM layer, the number of prefix tokens there.
+TOKENS: dict[str, tuple[str, dict[str, Any], str, int]] = {
+    "eva02": ("eva02_tiny_patch14_224", {**THIN, "img_size": 56}, "blocks.1.norm1", 1),
+    "eva-post": ("eva02_tiny_patch14_224", {**THIN, "img_size": 56, "use_post_norm": True}, "blocks.0", 1),
+    "pe-core": ("vit_pe_core_tiny_patch16_384", THIN, "blocks.1.norm1", 1),
+    "pe-spatial": ("vit_pe_spatial_tiny_patch16_512", {**THIN, "global_pool": "avg"}, "blocks.1.norm1", 1),
+    "beit": ("beit_base_patch16_224", THIN, "blocks.1.norm1", 1),
+    "beitv2-token": ("beitv2_base_patch16_224", {**THIN, "global_pool": "token"}, "blocks.1.norm1", 1),
+    "deit-distilled": ("deit_tiny_distilled_patch16_224", THIN, "blocks.1.norm1", 2),
+    "relpos": ("vit_relpos_small_patch16_224", THIN, "blocks.1.norm1", 0),
+    "relpos-post": ("vit_srelpos_small_patch16_224", {**THIN, "block_fn": ResPostRelPosBlock}, "blocks.0", 0),
+    "parallel": ("vit_tiny_patch16_224", {**THIN, "block_fn": ParallelScalingBlock}, "blocks.1.in_norm", 1),
+    "18x2": ("vit_small_patch16_18x2_224", THIN, "blocks.0", 1),
+    "naflex": ("naflexvit_base_patch16_gap", {"depth": 2, "embed_dim": 48, "num_heads": 4}, "blocks.1.norm1", 4),
+    "cait": ("cait_xxs24_224", THIN, "blocks_token_only.1.norm1", 1),
+    "xcit": ("xcit_nano_12_p16_224", {"depth": 2, "embed_dim": 48, "img_size": 64}, "cls_attn_blocks.1.norm1", 1),
+    "hiera": ("hiera_tiny_224", {"stages": (1, 1, 1, 1), "embed_dim": 24, "num_heads": 1}, "blocks.3.norm1", 0),
+    "mvitv2": ("mvitv2_tiny", {}, "stages.3.blocks.1.norm1", 0),
+    "levit": ("levit_128s", {}, "stages.2", 0),
+    "convit": ("convit_tiny", THIN, "blocks.1.norm1", 0),
+    "pit": ("pit_ti_distilled_224", {}, "transformers.2.blocks.3.norm1", 2),
+    "tnt": ("tnt_s_legacy_patch16_224", {"depth": 2, "img_size": 64}, "blocks.1.norm_out", 1),
+    "mixer": ("mixer_s32_224", {}, "blocks.7.norm1", 0),
+    "twins": ("twins_svt_small", {}, "blocks.3.3.norm1", 0),
+    "efficientformer": ("efficientformer_l1", {}, "stages.3.blocks.4.norm1", 0),
+}
+
+
+def drawn(model: nn.Module) -> Any:
+    """A model in float64 with norms, biases and layer scales drawn, too: at their first values they hide mistakes."""
+    generator = torch.Generator().manual_seed(7)
+    model.eval().requires_grad_(False)
+    for tensor in model.parameters():
+        noise = torch.randn(tensor.shape, generator=generator)
+        tensor.add_(0.2 * noise if tensor.ndim == 1 else 0.02 * noise)
+    # Of numbers that float32 has, as those of a head are.
+    return model.double()
+
+
+def pictures(size: tuple[int, int], count: int = 2) -> Tensor:
+    return torch.randn((count, 3, *size), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def by_autograd(forward: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor, classes: list[int]) -> list[Tensor]:
+    """The layer's output and the gradients of some of the forward's outputs there, through the whole model."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = layer.register_forward_hook(keep)
+    logits = forward(x.clone().requires_grad_())
+    handle.remove()
+    sums = [logits[:, index].sum() for index in classes]
+    return [kept[0], logits, *(torch.autograd.grad(one, kept[0], retain_graph=True)[0] for one in sums)]
+
+
+def close(found: Tensor, expected: Tensor, bound: float = 1e-9) -> bool:
+    return bool((found - expected).abs().max() <= bound * expected.abs().max())
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_models_of_tokens_are_full_autograd(name: str) -> None:
+    called, options, layer, prefix = TOKENS[name]
+    model = drawn(timm.create_model(called, num_classes=9, **options))
+    split, head = split_timm(model), native_head(model)
+    assert head is not None
+    assert isinstance(split, HookedSplit) and split.layer == layer
+    side = options.get("img_size", timm.get_pretrained_cfg(called).input_size[1])
+    size = (side, side)
+    x, classes = pictures(size), [0, 3, 8]
+    activation, logits, *gradients = by_autograd(model, model.get_submodule(layer), x, classes)
+    cut = split.cut(x)
+    assert close(head.double()(cut.embedding), logits, 1e-6)
+    assert close(split.embed(x), cut.embedding)
+    grid = cut.activation.shape[2:]
+    assert grid.numel() > 1
+    places = [
+        values if values.ndim == 4 else values[:, prefix:].transpose(1, 2).unflatten(2, grid)
+        for values in (activation, *gradients)
+    ]
+    assert close(cut.activation, places[0])
+    found = cut.gradient(head.weight[classes].expand(2, -1, -1))
+    for place, expected in enumerate(places[1:]):
+        assert expected.abs().max() > 0
+        assert close(found[:, place], expected)
+    assert close(cut.mean_gradient(head.weight[classes].expand(2, -1, -1)), found.mean((3, 4)))
