@@ -6,6 +6,8 @@ T tokens are `prefix` class and register tokens and then N patch tokens. With P 
 the softmax's cotangent is S' = P * (O' v^T - row), row = <O', o> for every query, and each row of S' sums to zero.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -35,8 +37,7 @@ class OneQuery:
             q = torch.einsum("bc,hdc->bhd", tokens[:, 0], query)
             if bias is not None:
                 q = q + bias.unflatten(0, (3, heads, -1))[0]
-            self._read = torch.einsum("bhd,hdc->bhc", q * query.shape[1] ** -0.5, self._key)
-            self._share = (self._read @ tokens.transpose(1, 2)).softmax(-1)
+            self._share = self._scores(q * query.shape[1] ** -0.5, bias).softmax(-1)
             self._context = self._share @ tokens
             output = torch.einsum("bhc,hdc->bhd", self._context, self._value)
             if bias is not None:
@@ -69,6 +70,11 @@ class OneQuery:
         parts = torch.cat([share.expand_as(scores), scores], dim=2)
         return parts.transpose(2, 3) @ torch.cat([value, read[:, None].expand_as(value)], dim=2)
 
+    def _scores(self, query: Tensor, _bias: Tensor | None) -> Tensor:
+        """Of all tokens, (B, H, T), from the scaled query (B, H, d) and (3D,) bias or None."""
+        self._read = torch.einsum("bhd,hdc->bhc", query, self._key)
+        return self._read @ self._tokens.transpose(1, 2)
+
     def _back(self, cotangent: Tensor, images: slice) -> tuple[Tensor, ...]:
         tokens = self._tokens[images]
         by_head = cotangent[:, :, 0].to(tokens.dtype).unflatten(2, (self._value.shape[0], -1))
@@ -95,7 +101,8 @@ class PatchQueries:
         self._weight, self._heads, self._prefix = weight, heads, prefix
         biases = [None] * 3 if bias is None else bias.chunk(3)
         parts = zip((tokens[:, prefix:], tokens, tokens), weight.chunk(3), biases, strict=True)
-        self._q, self._k, self._v = (self._split(functional.linear(*part)) for part in parts)
+        q, k, self._v = (self._split(functional.linear(*part)) for part in parts)
+        self._q, self._k = self._placed(q, k)
         self._o = functional.scaled_dot_product_attention(self._q, self._k, self._v)
         self._scale = self._q.shape[3] ** -0.5
         self.output = self._o.transpose(1, 2).flatten(2)
@@ -135,20 +142,29 @@ class PatchQueries:
 
     def gradient(self, cotangent: Tensor, images: slice) -> Tensor:
         """Cotangent of A at the patch tokens, (b, J, N, D)."""
+        gradients = []
+        for parts in self._cotangents(cotangent, images):
+            joined = torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=2)
+            gradients.append(joined @ self._weight)
+        return torch.stack(gradients, dim=1)
+
+    def _cotangents(self, cotangent: Tensor, images: slice) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each of the J, those of q, k and v at the patch tokens, (b, H, N, d)."""
         q, k, v, o, share = self._saved(images)
-        first, gradients = self._prefix, []
+        first = self._prefix
         for column in cotangent.unbind(1):
             given = self._split(column).to(v.dtype)
             scores = share * (given @ v.transpose(2, 3) - (given * o).sum(-1, keepdim=True))
             turned = torch.cat([scores, share], dim=3)
-            parts = (
+            yield (
                 scores @ k * self._scale,
                 turned[..., first : scores.shape[3]].transpose(2, 3) @ q * self._scale,
                 share[..., first:].transpose(2, 3) @ given,
             )
-            joined = torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=2)
-            gradients.append(joined @ self._weight)
-        return torch.stack(gradients, dim=1)
+
+    def _placed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, N, d) and keys (B, H, T, d) as they meet; nothing is done to them here."""
+        return q, k
 
     def _saved(self, images: slice) -> tuple[Tensor, ...]:
         q, k, v, o = (saved[images] for saved in (self._q, self._k, self._v, self._o))

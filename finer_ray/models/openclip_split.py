@@ -137,6 +137,10 @@ class OpenClipTimm(Split):
         """The tower's tail and open_clip's projection."""
         return self._project(self.tower[0].tail(activation, residual))
 
+    def encode(self, images: Tensor) -> Tensor:
+        """As `Split.encode`."""
+        return self._project(self.tower[0].encode(images))
+
     def block(self, size: tuple[int, int]) -> PlainBlock | None:
         """The tower's block, with open_clip's projection in its neck."""
         block = self.tower[0].block(size)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from finer_ray.models.attention import OneQuery, PatchQueries
 from finer_ray.models.cut import Cut, pull_back
+from finer_ray.models.rotary import Rotation, RotaryOneQuery, RotaryPatchQueries
 from finer_ray.saliency.objective import wide
 
 # Of the MLP's hidden cotangents; images are taken in groups that stay below. On a CPU they stay near its caches.
@@ -34,13 +35,14 @@ class PlainBlock:
         out: nn.Linear(D, D) behind the attention.
         scale1, scale2: (D,) layer scale of the two branches, or None.
         norm2: the MLP's LayerNorm.
-        fc1, fc2: the MLP's nn.Linear(D, F) and (F, D).
-        act: its elementwise activation function.
+        fc1, fc2: the MLP's nn.Linear(D, F) and (F, D); of a gated one (D, 2F).
+        act: from fc1's outputs to fc2's inputs, elementwise; of a gated MLP the two halves together.
         norm: the LayerNorm before pooling, or None.
         pool: `token` or `avg`.
         prefix: number of tokens before the patch tokens; the class token is the first.
         shape: (h, w) of the patch tokens.
         neck: pooled (n, D) to embedding (n, E), row by row.
+        rotation: rotary positions of the patch tokens, or None.
     """
 
     heads: int
@@ -58,6 +60,14 @@ class PlainBlock:
     prefix: int
     shape: tuple[int, int]
     neck: Callable[[Tensor], Tensor]
+    rotation: Rotation | None = None
+
+    def attention(self, tokens: Tensor) -> OneQuery | PatchQueries:
+        """That of the pooled tokens, of A (B, T, D)."""
+        given = (tokens, self.qkv_weight, self.qkv_bias, self.heads, self.prefix)
+        if self.rotation is not None:
+            return (RotaryOneQuery if self.pool == "token" else RotaryPatchQueries)(*given, self.rotation)
+        return (OneQuery if self.pool == "token" else PatchQueries)(*given)
 
 
 class PlainCut(Cut):
@@ -74,8 +84,7 @@ class PlainCut(Cut):
         tokens = wide(activation)
         self.activation = tokens[:, block.prefix :].transpose(1, 2).unflatten(2, block.shape)
         self._block = block
-        attention = OneQuery if block.pool == "token" else PatchQueries
-        self._attention = attention(tokens, block.qkv_weight, block.qkv_bias, block.heads, block.prefix)
+        self._attention = block.attention(tokens)
         residual = residual[:, :1] if block.pool == "token" else residual[:, block.prefix :]
         hidden = residual + _scaled(block.out(self._attention.output), block.scale1)
         self._normal2, self._inverse2 = _normalise(hidden, block.norm2)
@@ -130,7 +139,11 @@ class PlainCut(Cut):
         if tokens is not None:
             hidden = torch.addcmul(inverse * hidden, along, (_scaled(tokens, block.scale2) @ block.fc2.weight)[:, None])
             outer = torch.addcmul(inverse * outer, along, tokens[:, None])
-        inner = (_slope(block.act, self._before[images])[:, None] * hidden) @ block.fc1.weight
+        slope = _slope(block.act, self._before[images])[:, None]
+        if slope.shape[3] > hidden.shape[3]:
+            # Of a gated MLP each output has two inputs.
+            hidden = torch.cat([hidden, hidden], dim=3)
+        inner = (slope * hidden) @ block.fc1.weight
         inner = inner if block.norm2.weight is None else inner * block.norm2.weight
         normal = self._normal2[images][:, None]
         # Layer normalisation's derivative: what changes mean or length is taken out.

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
@@ -127,8 +128,8 @@ def _adapted(model: Any, state: dict[str, Tensor], native: bool, path: Path) -> 
 
 
 def _set_pool(model: Any, pool: str) -> None:
-    check_pool(isinstance(model, VisionTransformer) and model.attn_pool is None)
-    if pool == "token" and not model.has_class_token:
+    check_pool(isinstance(model, VisionTransformer | Eva) and model.attn_pool is None)
+    if pool == "token" and model.cls_token is None:
         raise ConfigError("model.pool: this ViT has no class token; use avg")
     model.global_pool = pool
 

@@ -1,11 +1,13 @@
 """Splits of timm's models: ViTs made of plain blocks, other models of tokens, and those whose features are one map."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, AttentionRope, GluMlp, Mlp, apply_rot_embed_cat
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.levit import NormLinear
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.plain_block import PlainBlock, layer_scale
+from finer_ray.models.rotary import Rotation
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 
 # The CAM layer of models of tokens, by class; -1 is the last of a list of blocks. Where tokens are pooled by attention
@@ -97,6 +100,105 @@ class TimmViT(TokenSplit):
         )
 
 
+class TimmEva(TokenSplit):
+    """A timm Eva whose last block is plain but for rotary positions and a gated MLP: DINOv3 ViTs, the smaller EVA02."""
+
+    def __init__(self, vit: Eva) -> None:
+        super().__init__(vit, vit.num_prefix_tokens, tuple(vit.patch_embed.patch_size), classifiers(vit))
+
+    @classmethod
+    def takes(cls, vit: Eva) -> bool:
+        """Whether the last block and what follows it have no parts beyond these."""
+        block, attn, mlp = vit.blocks[-1], vit.blocks[-1].attn, vit.blocks[-1].mlp
+        return (
+            type(block) is EvaBlock
+            and type(attn) in (EvaAttention, AttentionRope)
+            and isinstance(attn.qkv, nn.Linear)
+            and attn.gate is None
+            and type(mlp) in (Mlp, GluMlp)
+            and all(isinstance(layer, nn.Linear) for layer in (mlp.fc1, mlp.fc2))
+            and all(isinstance(extra, nn.Identity) for extra in (attn.q_norm, attn.k_norm, attn.norm, mlp.norm))
+            and isinstance(block.norm2, nn.LayerNorm)
+            and isinstance(vit.norm, nn.LayerNorm | nn.Identity)
+            and vit.global_pool in ("token", "avg")
+            and vit.attn_pool is None
+            and vit.patch_drop is None
+        )
+
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All blocks but the last, and the last one's norm1."""
+        vit = self.encoder
+        tokens, rope = vit._pos_embed(vit.patch_embed(images))
+        tokens = vit.norm_pre(tokens)
+        for depth, block in enumerate(vit.blocks[:-1]):
+            tokens = block(tokens, rope=rope[depth] if vit.rope_mixed else rope)
+        return vit.blocks[-1].norm1(tokens), tokens
+
+    def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
+        """The rest of the last block and the pooling, for images of the encoder's own size."""
+        vit, block = self.encoder, self.encoder.blocks[-1]
+        if residual is None or residual.shape[1] != self.prefix + vit.patch_embed.num_patches:
+            raise Unsupported("positions are turned by the images' size, which this tail takes to be the encoder's own")
+        mixed = block.attn(activation, rope=self._rope(vit.patch_embed.grid_size))
+        tokens = residual + (mixed if block.gamma_1 is None else block.gamma_1 * mixed)
+        hidden = block.mlp(block.norm2(tokens))
+        tokens = tokens + (hidden if block.gamma_2 is None else block.gamma_2 * hidden)
+        embedding: Tensor = vit.forward_head(vit.norm(tokens), pre_logits=True)
+        return embedding
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As `Split.encode`, by the library's own code."""
+        embedding: Tensor = self.encoder.forward_head(self.encoder.forward_features(images), pre_logits=True)
+        return embedding
+
+    def block(self, size: tuple[int, int]) -> PlainBlock:
+        """The last block, with its positions."""
+        vit, block = self.encoder, self.encoder.blocks[-1]
+        attn, mlp = block.attn, block.mlp
+        rope = self._rope(self.shape(size))
+        bias = attn.qkv.bias
+        if bias is None and getattr(attn, "q_bias", None) is not None:
+            bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+        return PlainBlock(
+            heads=attn.num_heads,
+            qkv_weight=attn.qkv.weight,
+            qkv_bias=bias,
+            out=attn.proj,
+            scale1=block.gamma_1,
+            norm2=block.norm2,
+            fc1=mlp.fc1,
+            act=partial(_gated, mlp) if isinstance(mlp, GluMlp) else mlp.act,
+            fc2=mlp.fc2,
+            scale2=block.gamma_2,
+            norm=vit.norm if isinstance(vit.norm, nn.LayerNorm) else None,
+            pool=vit.global_pool,
+            prefix=self.prefix,
+            shape=self.shape(size),
+            neck=vit.fc_norm,
+            rotation=None if rope is None else _rotation(rope, attn.rotate_half),
+        )
+
+    def _rope(self, grid: tuple[int, int]) -> Tensor | None:
+        """Sines and cosines of the last block's positions, (h*w, 2d) or (H, h*w, 2d)."""
+        vit = self.encoder
+        if vit.rope is None:
+            return None
+        rope: Tensor = vit.rope.get_embed(shape=grid) if vit.dynamic_img_size else vit.rope.get_embed()
+        return rope[-1] if vit.rope_mixed else rope
+
+
+def _rotation(rope: Tensor, half: bool) -> Rotation:
+    sin, cos = rope.chunk(2, -1)
+    turn, back = (torch.cat([each, cos], dim=-1) for each in (sin, -sin))
+    return Rotation(partial(apply_rot_embed_cat, emb=turn, half=half), partial(apply_rot_embed_cat, emb=back, half=half))
+
+
+def _gated(mlp: GluMlp, before: Tensor) -> Tensor:
+    """What timm's GluMlp makes of the outputs of its first layer."""
+    first, second = before.chunk(2, dim=-1)
+    return first * mlp.act(second) if mlp.gate_last else mlp.act(first) * second
+
+
 class TimmCNN(MapSplit):
     """Any timm model whose `forward_features` is one feature map."""
 
@@ -121,6 +223,8 @@ def split_timm(model: Any) -> Split:
     plain = isinstance(model, VisionTransformer) and not isinstance(model, VisionTransformerDistilled)
     if plain and all(type(block) is Block for block in model.blocks):
         return TimmViT(model)
+    if isinstance(model, Eva) and TimmEva.takes(model):
+        return TimmEva(model)
     layer = next((TOKEN_LAYERS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in TOKEN_LAYERS), None)
     if layer is None:
         return TimmCNN(model)

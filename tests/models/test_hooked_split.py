@@ -16,16 +16,22 @@ from torch import Tensor, nn
 
 from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.openclip_split import split_openclip
+from finer_ray.models.plain_block import PlainCut
 from finer_ray.models.split import Split, Unsupported
-from finer_ray.models.timm_split import native_head, split_timm
+from finer_ray.models.timm_split import TimmEva, native_head, split_timm
 
 THIN: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}
 # timm's name, what makes it small, the CAM layer, the number of prefix tokens there.
 TOKENS: dict[str, tuple[str, dict[str, Any], str, int]] = {
-    "eva02": ("eva02_tiny_patch14_224", {**THIN, "img_size": 56}, "blocks.1.norm1", 1),
+    "eva02-base": (
+        "eva02_base_patch14_224",
+        {**THIN, "img_size": 56, "qkv_fused": False, "scale_mlp": True},
+        "blocks.1.norm1",
+        1,
+    ),
+    "dinov3-splus": ("vit_small_plus_patch16_dinov3", THIN, "blocks.1.norm1", 5),
     "eva-post": ("eva02_tiny_patch14_224", {**THIN, "img_size": 56, "use_post_norm": True}, "blocks.0", 1),
     "pe-core": ("vit_pe_core_tiny_patch16_384", THIN, "blocks.1.norm1", 1),
-    "pe-spatial": ("vit_pe_spatial_tiny_patch16_512", {**THIN, "global_pool": "avg"}, "blocks.1.norm1", 1),
     "beit": ("beit_base_patch16_224", THIN, "blocks.1.norm1", 1),
     "beitv2-token": ("beitv2_base_patch16_224", {**THIN, "global_pool": "token"}, "blocks.1.norm1", 1),
     "deit-distilled": ("deit_tiny_distilled_patch16_224", THIN, "blocks.1.norm1", 2),
@@ -79,6 +85,56 @@ def by_autograd(forward: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor
 
 def close(found: Tensor, expected: Tensor, bound: float = 1e-9) -> bool:
     return bool((found - expected).abs().max() <= bound * expected.abs().max())
+
+
+# timm's Evas of plain blocks: what makes them small; they have a derivative in closed form.
+EVAS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dinov3-avg": ("vit_small_patch16_dinov3", THIN),
+    "dinov3-token": ("vit_small_patch16_dinov3", {**THIN, "global_pool": "token"}),
+    "dinov3-bias": ("vit_small_patch16_dinov3_qkvb", {**THIN, "global_pool": "token"}),
+    "eva02": ("eva02_tiny_patch14_224", {**THIN, "img_size": 56}),
+    "eva02-token": ("eva02_tiny_patch14_224", {**THIN, "img_size": 56, "global_pool": "token"}),
+    "eva": ("eva_giant_patch14_224", {**THIN, "img_size": 56}),
+    "pe-spatial": ("vit_pe_spatial_tiny_patch16_512", {**THIN, "global_pool": "avg"}),
+    "mixed": ("vit_small_patch16_rope_mixed_224", {**THIN, "img_size": 64}),
+    "mixed-token": ("vit_small_patch16_rope_mixed_224", {**THIN, "img_size": 64, "global_pool": "token"}),
+}
+
+
+@pytest.mark.parametrize("name", EVAS)
+def test_rotary_blocks_in_closed_form_are_full_autograd(name: str) -> None:
+    called, options = EVAS[name]
+    model = drawn(timm.create_model(called, num_classes=9, **options))
+    for buffer in (model.blocks[-1].attn.k_bias,) if hasattr(model.blocks[-1].attn, "k_bias") else ():
+        if buffer is not None:
+            # Zero as it comes; turned differently for each token, it is not as nothing.
+            buffer.copy_(torch.linspace(-1, 1, len(buffer)))
+    split, head = split_timm(model), native_head(model)
+    assert isinstance(split, TimmEva)
+    assert head is not None
+    sizes = [(options["img_size"], options["img_size"])]
+    if model.dynamic_img_size:
+        sizes += [(48, 80), (80, 48)]
+    for size in sizes:
+        x, classes = pictures(size), [0, 3, 8]
+        activation, logits, *gradients = by_autograd(model, model.blocks[-1].norm1, x, classes)
+        cut = split.cut(x)
+        assert type(cut) is PlainCut
+        assert close(head.double()(cut.embedding), logits, 1e-6)
+        assert close(split.encode(x), cut.embedding)
+        grid = split.shape(size)
+        places = [
+            values[:, model.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid) for values in (activation, *gradients)
+        ]
+        assert close(cut.activation, places[0])
+        weights = head.weight[classes].expand(2, -1, -1)
+        found = cut.gradient(weights)
+        for place, expected in enumerate(places[1:]):
+            assert expected.abs().max() > 0
+            assert close(found[:, place], expected)
+        assert close(cut.mean_gradient(weights), found.mean((3, 4)))
+    own = pictures(sizes[0])
+    assert close(split.tail(*split.trunk(own)), split.embed(own))
 
 
 @pytest.mark.parametrize("name", TOKENS)
