@@ -37,9 +37,12 @@ def split_at(split: Split, layer: str, images: Tensor) -> Split:
         raise Unsupported(f"the encoder has no such module{nearest(name, list(modules))}; or: default, final")
     if isinstance(modules[name], nn.ModuleList | nn.ModuleDict):
         raise Unsupported(f"it is a list of modules: choose one of them, as {name}.{len(modules[name]) - 1}")
+    if reason := split.refusal(name):
+        raise Unsupported(reason)
     found = HookedSplit(split.encoder, name, split.classifiers, split.prefix, split.channels_last, beside=split)
-    derivative = _derivative(found, images)
-    if not derivative.any():
+    whole = _derivative(found, images)
+    derivative = found.grid(whole, (images.shape[2], images.shape[3]))
+    if whole.any() and not derivative.any():
         raise Unsupported(
             f"no logit depends on the cells of {name!r} (after the last block a class token alone is pooled): choose an "
             "earlier layer, or model.pool: avg where the model can"
@@ -75,11 +78,11 @@ def _final_layer(split: Split, images: Tensor) -> str:
 
 
 def _derivative(split: Split, images: Tensor) -> Tensor:
-    """Of the same random combination of the embedding for both images, (2, D, h, w)."""
+    """Of the same random combination of the embedding for both images, by all that the layer gives."""
     cut = split.cut(images)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(cut.embedding.shape[1], generator=generator, dtype=cut.embedding.dtype)
-    return cut.gradient(direction.expand(len(images), 1, -1))[:, 0]
+    return cut.leaf_gradient(direction.expand(len(images), -1))
 
 
 def _check_shares(derivative: Tensor, name: str) -> None:

@@ -5,6 +5,7 @@ A grid has the aspect of the images, by which these are told apart.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from torch import Tensor
 MOST_PREFIX = 16
 
 
+@lru_cache(maxsize=1024)
 def token_grid(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
     """(h, w) of so many patch tokens.
 
@@ -30,6 +32,7 @@ def token_grid(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
     return min(fitting, key=lambda pair: _misfit(pair, size), default=None)
 
 
+@lru_cache(maxsize=1024)
 def prefix_tokens(count: int, size: tuple[int, int], usual: int) -> int | None:
     """How many tokens come before the patch tokens.
 

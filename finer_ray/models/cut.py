@@ -40,17 +40,18 @@ class Cut:
         Returns:
             (B, J, D, h, w).
         """
-        return torch.stack([self._grid(self._product(column)) for column in cotangent.unbind(1)], dim=1)
+        return torch.stack([self._grid(self.leaf_gradient(column)) for column in cotangent.unbind(1)], dim=1)
 
     def mean_gradient(self, cotangent: Tensor) -> Tensor:
         """The spatial means of `gradient`, (B, J, D), float32 at least: the weights of Grad-CAM."""
         means = []
         for column in cotangent.unbind(1):
-            gradient = self._grid(self._product(column))
+            gradient = self._grid(self.leaf_gradient(column))
             means.append(wide(gradient).mean((2, 3)))
         return torch.stack(means, dim=1)
 
-    def _product(self, cotangent: Tensor) -> Tensor:
+    def leaf_gradient(self, cotangent: Tensor) -> Tensor:
+        """The derivative of <cotangent, embedding> by the leaf, in the encoder's own form; cotangent (B, E)."""
         cotangent = cotangent.to(self._embedding.dtype)
         (gradient,) = torch.autograd.grad(self._embedding, self._leaf, cotangent, retain_graph=True)
         return gradient

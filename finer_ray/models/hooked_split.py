@@ -148,6 +148,11 @@ class HookedSplit(Split):
             )
         return found
 
+    def refusal(self, layer: str) -> str | None:
+        """As `Split.refusal`."""
+        (beside,) = self._beside
+        return None if beside is None else beside.refusal(layer)
+
     @property
     def side_blocks(self) -> int:
         """As `Split.side_blocks`."""

@@ -9,7 +9,7 @@ LIBRARIES = table(
         Library(
             "timm",
             usage="timm:NAME",
-            supported="timm ViTs of plain blocks, timm CNNs",
+            supported="timm CNNs, ViTs and most other models of tokens",
             module="finer_ray.models.timm_backbone",
             native_head=True,
         ),

@@ -70,6 +70,14 @@ class Split(nn.Module, ABC):
         """
         return None
 
+    def refusal(self, layer: str) -> str | None:
+        """Why a module of this encoder is no CAM layer, whatever the shape of its output; None where nothing is known.
+
+        Args:
+            layer: the module's name.
+        """
+        return None
+
     @property
     def side_blocks(self) -> int:
         """Along how many of the last blocks a side stream can run; 0 where the architecture has none."""

@@ -8,6 +8,7 @@ import torch
 from timm.layers import Attention, AttentionRope, GluMlp, Mlp, apply_rot_embed_cat
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.hiera import Hiera
 from timm.models.levit import NormLinear
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -218,6 +219,19 @@ class TimmCNN(MapSplit):
         return embedding.repeat(1, len(self.classifiers)) if len(self.classifiers) > 1 else embedding
 
 
+class TimmHiera(HookedSplit):
+    """timm's Hiera, whose tokens are in reading order once its last stage has pooled them."""
+
+    def refusal(self, layer: str) -> str | None:
+        """As `Split.refusal`."""
+        first, last = self.encoder.stage_ends[-2] + 1, self.encoder.stage_ends[-1]
+        kind, _, rest = layer.partition(".")
+        number, _, inside = rest.partition(".")
+        if kind != "blocks" or int(number) > first or (int(number) == first and not inside):
+            return None
+        return f"the tokens of {layer!r} are not in reading order: choose among blocks.{first} to blocks.{last}"
+
+
 def split_timm(model: Any) -> Split:
     """Cut a timm model. Raises Unsupported."""
     plain = isinstance(model, VisionTransformer) and not isinstance(model, VisionTransformerDistilled)
@@ -228,7 +242,8 @@ def split_timm(model: Any) -> Split:
     layer = next((TOKEN_LAYERS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in TOKEN_LAYERS), None)
     if layer is None:
         return TimmCNN(model)
-    return HookedSplit(model, _named(model, layer), classifiers(model), getattr(model, "num_prefix_tokens", 0))
+    kind = TimmHiera if isinstance(model, Hiera) else HookedSplit
+    return kind(model, _named(model, layer), classifiers(model), getattr(model, "num_prefix_tokens", 0))
 
 
 def classifiers(model: Any) -> tuple[nn.Module, ...]:

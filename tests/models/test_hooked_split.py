@@ -42,14 +42,14 @@ TOKENS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "naflex": ("naflexvit_base_patch16_gap", {"depth": 2, "embed_dim": 48, "num_heads": 4}, "blocks.1.norm1", 4),
     "cait": ("cait_xxs24_224", THIN, "blocks_token_only.1.norm1", 1),
     "xcit": ("xcit_nano_12_p16_224", {"depth": 2, "embed_dim": 48, "img_size": 64}, "cls_attn_blocks.1.norm1", 1),
-    "hiera": ("hiera_tiny_224", {"stages": (1, 1, 1, 1), "embed_dim": 24, "num_heads": 1}, "blocks.3.norm1", 0),
-    "mvitv2": ("mvitv2_tiny", {}, "stages.3.blocks.1.norm1", 0),
+    "hiera": ("hiera_tiny_224", {"stages": (1, 1, 1, 2), "embed_dim": 24, "num_heads": 1}, "blocks.4.norm1", 0),
+    "mvitv2": ("mvitv2_tiny", {"img_size": 96}, "stages.3.blocks.1.norm1", 0),
     "levit": ("levit_128s", {}, "stages.2", 0),
     "convit": ("convit_tiny", THIN, "blocks.1.norm1", 0),
     "pit": ("pit_ti_distilled_224", {}, "transformers.2.blocks.3.norm1", 2),
     "tnt": ("tnt_s_legacy_patch16_224", {"depth": 2, "img_size": 64}, "blocks.1.norm_out", 1),
     "mixer": ("mixer_s32_224", {}, "blocks.7.norm1", 0),
-    "twins": ("twins_svt_small", {}, "blocks.3.3.norm1", 0),
+    "twins": ("twins_svt_small", {"img_size": 96}, "blocks.3.3.norm1", 0),
     "efficientformer": ("efficientformer_l1", {}, "stages.3.blocks.4.norm1", 0),
 }
 
@@ -85,6 +85,17 @@ def by_autograd(forward: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor
 
 def close(found: Tensor, expected: Tensor, bound: float = 1e-9) -> bool:
     return bool((found - expected).abs().max() <= bound * expected.abs().max())
+
+
+def is_in_place(split: Split, x: Tensor) -> bool:
+    """Whether the pixels of a corner change the activation most in that corner, a cell more or less."""
+    before = split.cut(x).activation
+    (h, w), (height, width) = before.shape[2:], x.shape[2:]
+    changed = x.clone()
+    corner = changed[:, :, height - height // h :, : width // w]
+    corner += 3 * pictures((height // h, width // w), len(x))
+    found = (split.cut(changed).activation - before).norm(dim=1)[0].flatten().argmax()
+    return bool(found // w >= h - 2 and found % w <= 1)
 
 
 # timm's Evas of plain blocks: what makes them small; they have a derivative in closed form.
@@ -133,6 +144,7 @@ def test_rotary_blocks_in_closed_form_are_full_autograd(name: str) -> None:
             assert expected.abs().max() > 0
             assert close(found[:, place], expected)
         assert close(cut.mean_gradient(weights), found.mean((3, 4)))
+        assert is_in_place(split, x[:1])
     own = pictures(sizes[0])
     assert close(split.tail(*split.trunk(own)), split.embed(own))
 
@@ -163,3 +175,4 @@ def test_models_of_tokens_are_full_autograd(name: str) -> None:
         assert expected.abs().max() > 0
         assert close(found[:, place], expected)
     assert close(cut.mean_gradient(head.weight[classes].expand(2, -1, -1)), found.mean((3, 4)))
+    assert is_in_place(split, x[:1])
