@@ -58,7 +58,7 @@ def test_every_format_is_known() -> None:
 def test_every_library_is_known() -> None:
     backbone = SCHEMA["ModelConfig"]["properties"]["backbone"]
     with pytest.raises(ConfigError) as refused:
-        build_classifier(ModelConfig(backbone="timm:mixer_s32_224", weights="random"))
+        build_classifier(ModelConfig(backbone="timm:coat_lite_mini", weights="random"))
     for name, library in LIBRARIES.items():
         assert library.usage in backbone["description"]
         assert re.fullmatch(backbone["pattern"], f"{name}:x")

@@ -152,8 +152,8 @@ class ModelConfig(Section):
         "default",
         min_length=1,
         description="where the model is cut; default: of a ViT the last block's first norm, of a CNN the last feature "
-        "map | final: what is averaged before a linear head, each cell's exact share in the logit | a module's name, as "
-        "blocks.9",
+        "map | final: what is averaged before a linear head, each cell's exact share in the logit | a module's name "
+        "(blocks.9)",
     )
     seed: int = Field(0, description="for weights: random")
 

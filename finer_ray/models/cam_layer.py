@@ -5,6 +5,8 @@ cell and image, so that the map of a class is the exact share of each cell in th
 y^j without its bias. No pass through any block is needed for it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -44,8 +46,8 @@ def split_at(split: Split, layer: str, images: Tensor) -> Split:
     derivative = found.grid(whole, (images.shape[2], images.shape[3]))
     if whole.any() and not derivative.any():
         raise Unsupported(
-            f"no logit depends on the cells of {name!r} (after the last block a class token alone is pooled): choose an "
-            "earlier layer, or model.pool: avg where the model can"
+            f"no logit depends on the cells of {name!r} (after the last block a class token alone is pooled): choose "
+            "an earlier layer, or model.pool: avg where the model can"
         )
     if layer == FINAL:
         _check_shares(derivative, name)
@@ -57,10 +59,10 @@ def _final_layer(split: Split, images: Tensor) -> str:
     found: list[str] = []
     size = (images.shape[2], images.shape[3])
 
-    def look(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and len(output) == len(images):
-            if cells(output, size, split.prefix, split.channels_last) is not None:
-                found.append(name)
+    def look(name: str, output: Any) -> None:
+        whole = isinstance(output, Tensor) and len(output) == len(images)
+        if whole and cells(output, size, split.prefix, split.channels_last) is not None:
+            found.append(name)
 
     hooks = [
         module.register_forward_hook(lambda _module, _given, output, name=name: look(name, output))

@@ -187,6 +187,6 @@ def _unsupported(config: ModelConfig, why: str) -> ConfigError:
         return ConfigError(f"model.cam_layer: {config.cam_layer!r} of {config.backbone} cannot be explained: {why}")
     return ConfigError(
         f"model.backbone: {config.backbone} cannot be explained: {why}. Supported are "
-        f"{', '.join(library.supported for library in LIBRARIES.values())}; others may be by model.cam_layer, the name of "
-        "a module whose output is a map or tokens"
+        f"{', '.join(library.supported for library in LIBRARIES.values())}; others may be by model.cam_layer, the name "
+        "of a module whose output is a map or tokens"
     )

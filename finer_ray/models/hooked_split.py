@@ -4,8 +4,8 @@ The library's own forward pass runs as it is. When it reaches the module, the mo
 from there on autograd records: one pass, nothing computed twice, and a tail that is the library's own code.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,6 +75,8 @@ class HookedSplit(Split):
     ) -> None:
         super().__init__(encoder, classifiers)
         self.layer, self.prefix, self.channels_last = layer, prefix, channels_last
+        layers = [module for module in encoder.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        self.convolutional = 2 * sum(isinstance(module, nn.Conv2d) for module in layers) > len(layers)
         # In a tuple, because the parameters already stand in the module tree under `encoder`.
         self._beside = (beside,)
         encoder.get_submodule(layer).register_forward_hook(self._meet)
@@ -121,10 +123,8 @@ class HookedSplit(Split):
             found.append(output)
             raise Stop
 
-        try:
+        with suppress(Stop):
             self._run(images, stop)
-        except Stop:
-            pass
         return found[0], images
 
     def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:

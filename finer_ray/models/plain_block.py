@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from finer_ray.models.attention import OneQuery, PatchQueries
 from finer_ray.models.cut import Cut, pull_back
-from finer_ray.models.rotary import Rotation, RotaryOneQuery, RotaryPatchQueries
+from finer_ray.models.rotary import RotaryOneQuery, RotaryPatchQueries, Rotation
 from finer_ray.saliency.objective import wide
 
 # Of the MLP's hidden cotangents; images are taken in groups that stay below. On a CPU they stay near its caches.

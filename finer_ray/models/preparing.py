@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from finer_ray.models.classifier import Classifier
-from finer_ray.models.split import MapSplit
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,7 +30,7 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
     if device.type == "cuda":
         # By these two names, because torch's compiler reads them, and refuses where the newer ones were set.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        if isinstance(classifier.split, MapSplit):
+        if classifier.split.convolutional:
             classifier.split.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision in HALVES:
         _halve(classifier, HALVES[precision])

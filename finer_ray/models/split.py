@@ -33,9 +33,11 @@ class Split(nn.Module, ABC):
         compilable: whether `cut` runs `trunk`, which may then be compiled.
         prefix: tokens before the patch tokens that the encoder's layers usually have (class, registers).
         channels_last: whether its maps are (B, h, w, D).
+        convolutional: whether GPUs should keep its weights and images with channels last.
     """
 
     compilable = True
+    convolutional = False
     prefix = 0
     channels_last = False
 
@@ -161,6 +163,8 @@ class TokenSplit(Split):
 
 class MapSplit(Split):
     """A CNN: activation (B, D, h, w), or (B, h, w, D) where the library keeps channels last."""
+
+    convolutional = True
 
     def __init__(self, encoder: Any, channels_last: bool = False, classifiers: Sequence[nn.Module] = ()) -> None:
         super().__init__(encoder, classifiers)

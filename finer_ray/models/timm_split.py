@@ -48,7 +48,9 @@ class TimmViT(TokenSplit):
     def __init__(self, vit: VisionTransformer) -> None:
         if not all(type(block) is Block for block in vit.blocks):
             raise Unsupported(f"a ViT with blocks of type {type(vit.blocks[-1]).__name__}")
-        super().__init__(vit, vit.num_prefix_tokens, tuple(vit.patch_embed.feat_ratio(as_scalar=False)), classifiers(vit))
+        super().__init__(
+            vit, vit.num_prefix_tokens, tuple(vit.patch_embed.feat_ratio(as_scalar=False)), classifiers(vit)
+        )
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All blocks but the last, and the last one's norm1."""
@@ -191,7 +193,9 @@ class TimmEva(TokenSplit):
 def _rotation(rope: Tensor, half: bool) -> Rotation:
     sin, cos = rope.chunk(2, -1)
     turn, back = (torch.cat([each, cos], dim=-1) for each in (sin, -sin))
-    return Rotation(partial(apply_rot_embed_cat, emb=turn, half=half), partial(apply_rot_embed_cat, emb=back, half=half))
+    return Rotation(
+        partial(apply_rot_embed_cat, emb=turn, half=half), partial(apply_rot_embed_cat, emb=back, half=half)
+    )
 
 
 def _gated(mlp: GluMlp, before: Tensor) -> Tensor:
@@ -272,8 +276,8 @@ def native_head(model: Any) -> LinearHead | None:
 def _named(model: nn.Module, path: str) -> str:
     """The module of a line of `TOKEN_LAYERS`.
 
-    A block that has its norm behind its attention, or one for each of several, has none that all of its attention reads:
-    there it is the output of the block before, which is that.
+    A block that has its norm behind its attention, or one for each of several, has none that all of its attention
+    reads: there it is the output of the block before, which is that.
     """
     names: list[str] = []
     for part in path.split("."):

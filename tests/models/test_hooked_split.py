@@ -1,12 +1,8 @@
 """Splits at any module, against autograd through the library's own forward pass in float64."""
 
-import copy
-import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import open_clip
 import pytest
 import timm
 import torch
@@ -15,9 +11,8 @@ from timm.models.vision_transformer_relpos import ResPostRelPosBlock
 from torch import Tensor, nn
 
 from finer_ray.models.hooked_split import HookedSplit
-from finer_ray.models.openclip_split import split_openclip
 from finer_ray.models.plain_block import PlainCut
-from finer_ray.models.split import Split, Unsupported
+from finer_ray.models.split import Split
 from finer_ray.models.timm_split import TimmEva, native_head, split_timm
 
 THIN: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}
@@ -135,7 +130,8 @@ def test_rotary_blocks_in_closed_form_are_full_autograd(name: str) -> None:
         assert close(split.encode(x), cut.embedding)
         grid = split.shape(size)
         places = [
-            values[:, model.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid) for values in (activation, *gradients)
+            values[:, model.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+            for values in (activation, *gradients)
         ]
         assert close(cut.activation, places[0])
         weights = head.weight[classes].expand(2, -1, -1)
@@ -155,7 +151,8 @@ def test_models_of_tokens_are_full_autograd(name: str) -> None:
     model = drawn(timm.create_model(called, num_classes=9, **options))
     split, head = split_timm(model), native_head(model)
     assert head is not None
-    assert isinstance(split, HookedSplit) and split.layer == layer
+    assert isinstance(split, HookedSplit)
+    assert split.layer == layer
     side = options.get("img_size", timm.get_pretrained_cfg(called).input_size[1])
     size = (side, side)
     x, classes = pictures(size), [0, 3, 8]
