@@ -2,7 +2,8 @@
 
 Each model is built by its name as a config would, with random weights, one at a time. Its contrast basis is held to
 full autograd: the library's own forward pass, a backward pass through the whole of it for each class, and Grad-CAM's
-formula. `error` is the largest difference by the largest value. What is refused is listed with the message that a user gets.
+formula. `error` is the largest difference by the largest value. What is refused is listed with the message that a user
+gets.
 
     python -m benchmarks.bench_models                 all of MODELS; benchmarks/bench_models.json and docs/models.md
     python -m benchmarks.bench_models NAME ...        these lines of them alone, written over

@@ -50,7 +50,7 @@ def split_at(split: Split, layer: str, images: Tensor) -> Split:
             "an earlier layer, or model.pool: avg where the model can"
         )
     if layer == FINAL:
-        _check_shares(derivative, name)
+        _check_shares(whole, derivative, name)
     return found
 
 
@@ -87,8 +87,19 @@ def _derivative(split: Split, images: Tensor) -> Tensor:
     return cut.leaf_gradient(direction.expand(len(images), -1))
 
 
-def _check_shares(derivative: Tensor, name: str) -> None:
-    """Refuse a layer after which more comes than a mean and a linear map. Raises Unsupported."""
+def _check_shares(whole: Tensor, derivative: Tensor, name: str) -> None:
+    """Refuse a layer after which more comes than a mean over its cells and a linear map. Raises Unsupported.
+
+    Args:
+        whole: the derivative by all that the layer gives.
+        derivative: of it what belongs to cells, (2, D, h, w).
+        name: of the layer.
+    """
+    if whole.abs().sum() > (1 + SAME) * derivative.abs().sum():
+        raise Unsupported(
+            f"tokens without a place are pooled together with the cells of {name!r}, which so have no whole shares in "
+            f"the logits: explain there by its gradients with cam_layer: {name}"
+        )
     largest = derivative.abs().max()
     if (derivative - derivative[:, :, :1, :1]).abs().max() > SAME * largest:
         raise Unsupported(

@@ -5,11 +5,13 @@ import json
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.cam_layer import split_at
 from finer_ray.models.preparing import autocast, prepare
 from finer_ray.models.split import MapSplit, Unsupported
+from finer_ray.models.timm_split import split_timm
 from finer_ray.pipeline.targets import check_saliency
 from finer_ray.saliency import Gem, MapSpec, Mask, Rise, SaliencySpec, explain
 
@@ -246,6 +249,15 @@ def test_what_cannot_be_a_cam_layer(
     options = {**options, "head": probe(24)} if options.get("head") == "probe" else options
     with pytest.raises(ConfigError, match=message):
         built(backbone, cam_layer=layer, **options)
+
+
+def test_tokens_without_a_place_leave_the_others_no_whole_shares() -> None:
+    options = {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 64, "global_pool": "avg"}
+    for include in (False, True):
+        model = timm.create_model("vit_tiny_patch16_224", pool_include_prefix=include, **options)
+        split, x = split_timm(model.eval().requires_grad_(False)), torch.randn(2, 3, 64, 64)
+        with pytest.raises(Unsupported, match="tokens without a place") if include else nullcontext():
+            assert split_at(split, "final", x).cut(x).activation.shape == (2, 32, 4, 4)
 
 
 class Bare(MapSplit):
