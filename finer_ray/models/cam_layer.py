@@ -95,16 +95,16 @@ def _check_shares(whole: Tensor, derivative: Tensor, name: str) -> None:
         derivative: of it what belongs to cells, (2, D, h, w).
         name: of the layer.
     """
-    if whole.abs().sum() > (1 + SAME) * derivative.abs().sum():
-        raise Unsupported(
-            f"tokens without a place are pooled together with the cells of {name!r}, which so have no whole shares in "
-            f"the logits: explain there by its gradients with cam_layer: {name}"
-        )
     largest = derivative.abs().max()
     if (derivative - derivative[:, :, :1, :1]).abs().max() > SAME * largest:
         raise Unsupported(
             f"what pools the cells of {name!r} is no mean, so that they have no shares in the logits: use model.pool: "
             f"avg where the model can, or explain there by its gradients with cam_layer: {name}"
+        )
+    if whole.abs().sum() > (1 + SAME) * derivative.abs().sum():
+        raise Unsupported(
+            f"tokens without a place are pooled together with the cells of {name!r}, which so have no whole shares in "
+            f"the logits: explain there by its gradients with cam_layer: {name}"
         )
     if (derivative[0] - derivative[1]).abs().max() > SAME * largest:
         raise Unsupported(
