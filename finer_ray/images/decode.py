@@ -136,7 +136,7 @@ def _photo(
             wide, high = transform.resized(*size)
             image.draft("RGB", (2 * high, 2 * wide) if turned else (2 * wide, 2 * high))
         image.load()
-        return transform.apply(to_rgb(_upright(image))), size
+        return transform.apply(to_rgb(_upright(image)), size), size
     except DecodeError:
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
+from finer_ray.models.backbone import one_size
 from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
@@ -29,7 +30,7 @@ class Classifier(nn.Module):
         transform: from a photo to the input.
         classes: names of the C classes.
         concepts: names of the texts whose logits follow those of the classes.
-        grid_size: (h, w) of the maps.
+        grid_size: (h, w) of the maps; of `model.resize: native` the largest that there is.
         embedding_size: E.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
     """
@@ -129,17 +130,40 @@ def build_classifier(config: ModelConfig) -> Classifier:
     if len(names) < 2:
         raise ConfigError("model.classes: a classifier needs two classes at least")
     joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
-    classifier = Classifier(backbone.split, joined, backbone.transform, names, concepts)
+    transform = backbone.transform.in_multiples(backbone.split.multiple)
+    classifier = Classifier(backbone.split, joined, transform, names, concepts)
     classifier.eval().requires_grad_(False)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
 
 
-@torch.no_grad()
 def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None:
     """Sizes and fingerprints, and the proof that the cut computes what the library does."""
-    height, width = classifier.transform.size
-    images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
+    transform = classifier.transform
+    if transform.resize == "native":
+        # Of other aspect than the largest, and first, because that may take long.
+        (height, width), step = transform.size, transform.multiple[1]
+        try:
+            _proven(classifier, config, (height, max(1, width // step // 2) * step), 1)
+        except ConfigError as error:
+            raise one_size(str(error)) from None
+    cut = _proven(classifier, config, transform.size, 1 if transform.resize == "native" else 2)
+    classifier.grid_size = (cut.activation.shape[2], cut.activation.shape[3])
+    classifier.embedding_size = cut.embedding.shape[1]
+    classifier.model_fingerprint = fingerprint(classifier.split.state_dict(), identity, str(config.pool), transform.key)
+    classifier.head_fingerprint = fingerprint(
+        classifier.head.state_dict(),
+        str(classifier.head.normalize),
+        *classifier.classes.names,
+        *classifier.concepts.names,
+    )
+
+
+@torch.no_grad()
+def _proven(classifier: Classifier, config: ModelConfig, size: tuple[int, int], count: int) -> Cut:
+    """Some random images of (height, width), cut, which computes what the library does. Raises ConfigError."""
+    height, width = size
+    images = torch.randn((count, 3, height, width), generator=torch.Generator().manual_seed(0))
     try:
         theirs = classifier.split(images)
         cut = classifier.cut(images)
@@ -147,7 +171,7 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
         raise _unsupported(config, str(error)) from None
     except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise _unsupported(config, f"its forward pass at {height}x{width} fails: {error}") from error
-    embedding, grid = cut.embedding, cut.activation
+    embedding = cut.embedding
     if config.head == "none":
         classifier.head = blank_head(len(classifier.classes), embedding.shape[1])
     if embedding.ndim != 2 or embedding.shape[1] != classifier.head.weight.shape[1]:
@@ -159,17 +183,7 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
     # Weights that give NaN are no fault of the cut; such images become failures one by one.
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > TOLERANCE * theirs.abs().max():
         raise _unsupported(config, "cut at the CAM layer it does not compute what the library's forward does")
-    classifier.grid_size = (grid.shape[2], grid.shape[3])
-    classifier.embedding_size = embedding.shape[1]
-    classifier.model_fingerprint = fingerprint(
-        classifier.split.state_dict(), identity, str(config.pool), repr(classifier.transform)
-    )
-    classifier.head_fingerprint = fingerprint(
-        classifier.head.state_dict(),
-        str(classifier.head.normalize),
-        *classifier.classes.names,
-        *classifier.concepts.names,
-    )
+    return cut
 
 
 def _unsupported(config: ModelConfig, why: str) -> ConfigError:

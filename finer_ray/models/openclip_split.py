@@ -142,6 +142,11 @@ class OpenClipTimm(Split):
         neck = block.neck
         return replace(block, neck=lambda pooled: self.encoder.head(neck(pooled)))
 
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """The tower's."""
+        return self.tower[0].multiple
+
     def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """The tower's grid."""
         return self.tower[0].grid(activation, size)

@@ -60,10 +60,18 @@ class Loader:
             except DecodeError as error:
                 lines[-1] |= {"stage": error.stage, "error": error.message}
                 continue
-            pixels[position] = found.image
+            height, width = found.image.shape[:2]
+            pixels[position, :height, :width] = found.image
             if found.region is not None:
-                regions[position] = found.region
-            lines[-1] |= {"region_kind": found.region_kind, "width": found.width, "height": found.height}
+                regions[position, :height, :width] = found.region
+            lines[-1] |= {
+                "region_kind": found.region_kind,
+                "width": found.width,
+                "height": found.height,
+                "input_width": width,
+                "input_height": height,
+                "view": self.transform.view_box(found.width, found.height),
+            }
         notes = {field.name: pa.array([line.get(field.name) for line in lines], field.type) for field in self._notes()}
         good = np.array([line.get("stage") is None for line in lines])
         tensors = {"pixels": to_column(pixels, good)}
