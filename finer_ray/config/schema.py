@@ -167,7 +167,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _native_shows_all(self) -> Self:
-        if self.resize == "native" and self.crop_pct is not None:
+        if self.resize == "native" and (self.crop_pct or 1.0) < 1.0:
             raise ValueError("crop_pct goes with a crop, and resize: native shows the whole photo")
         return self
 

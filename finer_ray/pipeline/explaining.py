@@ -1,5 +1,6 @@
 """Explaining stage: an actor that holds the model and explains units, on a GPU where there is one."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
 from finer_ray.pipeline.batch_size import (
     CPU_BATCH,
+    CPU_PIXELS,
     MAX_BATCH,
     gpu_budget,
     gpu_peak,
@@ -169,7 +171,9 @@ class Explainer:
         if wanted != "auto":
             return wanted
         if self._device.type != "cuda":
-            return CPU_BATCH
+            transform = self._model.transform
+            most = CPU_PIXELS // math.prod(transform.size) if transform.resize == "native" else CPU_BATCH
+            return min(CPU_BATCH, max(1, most))
         budget = gpu_budget(self._device, self._config.compute.memory_fraction, share.gpus, share.units)
         if any(METHODS[wanted.cam].masked_passes for wanted in self._spec.maps):
             budget -= self._spec.memory

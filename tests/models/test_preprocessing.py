@@ -46,7 +46,7 @@ def published() -> Iterator[tuple[Any, str, list[dict[str, Any]]]]:
         names[full.partition(".")[0]].append(full)
     for name, tags in names.items():
         described = [get_pretrained_cfg(full) for full in tags]
-        modes = {"center": "shortest"}
+        modes = {"center": "shortest", "border": "pad"}
         yield (
             timm_backbone,
             name,
