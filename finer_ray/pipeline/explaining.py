@@ -80,8 +80,7 @@ class Explainer:
         unit = self._unit(table)
         # Batches are of rows by their place in the unit, those that failed included: which rows fail decides neither
         # in which batch another lies nor where in it, and so not the last bit of its results. (Where images have sizes
-        # of their own that does not hold of rows that were not decoded, whose size nobody knows: a batch is smaller
-        # without them.)
+        # of their own that does not hold of rows whose header tells none: a batch is smaller without them.)
         left = np.arange(len(table))
         in_flight: list[Batch] = []
         while len(left):

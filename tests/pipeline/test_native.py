@@ -144,16 +144,18 @@ def test_batches_of_a_size_are_as_single_photos(
         np.testing.assert_allclose(mine, others, atol=1e-4)
 
 
-def test_labels_that_fail_do_not_change_a_bit_of_the_others(tmp_path: Path, job: Job) -> None:
-    """A photo whose size is known keeps its place in its batch, whatever else is wrong with it."""
+def test_rows_that_fail_do_not_change_a_bit_of_the_others(tmp_path: Path, job: Job) -> None:
+    """A photo whose header tells its size keeps its place in its batch, whatever else is wrong with it."""
     asked: dict[str, Any] = {"saliency": {"target": "label"}, "input": {"max_failures": 1.0}}
     clean = native(job, write_tar(tmp_path / "clean" / "a.tar", mixed()), "out", **asked)
     members = [
         (name, body.replace(b'"label": 3', b'"label": 5000').replace(b'"label": 6', b'"label": -1'))
         for name, body in mixed()
     ]
+    at = [name for name, _ in members].index("p0.jpg")
+    members[at] = ("p0.jpg", members[at][1][:-200])
     made = native(job, write_tar(tmp_path / "wrong" / "a.tar", members), "out", **asked)
-    assert sorted(made.failures["key"].to_pylist()) == ["bad", "cut", "p3", "p6"]
+    assert sorted(made.failures["key"].to_pylist()) == ["bad", "cut", "p0", "p3", "p6"]
     rows = made.images["row"].to_pylist()
     for name in made.manifest.layout.shapes():
         np.testing.assert_array_equal(made.tensors[name][:][rows], clean.tensors[name][:][rows], err_msg=name)
