@@ -34,7 +34,8 @@ from finer_ray.saliency import MapSpec, explain
 from finer_ray.saliency.methods import METHODS
 from finer_ray.store.layout import Layout
 
-Rows = Sizes = NDArray[np.intp]
+Rows = NDArray[np.intp]
+Sizes = NDArray[np.intp]
 
 
 class Explainer:
