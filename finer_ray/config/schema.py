@@ -394,7 +394,7 @@ class Config(Section):
             )
         size = self.model.image_size or 0
         height, width = (size, size) if isinstance(size, int) else size
-        rows, pixels = self.output.rows_per_unit, height * width * len("RGB")
+        rows, pixels = self.output.rows_per_unit, 3 * height * width
         if rows * pixels > UNIT_BYTES:
             raise ValueError(
                 f"output.rows_per_unit: {rows} images of up to {width}x{height} pixels may take "

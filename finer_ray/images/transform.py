@@ -66,9 +66,11 @@ class Transform:
 
         Args:
             image: the photo, or a reduced copy of it.
-            size: (width, height) of the photo; the image's own when None.
+            size: (width, height) of the photo, by which `native` is shaped; the image's own when None. The other modes
+                go by the image, as they always have.
         """
-        return np.asarray(self._geometry(image, FILTERS[self.interpolation], size or image.size, self.fill), np.uint8)
+        known = size if size is not None and self.resize == "native" else image.size
+        return np.asarray(self._geometry(image, FILTERS[self.interpolation], known, self.fill), np.uint8)
 
     def apply_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask (height, width) in the image's geometry, (h, w) bool; False outside the image."""

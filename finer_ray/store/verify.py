@@ -97,7 +97,7 @@ def _settled(values: np.ndarray) -> np.ndarray:
     """Maps (n, k, h, w); beyond the grid of each row's first one 0 where NaN stands, as it should, and else NaN."""
     grids = own_grids(values[:, 0])
     down, across = np.ogrid[: values.shape[2], : values.shape[3]]
-    inside = (down < grids[:, :1, None]) & (across < grids[:, 1:, None]) | ~grids.all(1)[:, None, None]
+    inside = (down < grids[:, :1, None]) & (across < grids[:, 1:, None]) | (grids[:, :1, None] == 0)
     return np.where(inside[:, None], values, np.where(np.isnan(values), 0, np.nan))
 
 
