@@ -143,10 +143,11 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
     if transform.resize == "native":
         # Of other aspect than the largest, and first, because that may take long.
         (height, width), step = transform.size, transform.multiple[1]
+        half = max(1, width // step // 2) * step
         try:
-            _proven(classifier, config, (height, max(1, width // step // 2) * step), 1)
+            _proven(classifier, config, (height, half), 1)
         except ConfigError as error:
-            raise one_size(str(error)) from None
+            raise one_size(f"at {height}x{half}: {error.__cause__ or error}") from None
     cut = _proven(classifier, config, transform.size, 1 if transform.resize == "native" else 2)
     classifier.grid_size = (cut.activation.shape[2], cut.activation.shape[3])
     classifier.embedding_size = cut.embedding.shape[1]
