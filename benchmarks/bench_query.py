@@ -85,6 +85,8 @@ def image_lines(rows: np.ndarray, classes: np.ndarray, generator: np.random.Gene
         "width": generator.integers(300, 700, len(rows)).astype(np.int32),
         "height": generator.integers(300, 700, len(rows)).astype(np.int32),
     }
+    columns |= {name: np.full(len(rows), 224, np.int32) for name in ("input_width", "input_height")}
+    columns["view"] = pa.array([[38.0, 0.0, 262.0, 224.0]] * len(rows))
     for name in ("probability", "predicted_probability", "logit"):
         columns[name] = generator.beta(5, 2, len(rows)).astype(np.float32)
     for name in ("reference_probabilities", "reference_logits"):

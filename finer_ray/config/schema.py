@@ -139,8 +139,15 @@ class ModelConfig(Section):
     concepts: Place | list[str] | None = Field(
         None, description="texts that may be asked about beside the classes: a .txt or .json file | a list; open_clip"
     )
-    image_size: Side | tuple[Side, Side] | None = Field(None, description="null: the backbone's own")
-    resize: Literal["shortest", "squash"] | None = None
+    image_size: Side | tuple[Side, Side] | None = Field(
+        None, description="null: the backbone's own; of resize: native the largest that there is"
+    )
+    resize: Literal["shortest", "squash", "pad", "native"] | None = Field(
+        None,
+        description="shortest: the photo's centre | squash: all of it, stretched | pad: all of it, with borders | "
+        "native: all of it, in its own aspect, never enlarged, sides multiples of the patch (32 of CNNs); null: the "
+        "backbone's own",
+    )
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     mean: tuple[float, float, float] | None = None
@@ -164,6 +171,12 @@ class ModelConfig(Section):
             if template.count("{}") != 1:
                 raise ValueError(f"template {template!r} must hold {{}} once, where the class name goes")
         return value
+
+    @model_validator(mode="after")
+    def _native_shows_all(self) -> Self:
+        if self.resize == "native" and (self.crop_pct or 1.0) < 1.0:
+            raise ValueError("crop_pct goes with a crop, and resize: native shows the whole photo")
+        return self
 
     @model_validator(mode="after")
     def _text_needs_names_and_a_text_tower(self) -> Self:
@@ -355,6 +368,10 @@ class ComputeConfig(Section):
         return self
 
 
+# Of a unit's pixels, where their sizes differ and are likely to be large.
+UNIT_BYTES = 2**30
+
+
 class Config(Section):
     """A whole job."""
 
@@ -372,6 +389,26 @@ class Config(Section):
             raise ValueError("saliency.concept needs model.concepts, the texts that it may name")
         if concept is not None and concept.by == "image" and not self.input.fields.text:
             raise ValueError("saliency.concept.by: image needs input.fields.text, where an image's text stands")
+        return self
+
+    @model_validator(mode="after")
+    def _native_sizes_are_many(self) -> Self:
+        if self.model.resize != "native":
+            return self
+        if self.compute.compile:
+            raise ValueError(
+                "compute.compile compiles for one size of images, and model.resize: native has many: leave one out"
+            )
+        size = self.model.image_size or 0
+        height, width = (size, size) if isinstance(size, int) else size
+        rows, pixels = self.output.rows_per_unit, 3 * height * width
+        if rows * pixels > UNIT_BYTES:
+            raise ValueError(
+                f"output.rows_per_unit: {rows} images of up to {width}x{height} pixels may take "
+                f"{rows * pixels / 2**30:.1f} GiB in each process that loads them; with model.resize: native it must "
+                f"be {UNIT_BYTES // pixels} at most (less than {UNIT_BYTES / 2**30:.0f} GiB), and a multiple of "
+                "output.rows_per_chunk"
+            )
         return self
 
     @model_validator(mode="after")

@@ -40,11 +40,12 @@ class DecodeError(Exception):
     Attributes:
         stage: `read`, `decode` or `region`.
         message: what is wrong with it.
+        size: (width, height) of the displayed photo, pixels, where its header tells; else None.
     """
 
-    def __init__(self, stage: str, message: str) -> None:
+    def __init__(self, stage: str, message: str, size: tuple[int, int] | None = None) -> None:
         super().__init__(f"{stage}: {message}")
-        self.stage, self.message = stage, message
+        self.stage, self.message, self.size = stage, message, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ def decode(
     if sample.error is not None or sample.image is None:
         raise DecodeError("read", sample.error or "no image")
     image, size = _photo(sample.image, transform, max_pixels, fast_jpeg)
-    found, kind = region_of(sample, transform, size, max_pixels) if region else (None, None)
+    try:
+        found, kind = region_of(sample, transform, size, max_pixels) if region else (None, None)
+    except DecodeError as error:
+        raise DecodeError(error.stage, error.message, size) from None
     return Decoded(image, found, kind, *size)
 
 
@@ -127,6 +131,7 @@ def _photo(
     data: bytes, transform: Transform, max_pixels: int, fast_jpeg: bool
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The displayed photo in the transform's geometry, and its full (width, height), which a fast JPEG has not."""
+    size = None
     try:
         image = open_image(data, max_pixels)
         # Pillow turns TIFFs by itself, and gives their size as displayed from the start.
@@ -136,11 +141,11 @@ def _photo(
             wide, high = transform.resized(*size)
             image.draft("RGB", (2 * high, 2 * wide) if turned else (2 * wide, 2 * high))
         image.load()
-        return transform.apply(to_rgb(_upright(image))), size
+        return transform.apply(to_rgb(_upright(image)), size), size
     except DecodeError:
         raise
     except Exception as error:
-        raise DecodeError("decode", brief(error)) from None
+        raise DecodeError("decode", brief(error), size) from None
 
 
 def _mask(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.bool_]:

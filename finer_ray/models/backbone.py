@@ -55,6 +55,14 @@ def check_pool(can_change: bool) -> None:
         raise ConfigError("model.pool: only ViTs with a class token or mean pooling can change their pooling")
 
 
+def one_size(why: str) -> ConfigError:
+    """The error for `model.resize: native` of a model that takes images of one size."""
+    return ConfigError(
+        "model.resize: native gives each photo a size of its own, which this model does not take; use pad, shortest or "
+        f"squash ({why})"
+    )
+
+
 def transform_of(
     config: "ModelConfig", data: Mapping[str, Any], size: int | Sequence[int], resize: str, modes: Mapping[str, str]
 ) -> Transform:
@@ -62,7 +70,8 @@ def transform_of(
 
     Args:
         config: the section `model`.
-        data: the library's description, with crop_pct, interpolation, mean and std.
+        data: the library's description, with crop_pct, interpolation, mean and std, and where it has one the grey level
+            `fill_color` of borders; else they have the colour that normalisation maps to zero.
         size: of the model's input in pixels, (height, width) or the side of a square.
         resize: key of `data` for how images are resized.
         modes: its values of that key as values of `model.resize`.
@@ -76,13 +85,22 @@ def transform_of(
     if mode is None:
         raise ConfigError(
             f"model.resize: this backbone was trained with {resize.replace('_', ' ')} {data[resize]!r}; "
-            "say shortest or squash to choose another"
+            "say shortest, squash, pad or native to choose another"
         )
+    # What was chosen to show the whole photo does so.
+    whole = config.resize in ("pad", "native")
+    mean = config.mean or tuple(data["mean"])
     return Transform(
         size=(height, width),
         resize=cast(Any, mode),
-        crop_pct=config.crop_pct or data["crop_pct"],
+        crop_pct=config.crop_pct or (1.0 if whole else data["crop_pct"]),
         interpolation=config.interpolation or data["interpolation"],
-        mean=config.mean or tuple(data["mean"]),
+        mean=mean,
         std=config.std or tuple(data["std"]),
+        fill=_borders(mean, data.get("fill_color")) if mode == "pad" else (0, 0, 0),
     )
+
+
+def _borders(mean: Sequence[float], grey: int | None) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
+    return (red, green, blue) if grey is None else (grey, grey, grey)

@@ -1,5 +1,7 @@
 """The classifier that is explained: a cut backbone and a head, checked against the library's own forward."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
+from finer_ray.models.backbone import one_size
 from finer_ray.models.cam_layer import DEFAULT, FINAL, split_at
 from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.classes import ClassNames, read_classes
@@ -30,7 +33,7 @@ class Classifier(nn.Module):
         transform: from a photo to the input.
         classes: names of the C classes.
         concepts: names of the texts whose logits follow those of the classes.
-        grid_size: (h, w) of the maps.
+        grid_size: (h, w) of the maps; of `model.resize: native` the largest that there is.
         embedding_size: E.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
     """
@@ -130,30 +133,57 @@ def build_classifier(config: ModelConfig) -> Classifier:
     if len(names) < 2:
         raise ConfigError("model.classes: a classifier needs two classes at least")
     joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
-    classifier = Classifier(backbone.split, joined, backbone.transform, names, concepts)
+    transform = backbone.transform.in_multiples(backbone.split.multiple)
+    classifier = Classifier(backbone.split, joined, transform, names, concepts)
     classifier.eval().requires_grad_(False)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
 
 
-@torch.no_grad()
 def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None:
     """Sizes and fingerprints, and the proof that the cut computes what the library does."""
-    height, width = classifier.transform.size
-    images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
     if config.cam_layer == FINAL and classifier.compares_directions:
         raise _unsupported(
             config, "the logits are of embeddings of unit length, of which patches have no shares: name a layer instead"
         )
-    try:
+    transform = classifier.transform
+    size, count = transform.size, 2
+    if transform.resize == "native":
+        # Of other aspect than the largest, and first, because that may take long.
+        (height, width), step = transform.size, transform.multiple[1]
+        size, count = (height, max(1, width // step // 2) * step), 1
+        try:
+            _proven(classifier, config, size, count)
+        except ConfigError as error:
+            raise one_size(f"at {height}x{size[1]}: {error.__cause__ or error}") from None
+    with _refusals(config, size):
+        classifier.split = split_at(classifier.split, config.cam_layer, _noise(2, size))
+    cut = _proven(classifier, config, transform.size, count)
+    classifier.grid_size = (cut.activation.shape[2], cut.activation.shape[3])
+    classifier.embedding_size = cut.embedding.shape[1]
+    classifier.model_fingerprint = fingerprint(
+        classifier.split.state_dict(),
+        identity,
+        str(config.pool),
+        transform.key,
+        *([] if config.cam_layer == DEFAULT else [config.cam_layer]),
+    )
+    classifier.head_fingerprint = fingerprint(
+        classifier.head.state_dict(),
+        str(classifier.head.normalize),
+        *classifier.classes.names,
+        *classifier.concepts.names,
+    )
+
+
+@torch.no_grad()
+def _proven(classifier: Classifier, config: ModelConfig, size: tuple[int, int], count: int) -> Cut:
+    """Some random images of (height, width), cut, which computes what the library does. Raises ConfigError."""
+    images = _noise(count, size)
+    with _refusals(config, size):
         theirs = classifier.split(images)
-        classifier.split = split_at(classifier.split, config.cam_layer, images)
         cut = classifier.cut(images)
-    except Unsupported as error:
-        raise _unsupported(config, str(error)) from None
-    except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise _unsupported(config, f"its forward pass at {height}x{width} fails: {error}") from error
-    embedding, grid = cut.embedding, cut.activation
+    embedding = cut.embedding
     if config.head == "none":
         classifier.head = blank_head(len(classifier.classes), embedding.shape[1])
     if embedding.ndim != 2 or embedding.shape[1] != classifier.head.weight.shape[1]:
@@ -165,21 +195,22 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
     # Weights that give NaN are no fault of the cut; such images become failures one by one.
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > TOLERANCE * theirs.abs().max():
         raise _unsupported(config, "cut at the CAM layer it does not compute what the library's forward does")
-    classifier.grid_size = (grid.shape[2], grid.shape[3])
-    classifier.embedding_size = embedding.shape[1]
-    classifier.model_fingerprint = fingerprint(
-        classifier.split.state_dict(),
-        identity,
-        str(config.pool),
-        repr(classifier.transform),
-        *([] if config.cam_layer == DEFAULT else [config.cam_layer]),
-    )
-    classifier.head_fingerprint = fingerprint(
-        classifier.head.state_dict(),
-        str(classifier.head.normalize),
-        *classifier.classes.names,
-        *classifier.concepts.names,
-    )
+    return cut
+
+
+def _noise(count: int, size: tuple[int, int]) -> Tensor:
+    return torch.randn((count, 3, *size), generator=torch.Generator().manual_seed(0))
+
+
+@contextmanager
+def _refusals(config: ModelConfig, size: tuple[int, int]) -> Iterator[None]:
+    """What a model does not do, as a ConfigError."""
+    try:
+        yield
+    except Unsupported as error:
+        raise _unsupported(config, str(error)) from None
+    except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise _unsupported(config, f"its forward pass at {size[0]}x{size[1]} fails: {error}") from error
 
 
 def _unsupported(config: ModelConfig, why: str) -> ConfigError:

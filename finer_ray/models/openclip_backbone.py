@@ -33,8 +33,8 @@ from finer_ray.models.preprocessing import advice, agreed, chosen, read_beside, 
 POOL_TYPES = {"token": "tok", "avg": "avg"}
 # Of open_clip's names: from its hub, and of models with the activation of OpenAI's CLIP.
 HF_HUB, QUICK = "hf-hub:", "-quickgelu"
-# `model.resize` for open_clip's resize modes; the third one, longest, is none of ours.
-MODES = {"shortest": "shortest", "squash": "squash"}
+# `model.resize` for open_clip's resize modes.
+MODES = {"shortest": "shortest", "squash": "squash", "longest": "pad"}
 
 
 def build(config: ModelConfig, classes: tuple[str, ...], concepts: tuple[str, ...]) -> Backbone:

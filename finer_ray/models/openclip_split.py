@@ -149,6 +149,11 @@ class OpenClipTimm(Split):
         neck = block.neck
         return replace(block, neck=lambda pooled: self._project(neck(pooled)))
 
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """The tower's."""
+        return self.tower[0].multiple
+
     def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """The tower's grid."""
         return self.tower[0].grid(activation, size)

@@ -81,6 +81,12 @@ class Split(nn.Module, ABC):
         return None
 
     @property
+    def multiple(self) -> tuple[int, int]:
+        """(height, width) in pixels of which images of the photo's own aspect have multiples (`model.resize: native`);
+        any size would do for most CNNs, and few sizes make large batches."""
+        return 32, 32
+
+    @property
     def side_blocks(self) -> int:
         """Along how many of the last blocks a side stream can run; 0 where the architecture has none."""
         return 0
@@ -150,6 +156,11 @@ class TokenSplit(Split):
     ) -> None:
         super().__init__(encoder, classifiers)
         self.prefix, self.patch = prefix, patch
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """The patch."""
+        return self.patch
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the patch tokens of images of (H, W) pixels."""

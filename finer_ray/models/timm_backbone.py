@@ -11,14 +11,14 @@ from torch import Tensor
 from finer_ray.config.messages import nearest
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
-from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform_of, unknown_model
+from finer_ray.models.backbone import Backbone, check_pool, check_tag, one_size, transform_of, unknown_model
 from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint, unwrapped, weights_file
 from finer_ray.models.head import LinearHead
 from finer_ray.models.preprocessing import advice, chosen, read_beside, with_preprocessing
 from finer_ray.models.timm_split import native_head, split_timm
 
-# `model.resize` for timm's crop modes; the third one, border, is none of ours.
-MODES = {"center": "shortest", "squash": "squash"}
+# `model.resize` for timm's crop modes.
+MODES = {"center": "shortest", "squash": "squash", "border": "pad"}
 
 
 def build(config: ModelConfig, classes: tuple[str, ...] = (), concepts: tuple[str, ...] = ()) -> Backbone:
@@ -33,7 +33,12 @@ def build(config: ModelConfig, classes: tuple[str, ...] = (), concepts: tuple[st
     path = weights_file(config.weights)
     if path is not None:
         config = with_preprocessing(config, _beside(path, name), _published(name))
-    model = _create(name, path, config, native)
+    try:
+        model = _create(name, path, config, native)
+    except TypeError as error:
+        if "dynamic_img_size" in str(error):
+            raise one_size(f"timm's {name} has no dynamic_img_size") from None
+        raise
     if config.pool is not None:
         _set_pool(model, config.pool)
     head = _classifier(model, name) if native else None
@@ -67,8 +72,12 @@ def _beside(path: Path, name: str) -> dict[str, Any]:
 def _create(name: str, path: Path | None, config: ModelConfig, native: bool) -> Any:
     """The timm model with its weights; `num_classes=0` leaves the classifier off."""
     options: dict[str, Any] = {} if native else {"num_classes": 0}
-    if config.image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
-        options["img_size"] = config.image_size
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        if config.resize == "native":
+            # Position embeddings of the model's own size are brought to that of each batch.
+            options["dynamic_img_size"] = True
+        elif config.image_size is not None:
+            options["img_size"] = config.image_size
     if path is None and config.weights == "random":
         return timm.create_model(name, **options)
     if path is None:
@@ -105,6 +114,9 @@ def _pretrained(name: str, config: ModelConfig, options: dict[str, Any]) -> Any:
     check_tag(config, _tags(name))
     try:
         return timm.create_model(f"{name}.{tag}", pretrained=True, **options)
+    except TypeError:
+        # An option that the model does not have.
+        raise
     except Exception as error:
         raise ConfigError(
             f"model.weights: the pretrained weights {tag!r} of timm:{name} cannot be fetched ({error}); "

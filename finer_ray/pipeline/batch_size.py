@@ -9,6 +9,8 @@ from finer_ray.saliency.budget import MASKED_MEMORY
 
 # On CPUs larger batches are no faster.
 CPU_BATCH = 32
+# Of the images of a batch there, where they have sizes of their own and may be large: as many as usual of 224 x 224.
+CPU_PIXELS = CPU_BATCH * 224**2
 # Nor are they on a GPU beyond this; and the rows of a unit are a small multiple of it.
 MAX_BATCH = 256
 # Batches whose memory is measured.

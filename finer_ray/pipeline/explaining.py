@@ -1,6 +1,7 @@
 """Explaining stage: an actor that holds the model and explains units, on a GPU where there is one."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from finer_ray.models import Classifier
 from finer_ray.models.preparing import autocast, compiled, prepare
 from finer_ray.pipeline.batch_size import (
     CPU_BATCH,
+    CPU_PIXELS,
     MAX_BATCH,
     gpu_budget,
     gpu_peak,
@@ -33,6 +35,7 @@ from finer_ray.saliency.methods import METHODS
 from finer_ray.store.layout import Layout
 
 Rows = NDArray[np.intp]
+Sizes = NDArray[np.intp]
 
 
 class Explainer:
@@ -77,14 +80,16 @@ class Explainer:
         """
         unit = self._unit(table)
         # Batches are of rows by their place in the unit, those that failed included: which rows fail decides neither
-        # in which batch another lies nor where in it, and so not the last bit of its results.
+        # in which batch another lies nor where in it, and so not the last bit of its results. (Where images have sizes
+        # of their own that does not hold of rows whose header tells none: a batch is smaller without them.)
         left = np.arange(len(table))
         in_flight: list[Batch] = []
         while len(left):
-            rows, left = np.split(left, [self._size])
-            launched = self._launch(unit, rows)
-            _collect(in_flight, unit.results)
-            in_flight = launched
+            window, left = np.split(left, [self._size])
+            for rows in unit.by_size(window):
+                launched = self._launch(unit, rows)
+                _collect(in_flight, unit.results)
+                in_flight = launched
         _collect(in_flight, unit.results)
         return unit.results.table()
 
@@ -92,7 +97,8 @@ class Explainer:
         """A unit's arrays and annotations; rows in which annotations fail are marked."""
         results = Results(table, self._schema)
         regions = from_column(table["region"]) if "region" in table.column_names else None
-        unit = Unit(results, from_column(table["pixels"]), regions, [], [])
+        sizes = self._sizes(table)
+        unit = Unit(results, from_column(table["pixels"]), regions, sizes, [], [])
         columns = (table[name].to_pylist() for name in ("label_number", "label_name", "text", "contrast_text"))
         for row, (number, name, text, contrast_text) in enumerate(zip(*columns, strict=True)):
             target = reference = None
@@ -109,6 +115,13 @@ class Explainer:
             unit.targets.append(target)
             unit.references.append(reference)
         return unit
+
+    def _sizes(self, table: pa.Table) -> Sizes:
+        """(height, width) of each row's image, (n, 2); 0 where that is not known."""
+        if self._model.transform.resize != "native":
+            return np.tile(self._model.transform.size, (len(table), 1))
+        columns = (table[name].fill_null(0).to_numpy() for name in ("input_height", "input_width"))
+        return np.stack(list(columns), axis=1)
 
     def _launch(self, unit: "Unit", rows: Rows) -> list["Batch"]:
         """Give a batch to the device; where it does not fit its memory, halves of it."""
@@ -142,8 +155,9 @@ class Explainer:
         places = np.searchsorted(rows, good)
         filled = np.full(size, good[0])
         filled[places] = good
-        images = self._images(self._send(unit.pixels, filled))
-        region = None if unit.regions is None else self._send(unit.regions, filled)
+        height, width = unit.sizes[good[0]]
+        images = self._images(self._send(unit.pixels, filled)[:, :height, :width])
+        region = None if unit.regions is None else self._send(unit.regions, filled)[:, :height, :width]
         target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
         with autocast(self._device, self._config.compute.precision):
             explanation = explain(
@@ -157,7 +171,9 @@ class Explainer:
         if wanted != "auto":
             return wanted
         if self._device.type != "cuda":
-            return CPU_BATCH
+            transform = self._model.transform
+            most = CPU_PIXELS // math.prod(transform.size) if transform.resize == "native" else CPU_BATCH
+            return min(CPU_BATCH, max(1, most))
         budget = gpu_budget(self._device, self._config.compute.memory_fraction, share.gpus, share.units)
         if any(METHODS[wanted.cam].masked_passes for wanted in self._spec.maps):
             budget -= self._spec.memory
@@ -197,16 +213,25 @@ class Unit:
 
     Attributes:
         results: so far.
-        pixels: (n, h, w, 3) uint8; anything where an image has failed.
+        pixels: (n, h, w, 3) uint8; anything where an image has failed, and beyond its own size.
         regions: (n, h, w) bool, empty where an image has none; or None.
+        sizes: (n, 2), height and width of each image, in the upper left corner of its pixels; 0 where not known.
         targets, references: class indices, None where the model is to choose.
     """
 
     results: Results
     pixels: NDArray[np.uint8]
     regions: NDArray[np.bool_] | None
+    sizes: Sizes
     targets: list[int | None]
     references: list[int | None]
+
+    def by_size(self, rows: Rows) -> Iterator[Rows]:
+        """Rows of one size, by size; those of no known size, which have failed, are left out."""
+        sizes = self.sizes[rows]
+        for size in np.unique(sizes, axis=0):
+            if size.all():
+                yield rows[(sizes == size).all(1)]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,9 @@ class Results:
             self.fail(row, "model", NOT_FINITE)
         for name, array in values.items():
             if name in self._arrays or name not in OPTIONAL:
-                self._arrays[name][rows[finite]] = array[finite]
+                # Maps may have a smaller grid than the largest, beyond which they stay NaN.
+                own = (slice(count) for count in array.shape[1:])
+                self._arrays[name][(rows[finite], *own)] = array[finite]
 
     def table(self) -> pa.Table:
         """The unit as one table, EXPLAINED."""

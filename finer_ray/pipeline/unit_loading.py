@@ -59,17 +59,30 @@ class Loader:
                 found = self._decoded(sample)
             except DecodeError as error:
                 lines[-1] |= {"stage": error.stage, "error": error.message}
+                if error.size is not None:
+                    lines[-1] |= self._input_size(*error.size)
                 continue
-            pixels[position] = found.image
+            height, width = found.image.shape[:2]
+            pixels[position, :height, :width] = found.image
             if found.region is not None:
-                regions[position] = found.region
-            lines[-1] |= {"region_kind": found.region_kind, "width": found.width, "height": found.height}
+                regions[position, :height, :width] = found.region
+            lines[-1] |= {
+                "region_kind": found.region_kind,
+                "width": found.width,
+                "height": found.height,
+                "view": self.transform.view_box(found.width, found.height),
+                **self._input_size(found.width, found.height),
+            }
         notes = {field.name: pa.array([line.get(field.name) for line in lines], field.type) for field in self._notes()}
         good = np.array([line.get("stage") is None for line in lines])
         tensors = {"pixels": to_column(pixels, good)}
         if self.region:
             tensors["region"] = to_column(regions, np.array([line.get("region_kind") is not None for line in lines]))
         return pa.table({**notes, **tensors}, self.gives)
+
+    def _input_size(self, width: int, height: int) -> dict[str, int]:
+        rows, columns = self.transform.shape(width, height)
+        return {"input_width": columns, "input_height": rows}
 
     def _notes(self) -> list[pa.Field]:
         return [field for field in self.gives if field.name not in ("pixels", "region")]

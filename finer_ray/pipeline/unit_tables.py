@@ -29,6 +29,9 @@ NOTES = pa.schema(
         pa.field("digest", pa.string(), nullable=False),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("input_width", pa.int32()),
+        pa.field("input_height", pa.int32()),
+        pa.field("view", pa.list_(pa.float32())),
         pa.field("region_kind", pa.string()),
         pa.field("stage", pa.string()),
         pa.field("error", pa.string()),
@@ -68,8 +71,10 @@ MODEL_COLUMNS = (
 def loaded_schema(size: tuple[int, int], region: bool) -> pa.Schema:
     """LOADED: `pixels` (h, w, 3) uint8 of images that can be used, and where wanted their `region` (h, w) bool.
 
+    An image whose own input_height and input_width are less lies in the upper left corner.
+
     Args:
-        size: (h, w) of the model's input, pixels.
+        size: (h, w) of the model's input, pixels; the largest where images have sizes of their own.
         region: whether annotated regions are read; null where an image has none.
     """
     tensors = [pa.field("pixels", tensor_type("uint8", (*size, 3)))]

@@ -41,7 +41,10 @@ def contact_sheet(
         notes: for each row, a line for the title of each of its maps.
     """
     photos = read_photos(export, rows)
-    heat = {name: export.maps(rows, name, size=photos[0].shape[:2]) for name in maps}
+    heat = {
+        name: [export.maps([row], name, photo.shape[:2])[0] for row, photo in zip(rows, photos, strict=True)]
+        for name in maps
+    }
     chosen = export.images.filter(pc.is_in(export.images["row"], pa.array(rows, pa.int64())))
     lines = {line["row"]: line for line in chosen.to_pylist()}
     down = -(-len(rows) // COLUMNS_ON_SHEET)

@@ -11,6 +11,7 @@ from finer_ray.metrics.metric import MapContext
 from finer_ray.metrics.table import OF_REGION
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.store.grids import own_grids
 from finer_ray.store.reading import Export
 
 
@@ -21,7 +22,7 @@ def sweep_scores(
 
     Args:
         export: with a contrast basis.
-        rows: n of its images.
+        rows: n of its images, which have one grid.
         regions: where they are annotated, (n, H, W) bool.
         gammas: G of them.
 
@@ -29,6 +30,8 @@ def sweep_scores(
         By metric of `OF_REGION`, (n, G) float32; NaN where a map is zero everywhere.
     """
     basis = export.basis(rows)
+    height, width = own_grids(basis[:1, 0].numpy())[0]
+    basis = basis[:, :, :height, :width]
     present = ~basis[:, 1:, 0, 0].isnan()
     saliency = export.manifest.config["saliency"]
     weights = reference_weights(export.reference_logits(rows), present, saliency["weighting"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from finer_ray.errors import ExportError
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.store.grids import resized
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
 from finer_ray.store.parts import iter_tables, read_tables
 from finer_ray.store.storage import Folder
@@ -81,7 +82,8 @@ class Export:
             size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
 
         Returns:
-            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image. With `model.resize: native`
+            and no size, (h, w) is the largest grid, and NaN beyond a map's own (`finer_ray.store.grids`).
 
         Raises:
             ExportError: no such map. IndexError: a row out of range.
@@ -121,7 +123,7 @@ class Export:
             size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
 
         Returns:
-            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image, and as of `maps`.
 
         Raises:
             ExportError: the export was made with output.basis off, or a position is not among the references.
@@ -147,7 +149,7 @@ class Export:
         return _resized(drawn.masked_fill(empty, torch.nan), size)
 
     def basis(self, rows: Rows) -> torch.Tensor:
-        """The contrast basis M_j, (n, 1+K, h, w) float32: target first, then the references."""
+        """The contrast basis M_j, (n, 1+K, h, w) float32: target first, then the references. NaN as of `maps`."""
         rows = self._rows(rows)
         stored = self.tensors["basis"].oindex[rows].astype(np.float32)
         return torch.from_numpy(stored * self.tensors["basis_scale"].oindex[rows][:, None, None, None])
@@ -201,7 +203,5 @@ def open_export(url: str) -> Export:
 
 
 def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> NDArray[np.float32]:
-    if size is not None:
-        maps = torch.nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    result: NDArray[np.float32] = maps.numpy()
+    result: NDArray[np.float32] = (maps if size is None else resized(maps, size)).numpy()
     return result

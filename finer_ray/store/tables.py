@@ -29,6 +29,10 @@ IMAGES = pa.schema(
         pa.field("reference_logits", pa.list_(pa.float32()), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
+        # Null in lines that were written before there were these.
+        pa.field("input_width", pa.int32()),
+        pa.field("input_height", pa.int32()),
+        pa.field("view", pa.list_(pa.float32())),
     ]
 )
 
@@ -123,20 +127,22 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table as it was written, with the columns of a schema of now: a metric may have come since, or be away.
 
     Args:
-        table: with all columns of the schema that are no metric's.
+        table: with all columns of the schema but those that may lack, `COME_AND_GO` and `ADDED`.
         schema: of SCHEMAS, or of some of its columns.
 
     Returns:
-        The table without other columns; metrics that it lacks are null, and their counts 0.
+        The table without other columns; those that it lacks are null, and counts of metrics 0.
     """
     for field in schema:
-        if field.name not in table.column_names and field.name in COME_AND_GO:
+        if field.name not in table.column_names and field.name in COME_AND_GO | ADDED:
             missing = pa.nulls(len(table), field.type) if field.nullable else pa.repeat(pa.scalar(0), len(table))
             table = table.append_column(field, missing)
     return table.select(schema.names).cast(schema)
 
 
 SUMMED = ("correct", *AVERAGED)
+# Of images, what exports of earlier versions lack.
+ADDED = {"input_width", "input_height", "view"}
 # Columns of metrics and their summaries.
 COME_AND_GO = {*ALL, *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED)))}
 

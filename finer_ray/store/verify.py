@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from finer_ray.shards import fields_of, list_keys
+from finer_ray.store.grids import own_grids
+from finer_ray.store.layout import ARRAYS
 from finer_ray.store.manifest import ShardEntry, entry_units
 from finer_ray.store.reading import Export, open_export
 
@@ -75,7 +77,10 @@ def _tensors(export: Export) -> Iterator[str]:
             continue
         for first in range(0, len(written), size):
             rows = slice(first, first + size)
-            values = array[rows].reshape(size, -1)
+            values = array[rows]
+            if export.manifest.transform.get("resize") == "native" and ARRAYS[name].axes[-2:] == ("y", "x"):
+                values = _settled(values)
+            values = values.reshape(size, -1)
             if name == "references":
                 filled = (values == -1).all(1)
                 good = ~filled | lacking[rows]
@@ -86,6 +91,14 @@ def _tensors(export: Export) -> Iterator[str]:
                 yield f"{name}: rows not written or not finite: {wrong}"
             if wrong := (first + np.flatnonzero(~written[rows] & ~filled & ~free[rows]))[:MAX_LISTED].tolist():
                 yield f"{name}: rows written for no image: {wrong}"
+
+
+def _settled(values: np.ndarray) -> np.ndarray:
+    """Maps (n, k, h, w); beyond the grid of each row's first one 0 where NaN stands, as it should, and else NaN."""
+    grids = own_grids(values[:, 0])
+    down, across = np.ogrid[: values.shape[2], : values.shape[3]]
+    inside = (down < grids[:, :1, None]) & (across < grids[:, 1:, None]) | (grids[:, :1, None] == 0)
+    return np.where(inside[:, None], values, np.where(np.isnan(values), 0, np.nan))
 
 
 def _free(export: Export, rows: int) -> np.ndarray:

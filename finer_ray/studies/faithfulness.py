@@ -27,6 +27,7 @@ from finer_ray.metrics.agreement import cosine, pearson, resample, to_peak
 from finer_ray.metrics.statistics import STDERR_SQL, bootstrap_interval, or_null
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
+from finer_ray.store.grids import resized
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.attributes import Choice
 from finer_ray.studies.faithfulness_plan import Plan, make_plan
@@ -152,16 +153,19 @@ def _sides(
     asked = torch.zeros((len(part), *size))
     counts = counts[part["class"].to_pylist()]
     for rank, text in enumerate(texts):
-        maps = to_peak(torch.from_numpy(text.maps(part[f"text_{rank}"].to_numpy(), "finer_gradcam")))
+        maps = to_peak(_maps(text, part[f"text_{rank}"].to_numpy(), "finer_gradcam"))
         asked += resample(maps, theirs, size) * (rank < counts)[:, None, None]
     asked /= counts[:, None, None]
     rows = part["row"].to_numpy()
-    finer, baseline = (
-        resample(torch.from_numpy(made.maps(rows, name)), own, size) for name in ("finer_gradcam", "gradcam")
-    )
+    finer, baseline = (resample(_maps(made, rows, name), own, size) for name in ("finer_gradcam", "gradcam"))
     yield "finer", (finer, asked)
     yield "baseline", (baseline, asked)
     yield "shuffled", (finer, asked[another(len(part))] if len(part) > 1 else torch.zeros_like(asked))
+
+
+def _maps(export: Export, rows: np.ndarray, name: str) -> Tensor:
+    """Maps that fill the largest grid, whatever their own is."""
+    return resized(torch.from_numpy(export.maps(rows, name)), export.manifest.layout.grid)
 
 
 def _windows(made: Export, text: Export, part: pa.Table) -> tuple[Tensor, Tensor]:

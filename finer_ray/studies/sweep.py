@@ -54,16 +54,17 @@ def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> list[P
 
 
 def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Rows and their regions, (n, H, W) bool, some at a time."""
+    """Rows and their regions, (n, H, W) bool, some of one size at a time."""
     found: list[int] = []
     regions: list[Any] = []
     for row, decoded in read_rows(export, rows, region=True):
-        if decoded.region is not None:
-            found.append(row)
-            regions.append(decoded.region)
-        if len(found) == BATCH:
+        if decoded.region is None:
+            continue
+        if found and (len(found) == BATCH or decoded.region.shape != regions[0].shape):
             yield found, torch.from_numpy(np.stack(regions))
             found, regions = [], []
+        found.append(row)
+        regions.append(decoded.region)
     if found:
         yield found, torch.from_numpy(np.stack(regions))
 

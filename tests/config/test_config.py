@@ -65,6 +65,26 @@ def test_faults_name_their_place(tmp_path: Path, override: str, message: str | N
         load_config(write(tmp_path, GOOD), [override])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.image_size=1000"],
+            "output.rows_per_unit: 512 images of up to 1000x1000 pixels .* must be 357 at most",
+        ),
+        (["model.image_size=[500,1000]", "output.rows_per_unit=1024"], "1024 images of up to 1000x500 .*715 at most"),
+        (["model.crop_pct=0.9"], "crop_pct goes with a crop"),
+        (["compute.compile=true"], "compute.compile compiles for one size"),
+    ],
+)
+def test_native_sizes_have_conditions(tmp_path: Path, overrides: list[str], message: str) -> None:
+    job = write(tmp_path, GOOD)
+    with pytest.raises(ConfigError, match=message):
+        load_config(job, ["model.resize=native", *overrides])
+    allowed = ["model.resize=native", "model.image_size=1000", "output.rows_per_unit=256"]
+    assert load_config(job, allowed).model.resize == "native"
+
+
 def test_every_fault_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config({"input": {"shards": []}, "model": {"backbone": "timm:x"}, "compute": {"batch_size": 0}})

@@ -16,6 +16,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames, build_classifier
 from finer_ray.saliency import SaliencySpec, explain
 
+HEADLESS: dict[str, Any] = {"head": "none", "classes": ["a", "b"]}
 TOWERS: dict[str, dict[str, Any]] = {
     "tok": {"layers": 3, "width": 64, "patch_size": 16, "head_width": 32},
     "avg": {"layers": 3, "width": 64, "patch_size": 16, "head_width": 32, "pool_type": "avg"},
@@ -59,6 +60,25 @@ def test_open_clip_towers_with_a_text_head(tower: str) -> None:
     assert result.maps.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
+def test_native_sizes_are_the_librarys(name: str) -> None:
+    """A ViT keeps the position embeddings of its own size, and resamples them for each."""
+    config = ModelConfig(
+        backbone=f"timm:{name}", weights="random", image_size=100, resize="native", head="none", classes=["a", "b"]
+    )
+    model = build_classifier(config)
+    step = model.split.multiple
+    assert model.transform.size == (100 // step[0] * step[0], 100 // step[1] * step[1])
+    options = {} if "resnet" in name else {"dynamic_img_size": True}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = timm.create_model(name, num_classes=0, **options).eval()
+    for height, width in ((1, 2), (2, 1), (2, 2)):
+        x = torch.randn((2, 3, height * step[0], width * step[1]), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(model.split.embed(x), theirs(x), rtol=1e-4, atol=1e-5)
+        assert explain(model, x, SaliencySpec()).maps.shape[2:] == (height, width)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_vit2", "test_efficientnet", "convnext_atto"])
 def test_native_logits_are_the_librarys(name: str) -> None:
     model = build_classifier(ModelConfig(backbone=f"timm:{name}", weights="random", seed=4))
@@ -83,6 +103,15 @@ def test_native_logits_are_the_librarys(name: str) -> None:
         ({"classes": ["a", "b"]}, r"2 names for a head with 1000 classes"),
         ({"classes": "no.txt"}, r"model\.classes"),
         ({"pool": "avg"}, r"model\.pool"),
+        ({"backbone": "timm:mixer_s32_224", "resize": "native"}, r"model\.resize: native .* has no dynamic_img_size"),
+        (
+            {"backbone": "open_clip:tiny-tok", **HEADLESS, "resize": "native"},
+            r"model\.resize: native .*use pad, shortest",
+        ),
+        (
+            {"backbone": "open_clip:tiny-resnet", **HEADLESS, "resize": "native"},
+            r"model\.resize: native .*\(at 64x32: The size",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_its_place(options: dict[str, Any], message: str) -> None:

@@ -22,6 +22,7 @@ from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.store import tensors
 from finer_ray.store.lease import acquire
+from finer_ray.store.query import connect
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.similarity import similarity_table
 from finer_ray.store.storage import Folder
@@ -340,3 +341,31 @@ def test_status_says_where_an_export_stands(shards: Path, job: Job, monkeypatch:
     assert "readers see 22 images" in text
     result = CliRunner().invoke(app, ["status", url, "--json"])
     assert json.loads(result.output)["state"] == "stopped"
+
+
+def test_exports_without_later_columns_of_images_are_read_and_grow(shards: Path, job: Job) -> None:
+    """As an earlier version wrote them, published and committed alike: their lines have no view and no input size."""
+    (shards / "c.tar").rename(shards.parent / "c.tar")
+    config = job(str(shards / "*.tar"), model={"crop_pct": 1.0})
+    export(config)
+    whole = open_export(config.output.url).images
+    added = ["input_width", "input_height", "view"]
+    assert whole["view"].to_pylist()[0] == [8.0, 0.0, 72.0, 64.0]
+    assert set(whole["input_width"].to_pylist()) == {64}
+    for file in open_export(config.output.url).manifest.tables["images"]:
+        path = Path(config.output.url) / file
+        pq.write_table(pq.read_table(path).drop_columns(added), path)
+    old = open_export(config.output.url)
+    assert old.images.drop_columns(added).equals(whole.drop_columns(added))
+    assert all(old.images[name].null_count == 19 for name in added)
+    with connect(old) as connection:
+        assert connection.sql("SELECT count(*), count(input_width), count(view) FROM images").fetchall() == [(19, 0, 0)]
+    (shards.parent / "c.tar").rename(shards / "c.tar")
+    export(config)
+    grown = open_export(config.output.url)
+    assert verify_export(config.output.url) == []
+    assert grown.images["input_width"].to_pylist() == [None] * 19 + [64] * 3
+    with connect(grown) as connection:
+        assert connection.sql("SELECT count(*), count(input_width), max(view[3]) FROM images").fetchall() == [
+            (22, 3, 72)
+        ]

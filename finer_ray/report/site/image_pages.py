@@ -21,6 +21,7 @@ from finer_ray.report.contact_sheet import overlay
 from finer_ray.report.gamma_sweep import sweep_scores
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.photos import try_rows
+from finer_ray.store.grids import own_grids
 from finer_ray.store.reading import Export
 
 GAMMAS = np.linspace(-1, 3, 41).round(6)
@@ -90,6 +91,14 @@ def main_map(export: Export) -> str:
     return next(iter(baselines(export)), export.manifest.layout.maps[0])
 
 
+def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
+    """(H, W) of what the model saw of an image, by its line of `images`; earlier versions did not write it there."""
+    if line["input_height"] is not None:
+        return line["input_height"], line["input_width"]
+    size: Sequence[int] = export.manifest.transform.get("size", export.manifest.layout.grid)
+    return size
+
+
 def _photos(export: Export, rows: Sequence[int]) -> dict[int, Decoded | str]:
     try:
         return dict(try_rows(export, rows, region=True))
@@ -128,16 +137,22 @@ def _data(
     """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
     manifest = export.manifest
     saliency = manifest.config["saliency"]
-    size = decoded.image.shape[:2] if decoded is not None else manifest.transform.get("size", manifest.layout.grid)
+    size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
+    own = own_grids(tensors["maps"][:1])[0]
+    cells = (..., slice(own[0]), slice(own[1]))
     names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
     return {
         "size": list(size),
-        "grid": list(manifest.layout.grid),
+        "grid": own.tolist(),
         "maps": [
-            {"name": name, "scale": float(tensors["maps_scale"][place]), "values": _base64(tensors["maps"][place])}
+            {
+                "name": name,
+                "scale": float(tensors["maps_scale"][place]),
+                "values": _base64(tensors["maps"][place][cells]),
+            }
             for place, name in enumerate(manifest.layout.maps)
         ],
-        "basis": {"scale": float(tensors["basis_scale"]), "values": _base64(tensors["basis"])}
+        "basis": {"scale": float(tensors["basis_scale"]), "values": _base64(tensors["basis"][cells])}
         if "basis" in tensors
         else None,
         "target": manifest.classes[line["target"]],

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from finer_ray.report.site import overview
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
-from finer_ray.report.site.image_pages import GAMMAS, ImagePage, main_map, show_images
+from finer_ray.report.site.image_pages import GAMMAS, ImagePage, input_size, main_map, show_images
 from finer_ray.report.site.page_sample import Sample, draw_sample
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
@@ -149,7 +150,7 @@ class _Writer:
             "weightings": WEIGHTINGS,
             "main_map": main_map(export) if export.manifest.layout.maps else None,
             "baselines": baselines(export),
-            "image_size": export.manifest.transform.get("size", export.manifest.layout.grid),
+            "input_size": partial(input_size, export),
         }
 
     def write(self) -> None:
