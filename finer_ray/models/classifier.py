@@ -14,7 +14,7 @@ from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
 from finer_ray.models.libraries import LIBRARIES
 from finer_ray.models.split import Split, Unsupported
-from finer_ray.saliency.split_classifier import Attention
+from finer_ray.saliency.split_classifier import Activation, Attention
 
 # Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
 TOLERANCE = 1e-3
@@ -31,6 +31,7 @@ class Classifier(nn.Module):
         concepts: names of the texts whose logits follow those of the classes.
         grid_size: (h, w) of the maps.
         embedding_size: E.
+        activation: how logits become probabilities.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
     """
 
@@ -49,6 +50,7 @@ class Classifier(nn.Module):
         self.transform, self.classes, self.concepts = transform, classes, concepts
         self.grid_size, self.embedding_size = (0, 0), 0
         self.model_fingerprint = self.head_fingerprint = ""
+        self.activation: Activation = "softmax"
 
     @property
     def class_count(self) -> int:
@@ -130,6 +132,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
         raise ConfigError("model.classes: a classifier needs two classes at least")
     joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
     classifier = Classifier(backbone.split, joined, backbone.transform, names, concepts)
+    classifier.activation = config.activation
     classifier.eval().requires_grad_(False)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
