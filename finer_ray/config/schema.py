@@ -68,7 +68,7 @@ class FieldsConfig(Section):
     label: str | None = Field(
         None,
         description=f"null: the format's own ({_usual('label')}) | '': no label is read, and no image fails for the "
-        "sake of one",
+        "sake of one; of a list, its only one",
     )
     box: str | None = Field(None, description=f"null: the format's own ({_usual('box')})")
     mask: str | None = Field(None, description=f"null: the format's own ({_usual('mask')})")

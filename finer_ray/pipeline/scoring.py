@@ -30,8 +30,8 @@ class Scorer:
         self._colours = {"mean": torch.zeros_like(black), "black": black, "white": white}
 
     def __call__(self, images: Tensor, explanation: Explanation, region: Tensor | None) -> dict[str, Tensor]:
-        """The columns of the table `metrics`, (B, M) or (B, M, K) each; NaN where a metric does not apply. Where there are
-        several targets, an axis of them stands behind that of the images.
+        """The columns of the table `metrics`, (B, M) or (B, M, K) each; NaN where a metric does not apply. Where there
+        are several targets, an axis of them stands behind that of the images.
 
         Args:
             images: (B, 3, H, W), normalised.

@@ -137,13 +137,13 @@ class Targets:
         """
         if self._wanted == "label":
             if label is None:
-                raise TargetError("target", "saliency.target is label, and the image has none")
+                raise TargetError("target", "saliency.target is label, and the image has none, or several")
             return label, None
         if self._concept is None or self._concept.by == "predicted":
             return self._fixed, None
         if self._concept.by == "label":
             if label is None and self._concept.default is None:
-                raise TargetError("target", "saliency.concept.by is label, and the image has none")
+                raise TargetError("target", "saliency.concept.by is label, and the image has none, or several")
             return self._pairs[-1 if label is None else label]
         return self._own(text, contrast_text)
 

@@ -17,7 +17,7 @@ def verify_export(url: str, keys: bool = True) -> list[str]:
 
     - every input image is one line of images or of failures, with its own key, at its own row,
     - every row of images is written in every array, finite, with one line of metrics per map,
-    - where there are several targets, each that an image has is one line of targets, with one line of target_metrics per
+    - where there are several targets, each that an image has is one line of targets, with a line of target_metrics per
       map, and the first is that of images,
     - every other row is fill, but those that the last run has taken out, whose tensors go at the next.
 
