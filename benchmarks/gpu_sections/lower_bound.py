@@ -35,7 +35,7 @@ def _of(model: Classifier) -> dict[str, Any]:
             "weights, once a batch": HALF * sum(weight.numel() for weight in model.state_dict().values()),
             "activation of the CAM layer": HALF * activation.numel(),
             "to the device (uint8 pixels)": images.numel(),
-            "from the device": _bytes(model_outputs(explanation, model.class_count)),
+            "from the device": _bytes(model_outputs(explanation, model)),
             "stored of tensors": _stored(explanation),
         },
     }

@@ -21,6 +21,7 @@ from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
 from finer_ray.saliency.spec import FINER, MapSpec, maps_of
+from finer_ray.saliency.split_classifier import Activation
 from finer_ray.shards.formats import FORMATS
 from finer_ray.urls import holds_secret
 
@@ -67,7 +68,7 @@ class FieldsConfig(Section):
     label: str | None = Field(
         None,
         description=f"null: the format's own ({_usual('label')}) | '': no label is read, and no image fails for the "
-        "sake of one",
+        "sake of one; of a list, its only one",
     )
     box: str | None = Field(None, description=f"null: the format's own ({_usual('box')})")
     mask: str | None = Field(None, description=f"null: the format's own ({_usual('mask')})")
@@ -132,6 +133,11 @@ class ModelConfig(Section):
     )
     classes: Place | list[str] | None = Field(
         None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
+    )
+    activation: Activation = Field(
+        "softmax",
+        description="from logits to probabilities: softmax, of one class among all | sigmoid, of each class by itself "
+        "(multi-label classifiers)",
     )
     templates: list[str] = Field(
         ["a photo of a {}."], min_length=1, description="prompts for head: text, and for concepts"
@@ -225,6 +231,35 @@ class ConceptConfig(Section):
     default: tuple[str, str] | None = Field(None, description="[text, contrast_text] where there is no other")
 
 
+class TargetsConfig(Section):
+    """Several targets for each image, the highest logit first; exactly one of the two."""
+
+    top: Annotated[int, Field(ge=1, le=16)] | None = Field(None, description="the classes with the highest logits")
+    positives: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        None,
+        description="at most so many, those whose sigmoid is 0.5 or more, and the highest class in any case; needs "
+        "model.activation: sigmoid",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.top is None) == (self.positives is None):
+            raise ValueError("give one of top and positives, as in {top: 3}")
+        return self
+
+    @property
+    def count(self) -> int:
+        """Targets of an image, at most."""
+        return self.top or self.positives or 1
+
+
+AnyTarget = Annotated[
+    Annotated[Literal["predicted", "label", "concept"] | int | str, Tag("one target")]
+    | Annotated[TargetsConfig, Tag("several targets")],
+    Discriminator(lambda value: "several targets" if isinstance(value, dict | TargetsConfig) else "one target"),
+]
+
+
 @with_keys({name: (type(method.settings), method.settings) for name, method in METHODS.items() if method.settings})
 class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
@@ -240,8 +275,10 @@ class SaliencyConfig(Section):
     weighting: Weighting = Field(
         "equal", description="of the references; probability: by the softmax among them, inside the graph"
     )
-    target: Literal["predicted", "label", "concept"] | int | str = Field(
-        "predicted", description="predicted | label | concept | one class by name or index"
+    target: AnyTarget = Field(
+        "predicted",
+        description="predicted | label | concept | one class by name or index | several for each image: {top: 3} or "
+        "{positives: 5}",
     )
     concept: ConceptConfig | None = None
 
@@ -412,6 +449,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _positives_are_of_sigmoids(self) -> Self:
+        target = self.saliency.target
+        if isinstance(target, TargetsConfig) and target.positives and self.model.activation != "sigmoid":
+            raise ValueError("saliency.target: {positives: ...} needs model.activation: sigmoid; {top: ...} does not")
+        return self
+
+    @model_validator(mode="after")
     def _memory_is_of_one_process(self) -> Self:
         places = (self.output.url, *self.input.shards)
         if self.compute.executor == "ray" and any(place.startswith("memory://") for place in places):
@@ -423,7 +467,7 @@ class Config(Section):
 
         Left out: which shards (a later run may add some) and what is done about changed ones, where the export lies,
         resources, limits on failures, settings of methods that no map is drawn with, later metrics that
-        are off, and the places of weights and
+        are off, softmax, and the places of weights and
         class names (model and head have fingerprints of their own).
         """
         parts = fingerprinted(self.model_dump(mode="json"))
@@ -452,6 +496,9 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
         parts["saliency"].pop(cam, None)
     named = {name for name, switch in SWITCHES.items() if switch.always}
     parts["metrics"] = {key: value for key, value in parts["metrics"].items() if key in named or value is not False}
+    if parts["model"].get("activation") == "softmax":
+        # There was no other before the key.
+        del parts["model"]["activation"]
     # By the names that keys had first, so that fingerprints stay.
     before = {new: old for old, new in FieldsConfig.renamed.items()}
     fields = parts["input"]["fields"]

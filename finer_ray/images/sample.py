@@ -13,7 +13,7 @@ class Sample:
     Attributes:
         key: name of the sample inside its shard, as the data set's author wrote it (never used as a path).
         image: the encoded image, or None where it could not be read.
-        label: class index, class name, or None where the shard gives none.
+        label: class index, class name, or None where the shard gives none, or a list of several.
         box: x1, y1, x2, y2 in pixels of the displayed image (after its EXIF orientation), or None.
         mask: an encoded single-channel image, non-zero inside the object, or None.
         text, contrast_text: what of the image is asked about, and what it is compared with, or None.

@@ -49,7 +49,7 @@ class MetricContext(MapContext):
     @cached_property
     def before(self) -> Tensor:
         """Probabilities of the images themselves, (B, J); NaN for concepts and absent references."""
-        return class_probabilities(self.logits, self.classes, self.model.class_count)
+        return class_probabilities(self.model, self.logits, self.classes)
 
     def deleted(self, counts: Sequence[int]) -> Tensor:
         """Probabilities with some of the most salient pixels replaced by `metrics.fill`.
@@ -80,7 +80,7 @@ class MetricContext(MapContext):
             empty = empty.expand(len(empty), *self.images.shape[1:])
             logits = torch.cat([self.model(part) for part in empty.split(in_flight(self.images, self.memory))])
             expanded = logits.expand(len(self.images), -1)
-            self._made[kind] = class_probabilities(expanded, self.classes, self.model.class_count)
+            self._made[kind] = class_probabilities(self.model, expanded, self.classes)
         return self._made[kind]
 
     def _changed(self, what: str, counts: Sequence[int]) -> Tensor:
@@ -103,4 +103,4 @@ class MetricContext(MapContext):
         return ranks(self.maps, (self.images.shape[2], self.images.shape[3]))
 
     def _probabilities(self, masked: Tensor, owner: Tensor) -> Tensor:
-        return class_probabilities(self.model(masked), self.classes[owner], self.model.class_count)
+        return class_probabilities(self.model, self.model(masked), self.classes[owner])

@@ -18,7 +18,7 @@ from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
 from finer_ray.models.libraries import LIBRARIES
 from finer_ray.models.split import Split, Unsupported
-from finer_ray.saliency.split_classifier import Attention
+from finer_ray.saliency.split_classifier import Activation, Attention
 
 # Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
 TOLERANCE = 1e-3
@@ -35,6 +35,7 @@ class Classifier(nn.Module):
         concepts: names of the texts whose logits follow those of the classes.
         grid_size: (h, w) of the maps; of `model.resize: native` the largest that there is.
         embedding_size: E.
+        activation: how logits become probabilities.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
     """
 
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
         self.transform, self.classes, self.concepts = transform, classes, concepts
         self.grid_size, self.embedding_size = (0, 0), 0
         self.model_fingerprint = self.head_fingerprint = ""
+        self.activation: Activation = "softmax"
 
     @property
     def class_count(self) -> int:
@@ -135,6 +137,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
     joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
     transform = backbone.transform.in_multiples(backbone.split.multiple)
     classifier = Classifier(backbone.split, joined, transform, names, concepts)
+    classifier.activation = config.activation
     classifier.eval().requires_grad_(False)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier

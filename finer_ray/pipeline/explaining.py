@@ -164,7 +164,7 @@ class Explainer:
                 self._model, images, self._spec, target, None if reference is None else reference[:, None]
             )
             scores = self._scorer(images, explanation, region)
-        return [Batch(good, places, fetch(model_outputs(explanation, self._model.class_count) | scores))]
+        return [Batch(good, places, fetch(model_outputs(explanation, self._model) | scores))]
 
     def _batch_size(self, share: Resources) -> int:
         wanted = self._config.compute.batch_size
@@ -193,7 +193,7 @@ class Explainer:
         with autocast(self._device, self._config.compute.precision):
             explanation = explain(self._model, images, spec)
             if scored:
-                each = explanation.maps[:, :1].expand(-1, len(self._spec.maps), -1, -1)
+                each = explanation.maps.narrow(-3, 0, 1).repeat_interleave(len(self._spec.maps), -3)
                 self._scorer(images, replace(explanation, maps=each), region)
 
     def _images(self, pixels: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def layout_of(config: Config, classifier: Classifier) -> Layout:
     spec = saliency_spec(config, classifier)
     return Layout(
         maps=tuple(wanted.name for wanted in spec.maps),
+        targets=spec.targets,
         references=spec.reference_count(len(classifier.classes)),
         grid=classifier.grid_size,
         embedding=classifier.embedding_size if config.output.embedding else None,

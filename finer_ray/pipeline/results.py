@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finer_ray.pipeline.unit_tables import NOTES, to_column
-from finer_ray.saliency import Explanation
+from finer_ray.saliency import Explanation, SplitClassifier
 from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.tensors import to_half
 
@@ -50,7 +50,7 @@ class Results:
         Args:
             rows: of the unit, (n,).
             places: of these rows in the batch, (n,); its other places are filled up and left out.
-            found: what `answers` gives of the batch, and its metrics (B, M, ...).
+            found: what `model_outputs` gives of the batch, and its metrics (B, M, ...), or (B, T, M, ...).
         """
         values = _stored({name: array[places] for name, array in found.items()})
         finite = values.pop("finite")
@@ -84,8 +84,8 @@ OPTIONAL = ("basis", "basis_scale", "embedding")
 
 def _stored(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A batch's results as they are stored: maps, basis and embedding in float16."""
-    maps, maps_scale = to_half(found["maps"], (2, 3))
-    basis, basis_scale = to_half(found["basis"], (1, 2, 3))
+    maps, maps_scale = to_half(found["maps"], (-2, -1))
+    basis, basis_scale = to_half(found["basis"], (-3, -2, -1))
     with np.errstate(over="ignore"):
         embedding = found["embedding"].astype(np.float16)
     halves: dict[str, NDArray[Any]] = {
@@ -105,26 +105,31 @@ def _empty(kind: pa.DataType, count: int) -> NDArray[Any]:
     return np.full((count, *shape), -1 if pa.types.is_integer(kind) else np.nan, kind.to_pandas_dtype())
 
 
-def model_outputs(explanation: Explanation, class_count: int) -> dict[str, Tensor]:
+def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str, Tensor]:
     """What is kept of a batch's explanation, on its device; concepts have no probability.
 
     Returns:
-        The columns of images that come from the model, (B,) or (B, K); `maps`, `basis` and `embedding`; and `finite`
-        (B,) bool, whether the results can be used.
+        The columns of images that come from the model, (B,) or (B, K), where there are several targets (B, T) or
+        (B, T, K); `maps`, `basis` and `embedding`; and `finite` (B,) bool, whether the results can be used.
     """
-    logits, target, references = explanation.logits, explanation.target, explanation.references
-    finite = logits.isfinite().all(1) & explanation.maps.flatten(1).isfinite().all(1)
+    logits, target, predicted = explanation.logits, explanation.target, explanation.predicted
+    classes = torch.cat([target[..., None], explanation.references], dim=-1)
+    flat = classes.flatten(1)
+    known = logits.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, torch.nan).reshape(classes.shape)
+    chances = class_probabilities(model, logits, flat).reshape(classes.shape)
+    maps, own = explanation.maps.flatten(target.ndim), explanation.basis[..., 0, :, :].flatten(target.ndim)
+    explained = maps.isfinite().all(-1) & own.isfinite().all(-1) | (target < 0)
     return {
         "target": target,
-        "predicted": explanation.predicted,
-        "probability": class_probabilities(logits, target[:, None], class_count)[:, 0],
-        "predicted_probability": class_probabilities(logits, explanation.predicted[:, None], class_count)[:, 0],
-        "reference_probabilities": class_probabilities(logits, references, class_count),
-        "logit": logits.gather(1, target[:, None])[:, 0],
-        "references": references,
-        "reference_logits": logits.gather(1, references.clamp(min=0)).masked_fill(references < 0, torch.nan),
+        "predicted": predicted,
+        "probability": chances[..., 0],
+        "predicted_probability": class_probabilities(model, logits, predicted[:, None])[:, 0],
+        "reference_probabilities": chances[..., 1:],
+        "logit": known[..., 0],
+        "references": explanation.references,
+        "reference_logits": known[..., 1:],
         "maps": explanation.maps,
         "basis": explanation.basis,
         "embedding": explanation.embedding,
-        "finite": finite & explanation.basis[:, 0].flatten(1).isfinite().all(1),
+        "finite": logits.isfinite().all(1) & explained.reshape(len(target), -1).all(1),
     }

@@ -30,13 +30,24 @@ class Scorer:
         self._colours = {"mean": torch.zeros_like(black), "black": black, "white": white}
 
     def __call__(self, images: Tensor, explanation: Explanation, region: Tensor | None) -> dict[str, Tensor]:
-        """The columns of the table `metrics`, (B, M) or (B, M, K) each; NaN where a metric does not apply.
+        """The columns of the table `metrics`, (B, M) or (B, M, K) each; NaN where a metric does not apply. Where there
+        are several targets, an axis of them stands behind that of the images.
 
         Args:
             images: (B, 3, H, W), normalised.
             explanation: of these images.
             region: (B, H, W) bool, empty where an image has none; or None.
         """
+        if explanation.target.ndim == 1:
+            return self._of_target(images, explanation, region)
+        each = []
+        for own in explanation.by_target():
+            scores = self._of_target(images, own, region)
+            absent = own.target < 0
+            each.append({name: _nowhere(values, absent) for name, values in scores.items()})
+        return {name: torch.stack([scores[name] for scores in each], dim=1) for name in each[0]}
+
+    def _of_target(self, images: Tensor, explanation: Explanation, region: Tensor | None) -> dict[str, Tensor]:
         metrics = [metric for metric in self._metrics if region is not None or not metric.of_region]
         context = MetricContext(
             maps=explanation.maps,
@@ -54,3 +65,8 @@ class Scorer:
 
     def _fill(self, images: Tensor, kind: str) -> Tensor:
         return gaussian_blur(images, BLUR[0], BLUR[1]) if kind == "blur" else self._colours[kind]
+
+
+def _nowhere(values: Tensor, absent: Tensor) -> Tensor:
+    """Scores (B, ...), NaN of images that lack the target (B,)."""
+    return values.masked_fill(absent.reshape(-1, *[1] * (values.ndim - 1)), torch.nan)

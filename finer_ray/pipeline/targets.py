@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from finer_ray.config.schema import ConceptConfig, Config
+from finer_ray.config.schema import ConceptConfig, Config, TargetsConfig
 from finer_ray.config.section import MISSING_PLUGIN
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
@@ -39,11 +39,15 @@ def saliency_spec(config: Config, classifier: Classifier) -> SaliencySpec:
         by_class = _pairs(concept, classifier)
         if concept.by == "predicted":
             pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
+    target = saliency.target
+    several = target if isinstance(target, TargetsConfig) else None
     return SaliencySpec(
         maps=maps,
         references=references,
         selection=selection,
         pairs=pairs,
+        targets=1 if several is None else several.count,
+        positives=several is not None and several.positives is not None,
         settings={name: getattr(saliency, name) for name, method in METHODS.items() if method.settings},
     )
 
@@ -63,6 +67,8 @@ def check_saliency(config: Config, classifier: Classifier) -> None:
         saliency_spec(config, classifier)
         place = "saliency.target"
         Targets(config, classifier)
+        if isinstance(saliency.target, TargetsConfig) and saliency.target.count > len(classifier.classes):
+            raise LookupError(f"{saliency.target.count} targets of a classifier with {len(classifier.classes)} classes")
     except LookupError as error:
         raise ConfigError(f"{place}: {error.args[0]}") from None
     for number, wanted in enumerate(saliency.specs()):
@@ -97,8 +103,8 @@ class Targets:
         self._classes, self._classifier = classifier.classes, classifier
         self._concept, self._wanted = config.saliency.concept, config.saliency.target
         self._pairs = {} if self._concept is None else _pairs(self._concept, classifier)
-        named = self._wanted not in ("predicted", "label", "concept")
-        self._fixed = self._classes.index(self._wanted) if named else None
+        chosen = isinstance(self._wanted, TargetsConfig) or self._wanted in ("predicted", "label", "concept")
+        self._fixed = None if chosen else self._classes.index(self._wanted)
         # Unknown labels come again and again, and their nearest names take long to find.
         self._label = lru_cache(MAX_LABELS)(self._find_label)
 
@@ -136,13 +142,13 @@ class Targets:
         """
         if self._wanted == "label":
             if label is None:
-                raise TargetError("target", "saliency.target is label, and the image has none")
+                raise TargetError("target", "saliency.target is label, and the image has none, or several")
             return label, None
         if self._concept is None or self._concept.by == "predicted":
             return self._fixed, None
         if self._concept.by == "label":
             if label is None and self._concept.default is None:
-                raise TargetError("target", "saliency.concept.by is label, and the image has none")
+                raise TargetError("target", "saliency.concept.by is label, and the image has none, or several")
             return self._pairs[-1 if label is None else label]
         return self._own(text, contrast_text)
 

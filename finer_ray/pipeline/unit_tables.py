@@ -55,7 +55,9 @@ WRITTEN = pa.schema(
         pa.field("unknown_labels", pa.map_(pa.string(), pa.int64()), nullable=False),
     ]
 )
-# Columns of images that come from the model; those that are lists hold a value for each reference.
+# Columns of images that come from the model; those that are lists hold a value for each reference. All but what is said
+# of the prediction are of a target, and of each where there are several.
+OF_PREDICTION = ("predicted", "predicted_probability")
 MODEL_COLUMNS = (
     "target",
     "predicted",
@@ -88,10 +90,10 @@ def explained_schema(layout: Layout, metrics: dict[str, tuple[int, ...]]) -> pa.
 
     Args:
         layout: of the Zarr arrays, which `references` is one of and a column of images, too.
-        metrics: shapes of the columns of metrics that are computed, the maps first; NaN means null.
+        metrics: shapes of the columns of metrics that are computed, several targets first, then maps; NaN means null.
     """
     labels = [pa.field("label", pa.int32()), pa.field("unknown_label", pa.string())]
-    answers = [pa.field(name, _answer_type(IMAGES.field(name).type, layout.references)) for name in MODEL_COLUMNS]
+    answers = [pa.field(name, _answer_type(name, layout)) for name in MODEL_COLUMNS]
     scores = [pa.field(name, tensor_type("float32", shape)) for name, shape in metrics.items()]
     arrays = [
         pa.field(name, tensor_type(ARRAYS[name].dtype, shape))
@@ -101,15 +103,27 @@ def explained_schema(layout: Layout, metrics: dict[str, tuple[int, ...]]) -> pa.
     return pa.schema([*NOTES, *labels, *answers, *scores, *arrays])
 
 
-def _answer_type(kind: pa.DataType, references: int) -> pa.DataType:
-    return pa.fixed_shape_tensor(kind.value_type, (references,)) if pa.types.is_list(kind) else kind
+def several(layout: Layout) -> tuple[int, ...]:
+    """The axis of the targets, where an image may have several: (T,), else ()."""
+    return () if layout.targets == 1 else (layout.targets,)
+
+
+def _answer_type(name: str, layout: Layout) -> pa.DataType:
+    kind = IMAGES.field(name).type
+    shape = () if name in OF_PREDICTION else several(layout)
+    if pa.types.is_list(kind):
+        kind, shape = kind.value_type, (*shape, layout.references)
+    return pa.fixed_shape_tensor(kind, shape) if shape else kind
 
 
 def metric_shapes(wanted: MetricsConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The shape of each column of metrics that is computed, for one image: maps first, then the metric's own axes."""
+    """The shape of each column of metrics that is computed, for one image: several targets first, then maps, then the
+    metric's own axes."""
     sizes = {"step": wanted.steps + 1, "reference": layout.references}
     metrics = (metric for metric in METRICS.values() if getattr(wanted, metric.switch.name))
-    return {metric.name: (len(layout.maps), *(sizes[axis] for axis in metric.axes)) for metric in metrics}
+    return {
+        metric.name: (*several(layout), len(layout.maps), *(sizes[axis] for axis in metric.axes)) for metric in metrics
+    }
 
 
 def tensor_type(dtype: str, shape: tuple[int, ...]) -> pa.DataType:

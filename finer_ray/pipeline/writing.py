@@ -9,14 +9,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finer_ray.metrics.table import METRICS as COLUMNS
-from finer_ray.pipeline.unit_tables import WRITTEN, from_column
+from finer_ray.pipeline.unit_tables import MODEL_COLUMNS, OF_PREDICTION, WRITTEN, from_column, to_column
 from finer_ray.shards.formats import joined_digest
 from finer_ray.store.layout import Layout
 from finer_ray.store.parts import commit
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import FAILURES, IMAGES, METRICS
+from finer_ray.store.tables import FAILURES, IMAGES, METRICS, TARGET_METRICS, TARGETS
 from finer_ray.store.tensors import write_unit
 
+# Columns that have an axis of targets where there are several.
+BY_TARGET = {*MODEL_COLUMNS, *COLUMNS} - {*OF_PREDICTION}
 # Reasons that a unit's line for the run carries, and that the run's note names; the others are counted together.
 MAX_REASONS, TOLD_REASONS, OTHER = 16, 3, ""
 
@@ -69,7 +71,7 @@ def unknown_label_note(reasons: Counter[str]) -> str:
 
 
 def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
-    """A unit's lines of images, metrics and failures.
+    """A unit's lines of images, metrics and failures, and where there are several targets, of these.
 
     Args:
         table: a whole unit, EXPLAINED.
@@ -81,11 +83,36 @@ def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
     images, failed = table.filter(good), table.filter(pc.invert(good))
     keys = pc.if_else(pc.equal(failed["key"], ""), None, failed["key"])
     failed = failed.set_column(failed.column_names.index("key"), "key", keys)
-    return {
-        "images": pa.table({name: _answer(images[name]) for name in IMAGES.names}, IMAGES),
-        "metrics": _metrics(images, layout.maps),
+    ranks = [] if layout.targets == 1 else [_of_rank(images, rank) for rank in range(layout.targets)]
+    first = ranks[0] if ranks else images
+    tables = {
+        "images": _answers(first, IMAGES),
+        "metrics": _metrics(first, layout.maps, METRICS),
         "failures": failed.select(FAILURES.names).cast(FAILURES),
     }
+    if ranks:
+        tables["targets"] = _sorted([_answers(own, TARGETS) for own in ranks])
+        tables["target_metrics"] = _sorted([_metrics(own, layout.maps, TARGET_METRICS) for own in ranks])
+    return tables
+
+
+def _of_rank(images: pa.Table, rank: int) -> pa.Table:
+    """The lines of images that have a target of this rank, with what is said of that target alone."""
+    for place, name in enumerate(images.column_names):
+        if name in BY_TARGET:
+            values = from_column(images[name])[:, rank]
+            column = to_column(values) if values.ndim > 1 else pa.array(values, from_pandas=True)
+            images = images.set_column(place, name, column)
+    images = images.append_column("rank", pa.array([rank] * len(images), pa.int32()))
+    return images.filter(pc.greater_equal(images["target"], 0))
+
+
+def _sorted(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).sort_by([("row", "ascending"), ("rank", "ascending")])
+
+
+def _answers(images: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table({name: _answer(images[name]) for name in schema.names}, schema)
 
 
 def _answer(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
@@ -93,16 +120,22 @@ def _answer(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     return _lists(from_column(column)) if isinstance(column.type, pa.FixedShapeTensorType) else column
 
 
-def _metrics(images: pa.Table, maps: tuple[str, ...]) -> pa.Table:
-    """A line per image and map: each image's maps one after the other."""
+def _metrics(images: pa.Table, maps: tuple[str, ...], schema: pa.Schema) -> pa.Table:
+    """A line per image and map: each image's maps one after the other.
+
+    Args:
+        images: lines of the unit, of one target each.
+        maps: their names.
+        schema: METRICS or TARGET_METRICS.
+    """
     count, places = len(images), np.repeat(np.arange(len(images)), len(maps))
     columns: dict[str, Any] = {
-        "row": images["row"].take(places),
         "class": pc.coalesce(images["label"], images["target"]).take(places),
         "map": pa.array(list(maps) * count, pa.string()),
         "region": images["region_kind"].take(places),
+        **{name: images[name].take(places) for name in ("row", "rank", "target") if name in schema.names},
     }
-    for field in METRICS:
+    for field in schema:
         if field.name in columns:
             continue
         if field.name not in images.column_names:
@@ -110,7 +143,7 @@ def _metrics(images: pa.Table, maps: tuple[str, ...]) -> pa.Table:
             continue
         values = from_column(images[field.name])
         columns[field.name] = _scores(field, values.reshape(len(places), *values.shape[2:]))
-    return pa.table(columns, METRICS)
+    return pa.table({name: columns[name] for name in schema.names}, schema)
 
 
 def _scores(field: pa.Field, values: NDArray[np.float32]) -> pa.Array:

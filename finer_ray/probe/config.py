@@ -26,7 +26,9 @@ class BackboneConfig(ModelConfig):
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: object) -> object:
-        if isinstance(value, dict) and (surplus := {"head", "classes", "templates", "concepts"} & value.keys()):
+        if isinstance(value, dict) and (
+            surplus := {"head", "classes", "activation", "templates", "concepts"} & value.keys()
+        ):
             raise ValueError(f"a backbone takes no {', '.join(sorted(surplus))}: the classes are the data sets' own")
         return value
 

@@ -107,7 +107,9 @@ def _attend(unit: Tensor, values: Tensor, sharpness: Tensor) -> Tensor:
 
 def prepare(context: BatchContext, settings: Gem) -> Cam:
     """The second stream."""
-    basis = gem_basis(context.model, context.images, context.classes, context.grid, settings)
+    basis = context.by_class(
+        "gem", lambda whole: gem_basis(whole.model, whole.images, whole.classes, whole.grid, settings)
+    )
     # No derivative is taken: with `weighting: probability`, too, the shares are constants.
     return Cam(partial(gem, basis), context.weights("probability_detached"))
 

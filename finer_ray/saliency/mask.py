@@ -21,6 +21,7 @@ from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -52,15 +53,14 @@ class Mask(Section):
 
 
 def circle_probabilities(
-    logits: Logits, images: Tensor, classes: Tensor, count: int, settings: Mask, memory: int
+    model: SplitClassifier, images: Tensor, classes: Tensor, settings: Mask, memory: int
 ) -> Tensor:
     """Probabilities of every image with each of `circles` blurred.
 
     Args:
-        logits: the model, (n, 3, H, W) to (n, C).
+        model: the classifier.
         images: (B, 3, H, W), normalised.
         classes: (B, J) int64; -1 means none.
-        count: how many logits are classes, see `choice_probabilities`.
         settings: of the blurring.
         memory: bytes that masked images may take, see `finer_ray.saliency.budget`.
 
@@ -71,15 +71,15 @@ def circle_probabilities(
     step, found = in_flight(images, memory), []
     for image, behind, wanted in zip(images, blur(images, settings.blur), classes, strict=True):
         mixed = (behind.lerp(image, part) for part in masks.split(step))
-        found += [choice_probabilities(logits(part), wanted.expand(len(part), -1), count) for part in mixed]
+        found += [choice_probabilities(model, model(part), wanted.expand(len(part), -1)) for part in mixed]
     return torch.cat(found).reshape(len(images), len(masks), -1)
 
 
 def perturbation(
+    model: SplitClassifier,
     logits: Logits,
     images: Tensor,
     classes: Tensor,
-    count: int,
     starts: Tensor,
     grid: tuple[int, int],
     settings: Mask,
@@ -89,8 +89,9 @@ def perturbation(
     """1 - m for every image and objective, each found by a descent of its own.
 
     Args:
-        logits: the model with a graph, (n, 3, H, W) to (n, C).
-        images, classes, count: as of `circle_probabilities`.
+        model: the classifier.
+        logits: its answers with a graph, (n, 3, H, W) to (n, C).
+        images, classes: as of `circle_probabilities`.
         starts: what it gives, (B, R, J).
         grid: (h, w) of the maps.
         settings: of the descent.
@@ -109,7 +110,7 @@ def perturbation(
         wanted, weights = classes[owner], coefficients.flatten(0, 1)[rows]
 
         def objective(masked: Tensor, wanted: Tensor = wanted, weights: Tensor = weights) -> Tensor:
-            chances = choice_probabilities(logits(masked), wanted, count)
+            chances = choice_probabilities(model, logits(masked), wanted)
             return (weights.to(chances.dtype) * chances).sum(1)
 
         found = descend(objective, images[owner], low.flatten(0, 1)[rows], settings)
@@ -222,13 +223,15 @@ def _weights(side: int, deviation: float) -> Tensor:
 
 def prepare(context: BatchContext, settings: Mask) -> Cam:
     """Where the descents begin; each objective has a descent of its own."""
-    shared = (context.images, context.classes, context.model.class_count)
-    starts = circle_probabilities(context.model, *shared, settings, context.memory)
+    model, images, classes = context.model, context.images, context.classes
+    starts = context.by_class(
+        "mask", lambda whole: circle_probabilities(model, images, whole.classes, settings, whole.memory), axis=2
+    )
     # A descent runs the model where maps are drawn, which is in full precision: but the model in the caller's.
-    kind = context.images.device.type
+    kind = images.device.type
     precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-    logits = precision(context.model.differentiable)
-    raw = partial(perturbation, logits, *shared, starts, context.grid, settings, context.memory)
+    logits = precision(model.differentiable)
+    raw = partial(perturbation, model, logits, images, classes, starts, context.grid, settings, context.memory)
     # No derivative by the logits is taken: with `weighting: probability`, too, the shares are constants.
     return Cam(raw, context.weights("probability_detached"))
 

@@ -1,12 +1,12 @@
 """What a CAM method is: one object, defined in a module of its own and listed in `finer_ray.saliency.methods`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from finer_ray.config.section import Section
 from finer_ray.errors import ConfigError
-from finer_ray.lazy import Tensor
+from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.objective import reference_weights
 from finer_ray.saliency.spec import FINER
 from finer_ray.saliency.split_classifier import SplitClassifier
@@ -15,6 +15,8 @@ from finer_ray.saliency.split_classifier import SplitClassifier
 @dataclass(frozen=True)
 class BatchContext:
     """What maps of a batch are computed from: B images, J = 1 + K classes each, the target first.
+
+    Where several targets of an image are explained, there is one for each, made by `of` from one of all their classes.
 
     Attributes:
         model: the classifier, cut at its CAM layer.
@@ -35,6 +37,44 @@ class BatchContext:
     logits: Tensor
     classes: Tensor
     memory: int
+    _all: Self | None = None
+    _places: Tensor | None = None
+    _made: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, places: Tensor) -> Self:
+        """One target of each image, with its references, out of all classes.
+
+        Args:
+            places: (B, 1 + K) int64, where they are among this context's classes.
+        """
+        gradients = None if self.gradients is None else taken(self.gradients, places)
+        return replace(
+            self,
+            basis=taken(self.basis, places),
+            gradients=gradients,
+            logits=taken(self.logits, places),
+            classes=taken(self.classes, places),
+            _all=self,
+            _places=places,
+        )
+
+    def by_class(self, name: str, compute: Callable[[Self], Tensor], axis: int = 1) -> Tensor:
+        """What a method computes of each class by itself at a cost that all targets can share, as masked passes are.
+
+        Args:
+            name: of the method.
+            compute: from a context to a tensor whose `axis` are the context's classes; called once, whatever the number
+                of targets, with the context of all their classes.
+            axis: of the classes, 1 or more; the images' is 0.
+
+        Returns:
+            What `compute` gives, of this context's J classes.
+        """
+        if self._all is None or self._places is None:
+            return compute(self)
+        if name not in self._all._made:
+            self._all._made[name] = compute(self._all)
+        return taken(self._all._made[name], self._places, axis)
 
     @property
     def present(self) -> Tensor:
@@ -49,6 +89,21 @@ class BatchContext:
     def weights(self, weighting: str) -> Tensor:
         """(B, K) of the references, by the logits of the images themselves; see `reference_weights`."""
         return reference_weights(self.logits[:, 1:], self.present, weighting)
+
+
+def taken(values: Tensor, places: Tensor, axis: int = 1) -> Tensor:
+    """Some of each image's classes.
+
+    Args:
+        values: (B, ...), with J classes along `axis`.
+        places: (B, n) int64, each in 0 to J - 1.
+        axis: of the classes, 1 or more.
+
+    Returns:
+        The same with n classes along `axis`.
+    """
+    images = torch.arange(len(places), device=places.device)[:, None]
+    return values.movedim(axis, 1)[images, places].movedim(1, axis).contiguous()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target,
 from typing import Literal, get_args
 
 from finer_ray.lazy import Tensor, functional, torch
+from finer_ray.saliency.split_classifier import Activation, SplitClassifier
 
 Weighting = Literal["equal", "probability", "probability_detached"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -90,35 +91,55 @@ def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor
     return shares
 
 
-def class_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Softmax probabilities of some classes.
+def probabilities(logits: Tensor, activation: Activation) -> Tensor:
+    """Probabilities of the classes that logits are of: the only place where one becomes the other.
 
     Args:
-        logits: (n, C), of which the first `count` are classes and the rest concepts, which have no probability.
+        logits: (n, C).
+        activation: softmax, of one class among C; or sigmoid, of each class by itself (multi-label classifiers).
+
+    Returns:
+        (n, C) float32 (float64 for float64 logits).
+
+    >>> probabilities(torch.zeros(1, 4), "softmax"), probabilities(torch.zeros(1, 2), "sigmoid")
+    (tensor([[0.2500, 0.2500, 0.2500, 0.2500]]), tensor([[0.5000, 0.5000]]))
+    """
+    return wide(logits).sigmoid() if activation == "sigmoid" else wide(logits).softmax(1)
+
+
+def class_probabilities(model: SplitClassifier, logits: Tensor, classes: Tensor) -> Tensor:
+    """Probabilities of some classes.
+
+    Args:
+        model: the classifier, which says which logits are of classes, and by which activation they are probabilities.
+        logits: (n, C), of which the first are classes and the rest concepts, which have no probability.
         classes: (n, J) int64; -1 means none.
 
     Returns:
         (n, J) float32 (float64 for float64 logits); NaN for concepts and for -1.
     """
-    found = wide(logits[:, :count]).softmax(1).gather(1, classes.clamp(0, count - 1))
+    count = model.class_count
+    found = probabilities(logits[:, :count], model.activation).gather(1, classes.clamp(0, count - 1))
     return found.masked_fill((classes < 0) | (classes >= count), torch.nan)
 
 
-def choice_probabilities(logits: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Softmax probabilities of classes among the classes, and of concepts among the concepts.
+def choice_probabilities(model: SplitClassifier, logits: Tensor, classes: Tensor) -> Tensor:
+    """Probabilities of classes among the classes, and of concepts among the concepts.
 
     A concept has no probability among the classes; among the texts that may be asked about it has one, and methods
     that ask for the model's answer to a changed image need one.
 
     Args:
-        logits: (n, C), of which the first `count` are classes and the rest concepts.
+        model: the classifier, see `class_probabilities`.
+        logits: (n, C), of which the first are classes and the rest concepts.
         classes: (n, J) int64; -1 means none.
 
     Returns:
         (n, J) float32 (float64 for float64 logits); anything finite for -1.
     """
-    known = wide(logits)
-    return torch.cat([known[:, :count].softmax(1), known[:, count:].softmax(1)], dim=1).gather(1, classes.clamp(min=0))
+    parts = logits[:, : model.class_count], logits[:, model.class_count :]
+    known = torch.cat([probabilities(part, model.activation) for part in parts], dim=1)
+    return known.gather(1, classes.clamp(min=0))
 
 
 def wide(values: Tensor) -> Tensor:

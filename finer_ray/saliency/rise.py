@@ -8,7 +8,6 @@ mask generation; rounded up, as in the authors' code). Masked pixels take the co
 S is averaged over the areas of the CAM grid; that is linear, so that the masks are averaged instead.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from finer_ray.saliency.aggregation import linear
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities, wide
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 
 class Rise(Section):
@@ -64,10 +64,9 @@ def smooth_masks(cells: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor
 
 
 def rise_basis(
-    logits: Callable[[Tensor], Tensor],
+    model: SplitClassifier,
     images: Tensor,
     classes: Tensor,
-    count: int,
     grid: tuple[int, int],
     settings: Rise,
     memory: int,
@@ -75,10 +74,9 @@ def rise_basis(
     """The maps S_j.
 
     Args:
-        logits: the model, (n, 3, H, W) to (n, C).
+        model: the classifier.
         images: (B, 3, H, W), normalised.
         classes: (B, J) int64; -1 means none.
-        count: how many logits are classes, see `choice_probabilities`.
         grid: (h, w) of the maps.
         settings: of the masks.
         memory: bytes that masked images may take, see `finer_ray.saliency.budget`.
@@ -95,7 +93,7 @@ def rise_basis(
         # One image at a time: its masked forwards are the same whatever else is in the batch.
         for image, wanted, sums in zip(images, classes, total, strict=True):
             masked = image * masks[:, None].to(image.dtype)
-            found = choice_probabilities(logits(masked), wanted.expand(len(masks), -1), count)
+            found = choice_probabilities(model, model(masked), wanted.expand(len(masks), -1))
             # Thousands of terms: half precision is for the model alone.
             with torch.autocast(images.device.type, enabled=False):
                 sums += (found.to(total.dtype).T @ coarse).unflatten(1, grid)
@@ -103,9 +101,10 @@ def rise_basis(
 
 
 def prepare(context: BatchContext, settings: Rise) -> Cam:
-    """The masked forward passes."""
-    classes, count = context.classes, context.model.class_count
-    basis = rise_basis(context.model, context.images, classes, count, context.grid, settings, context.memory)
+    """The masked forward passes, which serve all targets."""
+    basis = context.by_class(
+        "rise", lambda whole: rise_basis(whole.model, whole.images, whole.classes, whole.grid, settings, whole.memory)
+    )
     # No derivative is taken: with `weighting: probability`, too, the shares are constants.
     return Cam(partial(linear, basis), context.weights("probability_detached"))
 

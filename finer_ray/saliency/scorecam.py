@@ -67,8 +67,12 @@ def scorecam(activation: Tensor, scores: Tensor, coefficients: Tensor) -> Tensor
 
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
-    """The masked forward passes."""
-    scores = masked_logits(context.model, context.images, context.activation, context.classes, context.memory)
+    """The masked forward passes, which serve all targets."""
+    scores = context.by_class(
+        "scorecam",
+        lambda whole: masked_logits(whole.model, whole.images, whole.activation, whole.classes, whole.memory),
+        axis=2,
+    )
     # Inside the graph means here: each masked image weighs the references by what it says of them.
     present = context.present[:, None].expand_as(scores[..., 1:])
     weights = reference_weights(scores[..., 1:], present, "probability_detached")

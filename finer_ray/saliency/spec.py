@@ -77,6 +77,8 @@ class SaliencySpec:
         references: K.
         selection: `logit`, `weight`, or the class indices that every image is compared with.
         pairs: where given, the target and the one reference for each predicted class; then `references` is 1.
+        targets: how many classes of each image are explained, those with the highest logits.
+        positives: of these only such whose sigmoid is 0.5 or more, and the highest in any case.
         memory: bytes that masked images may take at a time.
         settings: of methods, by name; a method's defaults where it is not among them.
     """
@@ -85,6 +87,8 @@ class SaliencySpec:
     references: int = 3
     selection: Literal["logit", "weight"] | tuple[int, ...] = "logit"
     pairs: tuple[tuple[int, int], ...] | None = None
+    targets: int = 1
+    positives: bool = False
     memory: int = MASKED_MEMORY
     settings: Mapping[str, Section] = field(default_factory=dict)
 

@@ -1,12 +1,15 @@
 """What a classifier must be to be explained."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from finer_ray.lazy import Tensor
 
 # A self-attention: tokens (B, T, D), their (3D, D) and (3D,) weight and bias of q, k, v, heads; to (B, T, D).
 Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+
+# How logits become probabilities.
+Activation = Literal["softmax", "sigmoid"]
 
 
 class Cut(Protocol):
@@ -33,6 +36,10 @@ class SplitClassifier(Protocol):
     @property
     def class_count(self) -> int:
         """How many logits, from the first, are classes that can be predicted; further ones are concepts."""
+
+    @property
+    def activation(self) -> Activation:
+        """How logits become probabilities, see `finer_ray.saliency.objective.probabilities`."""
 
     @property
     def side_blocks(self) -> int:

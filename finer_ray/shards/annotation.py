@@ -66,6 +66,24 @@ def parse_label(name: str, value: Any) -> int | str:
     return _in_range(name, int(value))
 
 
+def only_label(name: str, value: Any) -> int | str | None:
+    """A label as `parse_label` has it, also where it is the only one of a list, as multi-label data sets write them.
+
+    Returns:
+        None where the list holds no label, or several: no one of them is the image's class.
+
+    Raises:
+        FieldError: the value, or one in the list, is no label.
+
+    >>> only_label("labels", [7]), only_label("labels", ["cat", "dog"])
+    (7, None)
+    """
+    if not isinstance(value, list):
+        return parse_label(name, value)
+    labels = {parse_label(name, label) for label in value}
+    return labels.pop() if len(labels) == 1 else None
+
+
 def parse_text(name: str, value: Any) -> str:
     """A text of at most 1000 characters from JSON or Arrow. Raises FieldError."""
     if isinstance(value, bytes):

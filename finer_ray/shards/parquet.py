@@ -19,9 +19,9 @@ from finer_ray.shards.annotation import (
     MAX_JSON_BYTES,
     FieldError,
     descend,
+    only_label,
     parse_box,
     parse_json,
-    parse_label,
     parse_text,
 )
 from finer_ray.shards.fields import Fields, Source, alternatives
@@ -241,7 +241,7 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
     key = _key(layout, row)
     try:
         image = _bytes(*_first(layout.images, row, "image", limit), limit)
-        label = _parsed(layout.labels, row, parse_label)
+        label = _parsed(layout.labels, row, only_label)
         box = _parsed(layout.boxes, row, partial(parse_box, box_format=layout.box_format))
         found = _value(layout.masks, row, limit)
         mask = _bytes(*found, limit) if found else None

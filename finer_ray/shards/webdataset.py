@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from finer_ray.config.messages import clipped, short_key
 from finer_ray.images.image_formats import EXTENSIONS
 from finer_ray.images.sample import Sample
-from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
+from finer_ray.shards.annotation import FieldError, descend, only_label, parse_box, parse_json, parse_text, text_label
 from finer_ray.shards.fields import Fields, Source, alternatives
 from finer_ray.shards.files import open_read, open_scan
 from finer_ray.shards.format import Format
@@ -229,7 +229,7 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limi
         return Sample(
             key,
             parts.image(),
-            parts.first(layout.labels, parse_label),
+            parts.first(layout.labels, only_label),
             parts.first(layout.boxes, partial(parse_box, box_format=layout.box_format)),
             parts.mask(),
             parts.first(layout.texts, parse_text),
@@ -291,8 +291,8 @@ class _Parts:
 
     def _whole(self, source: Source, parse: Any) -> Any:
         """A member that is one value: text for a label or a concept, JSON for a box."""
-        if parse in (parse_label, parse_text) and source.place.split(".")[-1] != "json":
-            read = text_label if parse is parse_label else parse_text
+        if parse in (only_label, parse_text) and source.place.split(".")[-1] != "json":
+            read = text_label if parse is only_label else parse_text
             return read(source.name, self._body(source.place))
         value = self._tree(source.place)
         return None if value is None else parse(source.name, value)

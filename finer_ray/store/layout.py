@@ -6,11 +6,22 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-SYMBOLS = {"map": "maps", "class": "1 + references", "reference": "references", "y": "h", "x": "w", "channel": "E"}
+SYMBOLS = {
+    "target": "targets",
+    "map": "maps",
+    "class": "1 + references",
+    "reference": "references",
+    "y": "h",
+    "x": "w",
+    "channel": "E",
+}
 
 
 class ArrayLayout(BaseModel):
-    """One array, rows in the first axis: dtype, fill value of rows never written, names of the other axes."""
+    """One array, rows in the first axis: dtype, fill value of rows never written, names of the other axes.
+
+    The axis `target` is there only where the layout has several targets.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,11 +32,11 @@ class ArrayLayout(BaseModel):
 
 NAN = float("nan")
 ARRAYS: dict[str, ArrayLayout] = {
-    "maps": ArrayLayout(dtype="float16", fill=NAN, axes=("map", "y", "x")),
-    "maps_scale": ArrayLayout(dtype="float32", fill=NAN, axes=("map",)),
-    "references": ArrayLayout(dtype="int32", fill=-1, axes=("reference",)),
-    "basis": ArrayLayout(dtype="float16", fill=NAN, axes=("class", "y", "x")),
-    "basis_scale": ArrayLayout(dtype="float32", fill=NAN),
+    "maps": ArrayLayout(dtype="float16", fill=NAN, axes=("target", "map", "y", "x")),
+    "maps_scale": ArrayLayout(dtype="float32", fill=NAN, axes=("target", "map")),
+    "references": ArrayLayout(dtype="int32", fill=-1, axes=("target", "reference")),
+    "basis": ArrayLayout(dtype="float16", fill=NAN, axes=("target", "class", "y", "x")),
+    "basis_scale": ArrayLayout(dtype="float32", fill=NAN, axes=("target",)),
     "embedding": ArrayLayout(dtype="float16", fill=NAN, axes=("channel",)),
 }
 
@@ -35,6 +46,7 @@ class Layout(BaseModel):
 
     Attributes:
         maps: names of the maps, in order.
+        targets: T, how many an image has at most.
         references: K. With none there is no array of references.
         grid: (h, w) of the maps.
         embedding: E, or None where embeddings are not stored.
@@ -45,6 +57,7 @@ class Layout(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     maps: tuple[str, ...]
+    targets: int = 1
     references: int
     grid: tuple[int, int]
     embedding: int | None
@@ -52,9 +65,14 @@ class Layout(BaseModel):
     rows_per_unit: int
     rows_per_chunk: int
 
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Names of an array's axes behind the rows."""
+        return tuple(axis for axis in ARRAYS[name].axes if axis != "target" or self.targets > 1)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """For each array that this export has, its shape without the rows."""
         sizes = {
+            "target": self.targets,
             "map": len(self.maps),
             "class": 1 + self.references,
             "reference": self.references,
@@ -69,8 +87,8 @@ class Layout(BaseModel):
             left_out |= {"basis", "basis_scale"}
         if self.embedding is None:
             left_out.add("embedding")
-        kept = {name: array for name, array in ARRAYS.items() if name not in left_out}
-        return {name: tuple(sizes[axis] for axis in array.axes) for name, array in kept.items()}
+        kept = (name for name in ARRAYS if name not in left_out)
+        return {name: tuple(sizes[axis] for axis in self.axes(name)) for name in kept}
 
     def row_bytes(self) -> int:
         """Of one row of all arrays, uncompressed."""

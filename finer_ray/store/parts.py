@@ -14,7 +14,19 @@ from finer_ray.errors import FinerRayError, LeaseError, StoreError
 from finer_ray.metrics.table import AVERAGED
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, conform, summarise, sums
+from finer_ray.store.tables import (
+    CLASSES,
+    FAILURES,
+    IMAGES,
+    METRICS,
+    PARTS,
+    SCHEMAS,
+    SEVERAL,
+    conform,
+    part_schemas,
+    summarise,
+    sums,
+)
 
 UNITS_PER_FILE = 1024
 RETIRED = "retired"
@@ -39,12 +51,13 @@ def commit(folder: Folder, unit: int, tables: dict[str, pa.Table], digest: str =
     Args:
         folder: of the export.
         unit: its number.
-        tables: its lines of metrics, failures and images.
+        tables: its lines of metrics, failures and images, and of several targets where it has them.
         digest: of what was read for it, kept beside its lines.
     """
-    for name, schema in PARTS.items():
-        table = tables[name].cast(schema).replace_schema_metadata({DIGEST: digest})
-        folder.write_table(_part(name, unit), table)
+    for name, schema in (SEVERAL | PARTS).items():
+        if name in tables:
+            table = tables[name].cast(schema).replace_schema_metadata({DIGEST: digest})
+            folder.write_table(_part(name, unit), table)
 
 
 def committed(folder: Folder) -> set[int]:
@@ -105,7 +118,7 @@ def publish(
     wanted = [unit for unit in draft.units() if unit.number in numbers]
     groups = [wanted[first : first + UNITS_PER_FILE] for first in range(0, len(wanted), UNITS_PER_FILE)]
     kept = _kept(before)
-    ours = [*_new_files(groups, kept, tag), f"failures/shards-{tag}.parquet", f"classes/{tag}.parquet"]
+    ours = [*_new_files(groups, kept, tag, _schemas(draft)), f"failures/shards-{tag}.parquet", f"classes/{tag}.parquet"]
     listed = [] if before is None else [file for name in SCHEMAS for file in before.tables.get(name, [])]
     plan.write(draft.model_copy(update={"obsolete": list(dict.fromkeys([*draft.obsolete, *listed, *ours]))}))
     try:
@@ -137,7 +150,7 @@ def clean_up(folder: Folder, plan: ManifestFile, export: ManifestFile) -> None:
     _copy_classes(folder, manifest)
     for file in manifest.obsolete:
         folder.move(file, f"{RETIRED}/{file}")
-    for name in (*PARTS, LOST):
+    for name in (*_schemas(manifest), LOST):
         # Of published units alone: those of later ones are another run's, which may have taken over.
         found = ((base, UNIT_FILE.match(base)) for base in folder.names(f"parts/{name}", ""))
         ended = [base for base, unit in found if unit and int(unit[1]) < manifest.next_unit()]
@@ -155,17 +168,24 @@ def _planned(file: ManifestFile) -> Manifest:
     return file.manifest
 
 
+def _schemas(manifest: Manifest) -> dict[str, pa.Schema]:
+    return part_schemas(manifest.layout.targets)
+
+
 def _kept(before: Manifest | None) -> list[tuple[str, ...]]:
     """Table files of the state before that hold lines of units: metrics, failures, images of the same units."""
     if before is None:
         return []
-    return list(zip(*([file for file in before.tables[name] if "shards-" not in file] for name in PARTS), strict=True))
+    names = _schemas(before)
+    return list(zip(*([file for file in before.tables[name] if "shards-" not in file] for name in names), strict=True))
 
 
-def _new_files(groups: list[list[Unit]], kept: list[tuple[str, ...]], tag: str) -> Iterator[str]:
+def _new_files(
+    groups: list[list[Unit]], kept: list[tuple[str, ...]], tag: str, schemas: dict[str, pa.Schema]
+) -> Iterator[str]:
     """Names of files that may be written for units, and in place of kept files whose lines are not all kept."""
     for group in groups:
-        yield from (_file(name, group, tag) for name in PARTS)
+        yield from (_file(name, group, tag) for name in schemas)
     for files in kept:
         yield from (_renewed(file, tag) for file in files)
 
@@ -180,14 +200,14 @@ def _new_state(
     mapper: Mapper,
 ) -> Manifest:
     """Write the table files of the new state; its manifest."""
-    size = draft.layout.rows_per_unit
-    made = list(mapper(partial(_compact, folder, tag, size), groups))
+    size, schemas = draft.layout.rows_per_unit, _schemas(draft)
+    made = list(mapper(partial(_compact, folder, tag, size, schemas), groups))
     known = [] if before is None else before.retired
     ended = [span for span in draft.retired if span not in known and not span.erased]
     if ended and kept:
-        kept = list(mapper(partial(_without, folder, tag, size, ended), kept))
+        kept = list(mapper(partial(_without, folder, tag, size, schemas, ended), kept))
     files = [*kept, *(files for files, _ in made)]
-    tables: dict[str, list[str]] = {name: [group[place] for group in files] for place, name in enumerate(PARTS)}
+    tables: dict[str, list[str]] = {name: [group[place] for group in files] for place, name in enumerate(schemas)}
     problems = _shard_problems(draft)
     if problems.num_rows:
         tables["failures"].append(f"failures/shards-{tag}.parquet")
@@ -250,16 +270,18 @@ def _read(folder: Folder, file: str, schema: pa.Schema) -> pa.Table:
         return folder.read_table(f"{RETIRED}/{file}", schema)
 
 
-def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) -> tuple[tuple[str, ...], dict[int, str]]:
+def _compact(
+    folder: Folder, tag: str, rows_per_unit: int, schemas: dict[str, pa.Schema], units: list[Unit]
+) -> tuple[tuple[str, ...], dict[int, str]]:
     """Table files of the parts of some units (metrics, failures, images), and the units' digests.
 
     Raises:
         StoreError: a unit's commit is not there any more, or is another's.
     """
-    pieces: dict[str, list[pa.Table]] = {name: [] for name in PARTS}
+    pieces: dict[str, list[pa.Table]] = {name: [] for name in schemas}
     digests = {}
     for unit in units:
-        for name, schema in PARTS.items():
+        for name, schema in schemas.items():
             try:
                 part = folder.read_parquet(_part(name, unit.number))
             except FileNotFoundError:
@@ -268,7 +290,7 @@ def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) ->
             # Each part has it; the last one that is read is the commit.
             digests[unit.number] = _digest(part.schema)
         _check_commit(folder, unit, rows_per_unit, [pieces[name][-1] for name in ("images", "failures")])
-    files = tuple(_file(name, units, tag) for name in PARTS)
+    files = tuple(_file(name, units, tag) for name in schemas)
     for file, tables in zip(files, pieces.values(), strict=True):
         folder.write_table(file, pa.concat_tables(tables))
     return files, digests
@@ -290,10 +312,15 @@ def _lost(folder: Folder, unit: Unit, what: str) -> str:
 
 
 def _without(
-    folder: Folder, tag: str, rows_per_unit: int, ended: list[Retired], files: tuple[str, ...]
+    folder: Folder,
+    tag: str,
+    rows_per_unit: int,
+    schemas: dict[str, pa.Schema],
+    ended: list[Retired],
+    files: tuple[str, ...],
 ) -> tuple[str, ...]:
     """The same files where no row of theirs belongs to the ended units, else new ones without those rows."""
-    tables = [folder.read_table(file, schema) for file, schema in zip(files, PARTS.values(), strict=True)]
+    tables = [folder.read_table(file, schema) for file, schema in zip(files, schemas.values(), strict=True)]
     gone = [_rows_in(table["row"], ended, rows_per_unit) for table in tables]
     if not any(pc.any(rows).as_py() for rows in gone):
         return files

@@ -9,15 +9,16 @@ from finer_ray.store.failures import unpublished_parts
 from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import PARTS, SCHEMAS
+from finer_ray.store.tables import SCHEMAS, part_schemas
 
-TABLES = ("images", "metrics", "classes", "failures", "similarity")
+TABLES = ("images", "metrics", "classes", "failures", "similarity", "targets", "target_metrics")
 VIEWS = (*TABLES, "names")
 NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
 
 
 def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views images, metrics, classes, failures, similarity and names of an export.
+    """A DuckDB connection with the views images, metrics, classes, failures, similarity, targets, target_metrics and
+    names of an export.
 
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
     its columns are those of `finer_ray.store.tables`, empty where there is no file. `names` has the columns class and
@@ -59,7 +60,7 @@ def open_committed(url: str) -> Export:
     if plan is None or read_manifest(folder, EXPORT) is not None:
         return open_export(url)
     names = unpublished_parts(folder, None, plan)
-    parts = {table: [f"parts/{table}/{name}" for name in names] for table in PARTS}
+    parts = {table: [f"parts/{table}/{name}" for name in names] for table in part_schemas(plan.layout.targets)}
     # Tables that the plan lists, and that the run may not have written yet.
     others = {table: [file for file in files if folder.exists(file)] for table, files in plan.tables.items()}
     return Export(folder, plan.model_copy(update={"tables": {**others, **parts}}))

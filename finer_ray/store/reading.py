@@ -42,8 +42,18 @@ class Export:
 
     @cached_property
     def metrics(self) -> pa.Table:
-        """A line per image and map."""
+        """A line per image and map, of the first target."""
         return self._table("metrics")
+
+    @cached_property
+    def targets(self) -> pa.Table:
+        """A line per image and target, where the job asked for several; else empty."""
+        return self._table("targets")
+
+    @cached_property
+    def target_metrics(self) -> pa.Table:
+        """A line per image, target and map, where the job asked for several targets; else empty."""
+        return self._table("target_metrics")
 
     @cached_property
     def failures(self) -> pa.Table:
@@ -73,20 +83,22 @@ class Export:
         """The Zarr group."""
         return open_tensors(self.folder)
 
-    def maps(self, rows: Rows, name: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    def maps(self, rows: Rows, name: str, size: tuple[int, int] | None = None, target: int = 0) -> NDArray[np.float32]:
         """Saliency maps.
 
         Args:
             rows: n rows of `images`, in any order.
             name: of the map, one of `manifest.layout.maps`.
             size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+            target: which of an image's targets, 0 (the first) to `manifest.layout.targets` - 1.
 
         Returns:
-            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image. With `model.resize: native`
-            and no size, (h, w) is the largest grid, and NaN beyond a map's own (`finer_ray.store.grids`).
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image, or have no such target. With
+            `model.resize: native` and no size, (h, w) is the largest grid, and NaN beyond a map's own
+            (`finer_ray.store.grids`).
 
         Raises:
-            ExportError: no such map. IndexError: a row out of range.
+            ExportError: no such map or target. IndexError: a row out of range.
 
         >>> open_export("demo_export").maps([0, 1], "finer_gradcam", size=(64, 64)).shape
         (2, 64, 64)
@@ -96,8 +108,8 @@ class Export:
             raise ExportError(f"the export has no map {name!r}; it has {', '.join(names)}")
         place = names.index(name)
         rows = self._rows(rows)
-        stored = self.tensors["maps"].oindex[rows, place].astype(np.float32)
-        scale = self.tensors["maps_scale"].oindex[rows, place]
+        stored = self._stored("maps", target, rows, place).astype(np.float32)
+        scale = self._stored("maps_scale", target, rows, place)
         return _resized(torch.from_numpy(stored * scale[:, None, None]), size)
 
     def contrast(
@@ -109,6 +121,7 @@ class Export:
         reverse: bool = False,
         size: tuple[int, int] | None = None,
         weighting: str = "equal",
+        target: int = 0,
     ) -> NDArray[np.float32]:
         """Finer-Grad-CAM maps for any gamma, from the stored contrast basis; no model is needed.
 
@@ -121,12 +134,14 @@ class Export:
             aggregation, reverse: see `finer_ray.saliency.contrast`.
             weighting: of the references, see `finer_ray.saliency.reference_weights`.
             size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+            target: which of an image's targets, see `maps`.
 
         Returns:
-            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image, and as of `maps`.
+            (n, h, w) or (n, H, W) float32, non-negative; NaN as of `maps`.
 
         Raises:
-            ExportError: the export was made with output.basis off, or a position is not among the references.
+            ExportError: the export was made with output.basis off, has no such target, or a position is not among the
+                references.
 
         >>> open_export("demo_export").contrast([0], gamma=2.0, references=[0]).shape
         (1, 4, 4)
@@ -138,21 +153,22 @@ class Export:
         if not set(chosen) <= set(range(layout.references)):
             raise ExportError(f"references {chosen} must be positions among 0 to {layout.references - 1}")
         rows = self._rows(rows)
-        basis = self.basis(rows)[:, [0, *(1 + position for position in chosen)]]
+        basis = self.basis(rows, target)[:, [0, *(1 + position for position in chosen)]]
         # A reference that an image lacks is NaN in every cell.
         present = ~torch.isnan(basis[:, 1:, 0, 0])
         # Equal weights need no logits, for which the table of images would be read.
-        known = torch.zeros(present.shape) if weighting == "equal" else self.reference_logits(rows)[:, chosen]
+        known = torch.zeros(present.shape) if weighting == "equal" else self.reference_logits(rows, target)[:, chosen]
         weights = reference_weights(known, present, weighting)
         drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
         return _resized(drawn.masked_fill(empty, torch.nan), size)
 
-    def basis(self, rows: Rows) -> torch.Tensor:
-        """The contrast basis M_j, (n, 1+K, h, w) float32: target first, then the references. NaN as of `maps`."""
+    def basis(self, rows: Rows, target: int = 0) -> torch.Tensor:
+        """The contrast basis M_j, (n, 1+K, h, w) float32, of one of the targets: itself, then its references. NaN as of
+        `maps`."""
         rows = self._rows(rows)
-        stored = self.tensors["basis"].oindex[rows].astype(np.float32)
-        return torch.from_numpy(stored * self.tensors["basis_scale"].oindex[rows][:, None, None, None])
+        stored = self._stored("basis", target, rows).astype(np.float32)
+        return torch.from_numpy(stored * self._stored("basis_scale", target, rows)[:, None, None, None])
 
     def embedding(self, rows: Rows) -> NDArray[np.float16]:
         """Embeddings, (n, E) float16. Raises ExportError where they were not stored."""
@@ -161,14 +177,25 @@ class Export:
         stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
         return stored
 
-    def reference_logits(self, rows: Rows) -> torch.Tensor:
-        """Logits of the references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
+    def reference_logits(self, rows: Rows, target: int = 0) -> torch.Tensor:
+        """Logits of a target's references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
         rows = self._rows(rows)
-        known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
+        lines = self.images if target == 0 else self.targets.filter(pc.equal(self.targets["rank"], target))
+        known = lines.filter(pc.is_in(lines["row"], pa.array(np.unique(rows))))
         table = dict(zip(known["row"].to_pylist(), known["reference_logits"].to_pylist(), strict=True))
         none = [None] * self.manifest.layout.references
         values = np.array([table.get(row, none) for row in rows.tolist()], dtype=np.float32)
         return torch.from_numpy(values.reshape(len(rows), len(none)))
+
+    def _stored(self, name: str, target: int, rows: NDArray[np.int64], *places: int) -> NDArray[Any]:
+        """Some rows of an array, of one target. Raises ExportError where there is no such target."""
+        layout = self.manifest.layout
+        if not 0 <= target < layout.targets:
+            known = "one target, 0" if layout.targets == 1 else f"targets 0 to {layout.targets - 1}"
+            raise ExportError(f"the export has no target {target} of its images; it has {known}")
+        where = (target, *places) if "target" in layout.axes(name) else places
+        stored: NDArray[Any] = self.tensors[name].oindex[rows, *where]
+        return stored
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)

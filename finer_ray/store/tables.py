@@ -54,6 +54,33 @@ METRICS = pa.schema(
         *(_column(metric) for metric in ALL.values() if not metric.of_region),
     ]
 )
+# Where a job has several targets for an image, a line for each of them, the first included; images and metrics are of
+# the first.
+TARGETS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        *(
+            IMAGES.field(name)
+            for name in (
+                "target",
+                "probability",
+                "logit",
+                "references",
+                "reference_logits",
+                "reference_probabilities",
+            )
+        ),
+    ]
+)
+TARGET_METRICS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        IMAGES.field("target"),
+        *(field for field in METRICS if field.name not in ("row", "class")),
+    ]
+)
 FAILURES = pa.schema(
     [
         pa.field("row", pa.int64()),
@@ -87,7 +114,15 @@ SIMILARITY = pa.schema(
 )
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
-SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES, "similarity": SIMILARITY}
+SEVERAL: dict[str, pa.Schema] = {"targets": TARGETS, "target_metrics": TARGET_METRICS}
+SCHEMAS: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
+
+
+def part_schemas(targets: int) -> dict[str, pa.Schema]:
+    """Schemas of a unit's parts, in the order in which they are written, where an image has at most so many targets."""
+    return PARTS if targets == 1 else {**SEVERAL, **PARTS}
+
+
 # A group is what a reader skips by its statistics, and what a thread takes at a time.
 ROWS_PER_GROUP = 131_072
 

@@ -40,7 +40,7 @@ def _create(folder: Folder, layout: Layout, rows: int) -> None:
             shards=(layout.rows_per_unit, *shape),
             chunks=(layout.rows_per_chunk, *shape),
             fill_value=array.fill,
-            dimension_names=("row", *array.axes),
+            dimension_names=("row", *layout.axes(name)),
             attributes={"map": list(layout.maps)} if "map" in array.axes else {},
         )
 

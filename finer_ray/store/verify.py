@@ -19,6 +19,8 @@ def verify_export(url: str, keys: bool = True) -> list[str]:
 
     - every input image is one line of images or of failures, with its own key, at its own row,
     - every row of images is written in every array, finite, with one line of metrics per map,
+    - where there are several targets, each that an image has is one line of targets, with a line of target_metrics per
+      map, and the first is that of images,
     - every other row is fill, but those that the last run has taken out, whose tensors go at the next.
 
     Args:
@@ -62,13 +64,36 @@ def _metrics(export: Export) -> Iterator[str]:
         lines = known.filter(pc.equal(known["map"], name))["row"].to_numpy()
         if not np.array_equal(np.sort(lines), np.sort(export.images["row"].to_numpy())):
             yield f"metrics of the map {name}: not one line for every image"
+    if export.manifest.layout.targets > 1:
+        yield from _targets(export)
+
+
+def _targets(export: Export) -> Iterator[str]:
+    targets, images = export.targets, export.images
+    first = targets.filter(pc.equal(targets["rank"], 0)).select(["row", "target"])
+    if not first.sort_by("row").equals(images.select(["row", "target"]).sort_by("row")):
+        yield "targets: the first ones are not those of images"
+    # The next after the first, and so on: ranks of an image have no gap.
+    found = targets.group_by("row").aggregate([("rank", "count"), ("rank", "max"), ("rank", "count_distinct")])
+    whole = pc.and_(
+        pc.equal(found["rank_count"], pc.add(found["rank_max"], 1)),
+        pc.equal(found["rank_count"], found["rank_count_distinct"]),
+    )
+    if wrong := found.filter(pc.invert(whole))["row"].to_pylist()[:MAX_LISTED]:
+        yield f"targets: not one line for each target of an image, by row: {wrong}"
+    keys = ["row", "rank", "target"]
+    expected = targets.select(keys).sort_by([(key, "ascending") for key in keys])
+    for name in export.manifest.layout.maps:
+        lines = export.target_metrics.filter(pc.equal(export.target_metrics["map"], name)).select(keys)
+        if not lines.sort_by([(key, "ascending") for key in keys]).equals(expected):
+            yield f"target_metrics of the map {name}: not one line for every target"
 
 
 def _tensors(export: Export) -> Iterator[str]:
     size = export.manifest.layout.rows_per_unit
     written = np.zeros(export.manifest.rows(), bool)
     written[export.images["row"].to_numpy()] = True
-    lacking = _lacking(export, written)
+    lacking, fewer = _lacking(export, written), _fewer_targets(export, written)
     free = _free(export, len(written))
     for name in export.manifest.layout.shapes():
         array = export.tensors[name]
@@ -86,7 +111,8 @@ def _tensors(export: Export) -> Iterator[str]:
                 good = ~filled | lacking[rows]
             else:
                 filled = np.isnan(values).all(1)
-                good = np.isfinite(values).all(1) | (lacking[rows] & ~filled if name == "basis" else False)
+                holes = {"basis": lacking | fewer, "maps": fewer}.get(name, np.zeros_like(lacking))[rows]
+                good = np.isfinite(values).all(1) | (holes & ~filled)
             if wrong := (first + np.flatnonzero(written[rows] & ~good))[:MAX_LISTED].tolist():
                 yield f"{name}: rows not written or not finite: {wrong}"
             if wrong := (first + np.flatnonzero(~written[rows] & ~filled & ~free[rows]))[:MAX_LISTED].tolist():
@@ -113,9 +139,18 @@ def _lacking(export: Export, written: np.ndarray) -> np.ndarray:
     """Rows of images that have fewer references than others (a listed reference was their own target)."""
     lacking = np.zeros(len(written), bool)
     if export.manifest.layout.references:
-        lacks = [-1 in references for references in export.images["references"].to_pylist()]
-        lacking[export.images["row"].to_numpy()] = lacks
+        for lines in (export.images, export.targets):
+            lacks = np.array([-1 in references for references in lines["references"].to_pylist()], bool)
+            lacking[lines["row"].to_numpy()[lacks]] = True
     return lacking
+
+
+def _fewer_targets(export: Export, written: np.ndarray) -> np.ndarray:
+    """Rows of images that have fewer targets than the arrays have room for."""
+    if export.manifest.layout.targets == 1:
+        return np.zeros(len(written), bool)
+    counts = np.bincount(export.targets["row"].to_numpy(), minlength=len(written))
+    return written & (counts < export.manifest.layout.targets)
 
 
 def _keys(export: Export, entry: ShardEntry) -> Iterator[str]:

@@ -314,7 +314,7 @@ def note_kinds() -> list[Kind]:
         ("a number of 5000 digits", "json", b'{"label": ' + b"9" * 5000 + b"}", "read", "json: not valid JSON"),
         ("a label beyond 64 bits", "json", b'{"label": 1e30}', "read", "out of the range of 64-bit integers"),
         ("a label that is NaN", "json", b'{"label": NaN}', "read", "label must be an integer"),
-        ("a label with a fraction, a boolean, a list", "json", b'{"label": [1]}', "read", "label must be an integer"),
+        ("a label with a fraction, or a list of such", "json", b'{"label": [1.5]}', "read", "label must be an integer"),
         ("a class name of 100 kB", "cls", b"x" * 100_000, "read", "more than 1000 characters"),
         ("a label that is not UTF-8", "cls", b"\xff\xfe", "read", "not UTF-8 text"),
         ("a box with NaN or infinity", "json", b'{"box_xyxy": [0, 0, NaN, 5]}', "read", "must be finite"),

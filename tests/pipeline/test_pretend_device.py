@@ -67,7 +67,7 @@ def agree_on_a_batch(name: str, precision: str) -> None:
     region[:, :20, :30] = True
     here = explain(classifier, images, spec)
     wanted = Scorer(METRICS, classifier, torch.device("cpu"), 2**26)(images, here, region)
-    wanted |= model_outputs(here, classifier.class_count)
+    wanted |= model_outputs(here, classifier)
     with pretend() as waits:
         model = prepare(deepcopy(classifier), DEVICE, precision)
         scorer = Scorer(METRICS, model, DEVICE, 2**26)
@@ -79,7 +79,7 @@ def agree_on_a_batch(name: str, precision: str) -> None:
             given = () if precision == "fp32" else (same.target, same.references)
             there = explain(model, sent, spec, *given)
             scores = scorer(sent, same, area)
-        results = fetch(model_outputs(there, model.class_count)), fetch(scores)
+        results = fetch(model_outputs(there, model)), fetch(scores)
         assert waits == [], waits
         found = {key: torch.from_numpy(values) for result in results for key, values in result().items()}
     if precision == "fp32":

@@ -14,6 +14,7 @@ class Planted:
     """Three classes; the first one's logit grows with the contrast inside the region, the second one's falls."""
 
     class_count = 3
+    activation = "softmax"
 
     def images(self, count: int = 2) -> Tensor:
         """Stripes two pixels wide, the same everywhere: nothing but the model tells the regions apart."""

@@ -130,7 +130,7 @@ def test_where_blurring_helps_the_objective_nothing_is_deleted_at_first() -> Non
     model = Planted()
     x = model.images()
     classes = torch.tensor([[0, 1], [0, 1]])
-    starts = circle_probabilities(model, x, classes, 3, Mask(), 2**30)
+    starts = circle_probabilities(model, x, classes, Mask(), 2**30)
     against = torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]]])
     assert (first_masks(starts, against, x, Mask()) == 1).all()
     assert first_masks(starts, 1 - against, x, Mask()).amin() < 0.5

@@ -78,7 +78,7 @@ def test_a_reference_weighs_by_its_share_of_the_plain_image() -> None:
         )
     made = basis["probability"]
     classes = torch.cat([made.target[:, None], made.references], dim=1)
-    each = rise_basis(model, x, classes, model.class_count, made.maps.shape[2:], FEW, 2**30)  # type: ignore[arg-type]
+    each = rise_basis(model, x, classes, made.maps.shape[2:], FEW, 2**30)  # type: ignore[arg-type]
     share = made.logits.gather(1, made.references).softmax(1)[:, :, None, None]
     expected = (each[:, 0] - 0.7 * (share * each[:, 1:]).sum(1)).relu()
     for result in basis.values():
