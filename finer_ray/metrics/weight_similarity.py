@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finer_ray.saliency.objective import similar_weights
+from finer_ray.saliency.selection import similar_weights
 
 CHUNK = 1024
 

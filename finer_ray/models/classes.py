@@ -65,6 +65,9 @@ class ClassNames:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __contains__(self, name: str) -> bool:
+        return self.named and normal_form(name) in self._indices
+
     def index(self, label: int | str) -> int:
         """The index of a class given by index or name.
 

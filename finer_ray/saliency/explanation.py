@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finer_ray.saliency import objective
 from finer_ray.saliency.aggregation import combine
 from finer_ray.saliency.gradcam import contrast_basis
 from finer_ray.saliency.method import BatchContext, Cam
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import wide
+from finer_ray.saliency.selection import choose_references
 from finer_ray.saliency.spec import MapSpec, SaliencySpec
 from finer_ray.saliency.split_classifier import SplitClassifier
 
@@ -59,7 +59,8 @@ def explain(
         images: (B, 3, H, W), normalised as the backbone wants them.
         spec: maps and references.
         target: (B,) int64 class to explain; where None, the predicted class, or what `spec.pairs` has for it.
-        references: (B, K) int64, -1 for none; as `spec.selection` says where None.
+        references: (B, K) int64, -1 for none; as the spec says where None, and where `spec.by_image` is set for the
+            rows that hold CHOOSE (see `finer_ray.saliency.selection`).
 
     >>> from finer_ray.config.schema import ModelConfig
     >>> from finer_ray.models import build_classifier
@@ -77,8 +78,8 @@ def explain(
         if spec.pairs is not None:
             pairs = _sent(spec.pairs, target)[predicted]
             target, references = pairs[:, 0], pairs[:, 1:]
-    if references is None:
-        references = choose_references(model, logits, target, spec)
+    if references is None or spec.by_image:
+        references = choose_references(model, logits, target, spec, references)
     classes = torch.cat([target[:, None], references], dim=1)
     cotangent = head_cotangents(model.head, cut.embedding, classes)
     activation = wide(cut.activation)
@@ -114,16 +115,6 @@ def draw(context: BatchContext, cam: Cam, wanted: MapSpec) -> Tensor:
     if wanted.weighting == "probability" and cam.weights is not None:
         weights = cam.weights
     return combine(cam.raw, weights, context.present, wanted.gamma, wanted.aggregation, wanted.reverse)
-
-
-def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, spec: SaliencySpec) -> Tensor:
-    """Each image's reference classes, (B, K) int64; -1 means none."""
-    if spec.selection == "logit":
-        count = model.class_count
-        return objective.closest_logits(logits[:, :count], target, spec.references)
-    if spec.selection == "weight":
-        return objective.similar_weights(model.class_weights()[: model.class_count], target, spec.references)
-    return objective.listed(_sent(spec.selection, target), target)
 
 
 def _sent(numbers: tuple[Any, ...], to: Tensor) -> Tensor:
