@@ -15,6 +15,7 @@ from torch.nn import functional
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier, build_classifier
+from finer_ray.models.checkpoint import fingerprint
 from finer_ray.models.head import LinearHead, probe_bytes, read_probe
 
 WEIGHT, BIAS = torch.randn((5, 6), generator=torch.Generator().manual_seed(0)), torch.arange(5.0)
@@ -70,13 +71,13 @@ def test_saved_on_a_gpu(legacy: bool, tmp_path: Path, monkeypatch: pytest.Monkey
     assert head.weight.device.type == "cpu"
 
 
-def test_a_models_own_checkpoint_gives_its_own_logits(tmp_path: Path) -> None:
+def test_a_models_own_checkpoint_gives_its_own_head(tmp_path: Path) -> None:
     config = ModelConfig(backbone="timm:test_resnet", weights="random", image_size=64)
     native = build_classifier(config)
     torch.save({"state_dict": native.split.encoder.state_dict()}, tmp_path / "whole.pth")
     read = build_classifier(config.model_copy(update={"head": str(tmp_path / "whole.pth")}))
-    images = torch.randn((2, 3, 64, 64))
-    assert torch.equal(read(images), native(images))
+    embedding = torch.randn((2, native.embedding_size))
+    assert torch.equal(read.head(embedding), native.head(embedding))
     assert read.head_fingerprint == native.head_fingerprint
 
 
@@ -175,7 +176,13 @@ def test_a_scale_needs_a_file() -> None:
             ModelConfig(backbone="open_clip:ViT-B-32", weights="random", classes=["a", "b"], head=head, head_scale=10)
 
 
-def test_the_head_that_was_published_first_keeps_its_fingerprint(tmp_path: Path) -> None:
-    save_file(LINEAR, str(tmp_path / "h.safetensors"), {"classes": json.dumps([*"abcde"])})
-    head, _ = read_probe(tmp_path / "h.safetensors")
-    assert [*head.state_dict()] == ["weight", "bias", "scale"]
+def test_heads_that_are_there_already_keep_their_fingerprints(tmp_path: Path) -> None:
+    """As version 0.1 wrote them into manifests."""
+    weight, metadata = torch.arange(30.0).reshape(5, 6), {"classes": json.dumps([*"abcde"])}
+    for tensors, normalize, known in (
+        ({"weight": weight, "bias": torch.arange(5.0)}, False, "6d312dec7f01087d"),
+        ({"weight": weight}, True, "6dd34e0bfebd9d2a"),
+    ):
+        save_file(tensors, str(tmp_path / "h.safetensors"), metadata | {"normalize": json.dumps(normalize)})
+        head, names = read_probe(tmp_path / "h.safetensors")
+        assert fingerprint(head.state_dict(), str(head.normalize), *names or ()) == known
