@@ -12,7 +12,7 @@ from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier
 from finer_ray.models.checkpoint import read_checkpoint
 from finer_ray.models.head import MAX_LISTED, head_names
-from finer_ray.store.similarity import similarity_table
+from finer_ray.store.similarity import classes_of, similarity_table
 from finer_ray.studies.output import write_study
 
 
@@ -51,11 +51,11 @@ def similarity_study(path: Path, folder: Path, tensor: str | None = None) -> lis
     """Write similarity.parquet and similarity.png. Raises what `classifier_weights` does."""
     weight = classifier_weights(path, tensor)
     table = similarity_table(weight)
-    return write_study(folder, {"similarity": table}, {"similarity": _figure(table, len(weight))})
+    return write_study(folder, {"similarity": table}, {"similarity": _figure(table)})
 
 
-def _figure(table: pa.Table, classes: int) -> Figure:
-    rank, mean, std, low, high = (table[name].to_numpy() for name in table.column_names)
+def _figure(table: pa.Table) -> Figure:
+    rank, mean, std, low, high = (table[name].to_numpy() for name in ("rank", "mean", "std", "low", "high"))
     figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
     axis = figure.subplots()
     axis.fill_between(rank, low, high, color="tab:blue", alpha=0.12, linewidth=0, label="smallest to largest")
@@ -65,6 +65,6 @@ def _figure(table: pa.Table, classes: int) -> Figure:
     axis.set_xscale("log")
     axis.set_xlabel("rank of the other class (1: most similar)")
     axis.set_ylabel("cosine of classifier weights")
-    axis.set_title(f"How similar are the {classes} classes to each other?", fontsize=11)
+    axis.set_title(f"How similar are classes to each other? {classes_of(table)}", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
     return figure
