@@ -139,7 +139,11 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 SUMMED = ("correct", *AVERAGED)
 # Columns of metrics and their summaries, and one that most exports do without.
-COME_AND_GO = {"drawn", *ALL, *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED)))}
+COME_AND_GO = {
+    "drawn",
+    *ALL,
+    *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED))),
+}
 
 
 def sums(images: pa.Table, metrics: pa.Table) -> pa.Table:

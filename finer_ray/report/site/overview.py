@@ -129,6 +129,7 @@ def _cell(cell: Cell, metric: Metric) -> dict[str, Any]:
     return {
         "count": cell.count,
         "mean": cell.mean,
+        "median": cell.median,
         "low": cell.mean - cell.margin,
         "high": cell.mean + cell.margin,
         "difference": cell.difference,
