@@ -149,12 +149,11 @@ def _linear(state: Mapping[str, Tensor], where: str) -> tuple[Tensor, Tensor | N
     names = head_names(state)
     if len(names) != 1:
         held = ", ".join(f"{name[:MAX_NAME]} {tuple(value.shape)}" for name, value in [*state.items()][-MAX_LISTED:])
-        what = (
-            f"holds {len(names)} layers that may be the classifier ({', '.join(names[:MAX_LISTED])}): save"
-            if names
-            else "needs"
+        several = f"holds {len(names)} layers that may be the classifier ({', '.join(names[:MAX_LISTED])}): it "
+        raise ConfigError(
+            f"{where} {several if names else ''}needs a tensor `weight` (classes, embedding) and `bias`; "
+            f"its last tensors: {held}"
         )
-        raise ConfigError(f"{where} {what} a tensor `weight` (classes, embedding) and `bias`; its last tensors: {held}")
     weight, bias = state[names[0]], state.get(_bias_of(names[0]))
     if bias is not None and not _fits(bias, weight):
         raise ConfigError(f"{where}: bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
