@@ -318,8 +318,10 @@ class SaliencyConfig(Section):
 
     @model_validator(mode="after")
     def _rankings_are_within(self) -> Self:
-        if self.within is not None and (not isinstance(self.selection, str) or self.target == "concept"):
-            raise ValueError("within needs selection: logit, weight or top, and a target that is a class")
+        if self.within is not None and not isinstance(self.selection, str):
+            raise ValueError("within needs selection: logit, weight or top")
+        if self.target == "concept" and (self.within is not None or isinstance(self.selection, ClassReferences)):
+            raise ValueError("references by class and within a taxon need a target that is a class")
         return self
 
 
@@ -497,8 +499,8 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
     # Of a file its content counts, not its place.
     for key in ("selection", "within"):
-        if isinstance(named := parts["saliency"].get(key), Mapping):
-            parts["saliency"][key] = {name: value for name, value in named.items() if name != "file"}
+        if isinstance(section := parts["saliency"].get(key), Mapping):
+            parts["saliency"][key] = {name: value for name, value in section.items() if name != "file"}
     if parts["saliency"].get("within") is None:
         parts["saliency"].pop("within", None)
     if parts["input"].get("decoder") == "cpu":

@@ -33,7 +33,8 @@ def with_references(config: Config, classes: ClassNames) -> Config:
     Raises:
         ConfigError: a file cannot be read, or names what is no class; with file, key and what is right.
     """
-    saliency, found = config.saliency, {}
+    saliency = config.saliency
+    found: dict[str, Any] = {}
     if isinstance(saliency.selection, ClassReferences) and saliency.selection.classes is None:
         held = _references(Path(str(saliency.selection.file)).expanduser())
         found["selection"] = saliency.selection.model_copy(update={"classes": held})

@@ -102,7 +102,7 @@ class SaliencySpec:
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""
         if self.by_class is not None:
-            return self.by_class.shape[1]
+            return int(self.by_class.shape[1])
         if not isinstance(self.selection, str):
             return len(self.selection)
         return min(self.references, classes - 1)

@@ -155,6 +155,10 @@ def test_the_fingerprint_is_of_the_content_not_of_its_place(tmp_path: Path) -> N
         ({"within": {"level": "genus"}}, r"saliency\.within: needs file"),
         ({"within": {"file": "x"}}, r"saliency\.within\.level: this key is needed"),
         ({"within": {"file": "x", "level": "g"}, "selection": [1]}, "within needs selection: logit, weight or top"),
+        (
+            {"selection": {"file": "x"}, "target": "concept", "concept": {"default": ["a", "b"]}},
+            "need a target that is a class",
+        ),
     ],
 )
 def test_wrong_sections(saliency: dict[str, Any], message: str) -> None:
