@@ -140,6 +140,8 @@ class Targets:
         """
         if not named:
             return [CHOOSE] * count
+        # As exports have it: of -1 alone, an image is compared with nothing.
+        named = [one for one in named if one["number"] != -1]
         if len(named) > count:
             raise TargetError("references", f"the image names {len(named)} references; saliency.references is {count}")
         found = []

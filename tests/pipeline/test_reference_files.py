@@ -210,6 +210,7 @@ def test_a_job_by_class_and_within_a_taxon(tmp_path: Path, job: Job) -> None:
 def test_a_job_by_image(tmp_path: Path, job: Job) -> None:
     """Images without references are compared as all others; what names none right is a failure with its reason."""
     own: list[Any] = [[5, 6], None, "7; 8", [], [4, 5], [3000], [1, 2, 3, 9], [8, 8], {"a": 1}, "x", [0.5], "", [900]]
+    own += [[-1, 77, -1, -1], [-1]]
     tar = shard(tmp_path / "a.tar", own)
     fields = {"fields": {"references": "json.references"}, "max_failures": 1.0}
     config = job(str(tar), input=fields, saliency={"target": "label"})
@@ -230,6 +231,9 @@ def test_a_job_by_image(tmp_path: Path, job: Job) -> None:
         "p4": [-1, 5, -1],
         "p11": before["p11"],
         "p12": [900, -1, -1],
+        # As an export itself has references.
+        "p13": [77, -1, -1],
+        "p14": [-1, -1, -1],
     }
     reasons = {line["key"]: (line["stage"], line["error"]) for line in made.failures.to_pylist()}
     assert reasons["p5"] == ("references", "class 3000 is out of range: there are 0 to 999")
