@@ -20,6 +20,7 @@ from finer_ray.models.library import Library
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
+from finer_ray.saliency.selection import Ranking
 from finer_ray.saliency.spec import FINER, MapSpec, maps_of
 from finer_ray.saliency.split_classifier import Activation
 from finer_ray.shards.formats import FORMATS
@@ -75,6 +76,11 @@ class FieldsConfig(Section):
     key: str | None = Field(None, description=f"null: the format's own ({_usual('key')})")
     text: str | None = Field(None, description="text that the image is asked about; no default")
     contrast_text: str | None = Field(None, description="text that it is compared with; no default")
+    references: str | None = Field(
+        None,
+        description="the classes that the image is compared with, at most K: a list of names or indices, or text with "
+        "; between them; images without are compared as saliency.selection says; no default",
+    )
     box_format: Literal["xyxy", "xywh"] = "xyxy"
 
 
@@ -129,7 +135,13 @@ class ModelConfig(Section):
     )
     head: Place = Field(
         "native",
-        description="native | text | path to a safetensors file (weight, bias) | none: embeddings alone, all logits 0",
+        description="native | text | path to a linear layer, of safetensors or a weights_only checkpoint | none: "
+        "embeddings alone, all logits 0",
+    )
+    head_scale: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="of a head whose rows are embeddings of texts: logits are this times their cosines with the "
+        "image's embedding (CLIP: 100); null: as the file says",
     )
     classes: Place | list[str] | None = Field(
         None, description="class names: imagenet-1k | a .txt or .json file | a list; needed for head: text"
@@ -188,6 +200,8 @@ class ModelConfig(Section):
     def _text_needs_names_and_a_text_tower(self) -> Self:
         if self.head == "text" and self.classes is None:
             raise ValueError("head: text needs model.classes, the names to put into the prompts")
+        if self.head_scale is not None and self.head in ("native", "text", "none"):
+            raise ValueError(f"head_scale is of a head that is a file, and head is {self.head}")
         if self.head == "none" and (self.classes is None or self.concepts is not None):
             raise ValueError("head: none needs model.classes, where labels are looked up, and takes no concepts")
         if not self.library.text_tower and (self.head == "text" or self.concepts is not None):
@@ -260,6 +274,60 @@ AnyTarget = Annotated[
 ]
 
 
+class ClassReferences(Section):
+    """The references of each class; a class that is left out has none, and its maps are the baseline's."""
+
+    file: Place | None = Field(
+        None, description="a .json file, {class: [classes]}, by name or index; the longest list is K"
+    )
+    classes: dict[str | int, list[str | int]] | None = Field(
+        None, description="the same here; of a file, what it holds is put here when the job begins"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.file is None and self.classes is None:
+            raise ValueError("needs file (of JSON), or classes")
+        return self
+
+
+class Within(Section):
+    """References are of the target's taxon alone; where it has fewer than K others, there are fewer references."""
+
+    file: Place | None = Field(
+        None, description="a .csv (or .tsv) file with a header; its first column names the classes, all of the model's"
+    )
+    level: str = Field(min_length=1, description="the column of the taxon, such as genus; empty: a class has none")
+    taxa: dict[str, list[str | int]] | None = Field(
+        None,
+        description="classes by taxon, instead of a file; of a file, what it says of the model's classes is put here "
+        "when the job begins",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.file is None and self.taxa is None:
+            raise ValueError("needs file (of CSV), or taxa")
+        return self
+
+
+# Told apart by their form, as maps are.
+AnySelection = Annotated[
+    Annotated[Ranking, Tag("a ranking")]
+    | Annotated[list[int | str], Tag("a list")]
+    | Annotated[ClassReferences, Tag("references by class")],
+    Discriminator(
+        lambda value: (
+            "a list"
+            if isinstance(value, list | tuple)
+            else "references by class"
+            if isinstance(value, dict | ClassReferences)
+            else "a ranking"
+        )
+    ),
+]
+
+
 @with_keys({name: (type(method.settings), method.settings) for name, method in METHODS.items() if method.settings})
 class SaliencyConfig(Section):
     """What is explained, against what, and how (notation of the Finer-CAM supplementary)."""
@@ -267,9 +335,14 @@ class SaliencyConfig(Section):
     maps: list[AnyMap] = Field(["gradcam", "finer_gradcam"], min_length=1)
     gamma: Gamma = Field(0.6, description="strength of the comparison; above 1 extrapolates")
     references: Annotated[int, Field(ge=0, le=64)] = Field(3, description="K, the number of reference classes")
-    selection: Literal["logit", "weight"] | list[int | str] = Field(
+    selection: AnySelection = Field(
         "logit",
-        description="closest logits | most similar classifier weights (Eq. 11) | classes by name or index",
+        description="logit: closest logits | weight: most similar classifier weights (Eq. 11) | top: highest other "
+        "logits | classes by name or index | {file: references.json}: by class. Images may name their own, see "
+        "input.fields.references",
+    )
+    within: Within | None = Field(
+        None, description="{file: taxonomy.csv, level: genus}: logit, weight and top among the target's taxon alone"
     )
     aggregation: Aggregation = Field("mean_before_relu", description="over the references (Tab. 7)")
     weighting: Weighting = Field(
@@ -298,6 +371,14 @@ class SaliencyConfig(Section):
     def _concepts_belong_together(self) -> Self:
         if (self.target == "concept") != (self.concept is not None):
             raise ValueError("target: concept and the section saliency.concept need each other")
+        return self
+
+    @model_validator(mode="after")
+    def _rankings_are_within(self) -> Self:
+        if self.within is not None and not isinstance(self.selection, str):
+            raise ValueError("within needs selection: logit, weight or top")
+        if self.target == "concept" and (self.within is not None or isinstance(self.selection, ClassReferences)):
+            raise ValueError("references by class and within a taxon need a target that is a class")
         return self
 
 
@@ -426,6 +507,8 @@ class Config(Section):
             raise ValueError("saliency.concept needs model.concepts, the texts that it may name")
         if concept is not None and concept.by == "image" and not self.input.fields.text:
             raise ValueError("saliency.concept.by: image needs input.fields.text, where an image's text stands")
+        if concept is not None and self.input.fields.references:
+            raise ValueError("input.fields.references are classes; saliency.target: concept compares with a text")
         return self
 
     @model_validator(mode="after")
@@ -477,7 +560,7 @@ class Config(Section):
 # Keys by section that the fingerprint of a config leaves out.
 UNCOVERED: Mapping[str, tuple[str, ...]] = {
     "input": ("shards", "max_failures", "on_changed"),
-    "model": ("weights", "head", "classes", "concepts"),
+    "model": ("weights", "head", "head_scale", "classes", "concepts"),
     "output": ("url", "lease_seconds"),
 }
 
@@ -502,7 +585,15 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     # By the names that keys had first, so that fingerprints stay.
     before = {new: old for old, new in FieldsConfig.renamed.items()}
     fields = parts["input"]["fields"]
-    parts["input"]["fields"] = {before.get(key, key): value for key, value in fields.items()}
+    parts["input"]["fields"] = {
+        before.get(key, key): value for key, value in fields.items() if key != "references" or value
+    }
+    # Of a file its content counts, not its place.
+    for key in ("selection", "within"):
+        if isinstance(section := parts["saliency"].get(key), Mapping):
+            parts["saliency"][key] = {name: value for name, value in section.items() if name != "file"}
+    if parts["saliency"].get("within") is None:
+        parts["saliency"].pop("within", None)
     if parts["input"].get("decoder") == "cpu":
         # Of exports made while there was a choice.
         del parts["input"]["decoder"]

@@ -17,6 +17,7 @@ class Sample:
         box: x1, y1, x2, y2 in pixels of the displayed image (after its EXIF orientation), or None.
         mask: an encoded single-channel image, non-zero inside the object, or None.
         text, contrast_text: what of the image is asked about, and what it is compared with, or None.
+        references: the classes, by index or name, that the image is compared with, or None.
         error: why the sample cannot be used, or None. Then `image` is None.
     """
 
@@ -28,6 +29,7 @@ class Sample:
     text: str | None = None
     contrast_text: str | None = None
     error: str | None = None
+    references: tuple[int | str, ...] | None = None
 
     def digest(self) -> str:
         """16 hex digits of all that was read of the sample, by which a change of its shard is told."""
@@ -35,6 +37,9 @@ class Sample:
         for part in (self.image, self.mask):
             digest.update(b"none" if part is None else str(len(part)).encode())
             digest.update(part or b"")
-        rest = (self.key, self.label, self.box, self.text, self.contrast_text, self.error)
+        rest: tuple[object, ...] = (self.key, self.label, self.box, self.text, self.contrast_text, self.error)
+        if self.references is not None:
+            # Only then, so that digests from before there were any stay.
+            rest = (*rest, self.references)
         digest.update(repr(rest).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()

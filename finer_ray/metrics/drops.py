@@ -6,6 +6,10 @@ With the top q of pixels replaced by `metrics.fill`, q = 0.05 and 0.10, and p' t
     confidence_drop   (p_c - p'_c) / p_c
 
 The probabilities p' themselves are kept, too.
+
+Of an image whose target the model hardly believes in, as a label that it predicts wrongly, p_c may be 1e-6, and masking
+may make it a thousand times that: its confidence drop is then -1000, and outweighs all others' in the mean. The median
+does not know such images.
 """
 
 from collections.abc import Callable
@@ -82,8 +86,8 @@ def _metric(name: str, words: str, percent: int, drop: Drop, heading: str | None
 DROPS = (
     _metric("relative_drop", "relative drop", 5, _relative, "RD.", rank=1),
     _metric("relative_drop", "relative drop", 10, _relative, "RD.", rank=2),
-    _metric("confidence_drop", "confidence drop", 5, _confidence, "CD.", rank=5),
-    _metric("confidence_drop", "confidence drop", 10, _confidence, "CD.", rank=6),
+    _metric("confidence_drop", "confidence drop", 5, _confidence, "CD.", rank=5, skewed=True),
+    _metric("confidence_drop", "confidence drop", 10, _confidence, "CD.", rank=6, skewed=True),
     _metric("probability", "target's probability", 5, _target),
     _metric("probability", "target's probability", 10, _target),
     _metric("reference_probabilities", "references' probabilities", 5, _references, axes=("reference",)),

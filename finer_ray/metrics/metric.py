@@ -57,6 +57,7 @@ class Metric:
         heading: in tables, short; None for what is kept as it is, neither averaged nor shown.
         higher_is_better: the direction.
         rank: among metrics by which an image's map may be judged; the lowest that an export has is taken.
+        skewed: whether a few images may outweigh all others, so that tables have the median beside the mean.
         of_region: whether it needs regions, and nothing else but maps. It is then also swept over gamma.
         axes: what stands behind (B, M): `step`, metrics.steps + 1 of them, or `reference`, K of them.
         dtype: in the table; a bool is computed as a float: above 0 is true.
@@ -73,6 +74,7 @@ class Metric:
     heading: str | None = None
     higher_is_better: bool = True
     rank: int = 100
+    skewed: bool = False
     of_region: bool = False
     axes: tuple[Literal["step", "reference"], ...] = ()
     dtype: Literal["float32", "bool"] = "float32"

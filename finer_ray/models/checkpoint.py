@@ -77,17 +77,23 @@ def package_path(text: str, key: str) -> Path | None:
         raise ConfigError(f"{key}: {package!r} is not a package; write package:NAME/FILE") from None
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, key: str = "model.weights", part: str = "backbone") -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a checkpoint that torch loads with weights_only, by name.
 
     Of a checkpoint of a training these are the weights, wherever in it they stand: under `state_dict` or `model`, else
     in the one dict of named tensors that there is. Averaged weights (EMA) are taken only where there are no others. A
-    data-parallel or compiled model's `module.` and `_orig_mod.` are left out of the names.
+    data-parallel or compiled model's `module.` and `_orig_mod.` are left out of the names. A tensor alone is called
+    `weight`. All of them are on the CPU, wherever they were saved.
+
+    Args:
+        path: of the file.
+        key: of the config that names it, for messages.
+        part: of a model that is wanted, for messages.
 
     Raises:
         ConfigError: unreadable, it holds code, or no tensors, or several dicts of them.
     """
-    where = f"model.weights: {str(path)!r}"
+    where = f"{key}: {str(path)!r}"
     if _is_torchscript(path):
         raise ConfigError(
             f"{where} is a TorchScript archive, which is code: load it elsewhere, and save its state_dict with "
@@ -109,6 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{where} is neither safetensors nor a checkpoint that torch loads with weights_only=True ({first}); "
             "save its state_dict with safetensors"
         ) from None
+    tree = {"weight": tree} if isinstance(tree, Tensor) else tree
     found = _state_dicts(tree) if isinstance(tree, Mapping) else {}
     for key in ("state_dict", "model"):
         found = {place: state for place, state in found.items() if place.split("/")[0] == key} or found
@@ -116,7 +123,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         found = {place: state for place, state in found.items() if not EMA.search(place)} or found
     if len(found) != 1:
         what = f"holds several dicts of tensors ({_few([*found])})" if found else "holds no tensors by name"
-        raise ConfigError(f"{where} {what}: save the backbone's state_dict alone, with safetensors")
+        raise ConfigError(f"{where} {what}: save the {part}'s state_dict alone, with safetensors")
     (state,) = found.values()
     return {name.replace(COMPILED, ""): value for name, value in timm.models.clean_state_dict(dict(state)).items()}
 
@@ -235,6 +242,13 @@ def fingerprint(state: Mapping[str, Tensor], *extra: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever it is called: the length of a header, and a header of JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
 def _is_torchscript(path: Path) -> bool:
     """As torch itself tells them from checkpoints."""
     if not zipfile.is_zipfile(path):
@@ -247,7 +261,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _is_safetensors(path):
         return safetensors.torch.load_file(path)
     # timm's checkpoints of trainings hold their arguments.
     with torch.serialization.safe_globals([argparse.Namespace]):

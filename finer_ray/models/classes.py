@@ -14,6 +14,9 @@ from timm.data import ImageNetInfo
 from finer_ray.config.messages import nearest
 from finer_ray.errors import ConfigError
 
+# Among more names than these, a mistyped one is compared with those that begin with the same letters.
+MANY, BEGINNING = 20_000, 2
+
 
 @dataclass(frozen=True)
 class ClassNames:
@@ -65,6 +68,9 @@ class ClassNames:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __contains__(self, name: str) -> bool:
+        return self.named and normal_form(name) in self._indices
+
     def index(self, label: int | str) -> int:
         """The index of a class given by index or name.
 
@@ -97,10 +103,18 @@ class ClassNames:
 
     def _close_to(self, label: str) -> str:
         """The names closest to one that there is not, as a hint."""
-        looks = _look(label)
-        if alike := next((name for name in self._indices if _look(name) == looks), None):
+        if alike := self._looks.get(_look(label)):
             return f"; {alike!a} looks the same, but has other characters than {label!a}"
-        return nearest(label, [*self._indices])
+        names = [*self._indices]
+        if len(names) > MANY:
+            # Among a million names the nearest takes ten seconds to find, and images may have many labels.
+            names = [name for name in names if name[:BEGINNING] == label[:BEGINNING]]
+        return nearest(label, names)
+
+    @cached_property
+    def _looks(self) -> dict[str, str]:
+        """The first name of each look."""
+        return {_look(name): name for name in reversed(self._indices)}
 
 
 def normal_form(name: str) -> str:

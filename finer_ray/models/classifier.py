@@ -126,7 +126,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
         # As wide as the embedding once that is measured.
         head = blank_head(0 if names is None else len(names))
     if head is None:
-        head, listed = read_probe(Path(config.head).expanduser())
+        head, listed = read_probe(Path(config.head).expanduser(), config.head_scale)
         if names is None and listed is not None:
             names = ClassNames(tuple(listed))
     names = names or ClassNames.numbered(len(head.weight))

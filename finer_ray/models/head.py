@@ -1,6 +1,7 @@
 """Heads: from embedding to logits."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finer_ray.errors import ConfigError
-from finer_ray.models.checkpoint import check_numbers
+from finer_ray.models.checkpoint import MAX_NAME, check_kinds, check_numbers, read_checkpoint
+
+# What a classifier's last layer is called: in a linear probe, and in the checkpoints of the usual libraries.
+HEADS = ("weight", "head.weight", "fc.weight", "classifier.weight", "head.fc.weight", "heads.head.weight")
+MAX_LISTED = 5
 
 
 class LinearHead(nn.Module):
@@ -32,7 +37,8 @@ class LinearHead(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: float = 1.0, normalize: bool = False) -> None:
         super().__init__()
         self.normalize = normalize
-        self.register_buffer("weight", weight.detach().clone().float())
+        # One copy of what may be gigabytes.
+        self.register_buffer("weight", weight.detach().to(torch.float32, copy=True))
         zeros = torch.zeros(len(weight)) if bias is None else bias.detach().clone().float()
         self.register_buffer("bias", zeros)
         self.register_buffer("scale", torch.tensor(float(scale)))
@@ -85,41 +91,101 @@ def blank_head(classes: int, embedding: int = 0) -> LinearHead:
     return LinearHead(torch.zeros(classes, embedding))
 
 
-def read_probe(path: Path) -> tuple[LinearHead, list[str] | None]:
-    """A linear probe from a safetensors file, and its class names.
+def read_probe(path: Path, scale: float | None = None) -> tuple[LinearHead, list[str] | None]:
+    """A head from a file, and its class names.
 
-    The file holds `weight` (C, E) and, if it likes, `bias` (C,); its metadata may give `classes` (a JSON list of
-    C names) and `normalize` ("true": unit-length embeddings).
+    The file holds a linear layer, see `head_names`: `weight` (C, E) and, if it likes, `bias` (C,). It is a checkpoint
+    that torch loads with weights_only, or of safetensors, whose metadata may give `classes` (a JSON list of C names),
+    `normalize` ("true": unit-length embeddings) and `scale` (a number that the product is multiplied with).
+
+    Args:
+        path: of the file.
+        scale: `model.head_scale`: rows are embeddings of texts, and logits this times their cosines with the image's
+            embedding; None: as the file says.
 
     Raises:
         ConfigError: no such file, or not of this form.
     """
     where = f"model.head: {str(path)!r}"
     if not path.is_file():
-        raise ConfigError(f"{where} is no file; valid: native, text, none, or the path of a safetensors file")
+        raise ConfigError(
+            f"{where} is no file; valid: native, text, none, or the path of a safetensors file or of a checkpoint"
+        )
+    weight, bias = _linear(read_checkpoint(path, "model.head", "head"), where)
+    metadata = _metadata(path)
     try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
         names = json.loads(metadata["classes"]) if "classes" in metadata else None
-    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} cannot be read as safetensors: {error}") from None
-    weight, bias = tensors.get("weight"), tensors.get("bias")
-    if weight is None or weight.ndim != 2:
-        raise ConfigError(f"{where} needs a tensor `weight` (classes, embedding); it has {sorted(tensors)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ConfigError(f"{where}: bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
-    check_numbers({name: value for name, value in (("weight", weight), ("bias", bias)) if value is not None}, where)
+        own_scale = float(metadata.get("scale", 1))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: its metadata cannot be read: {error}") from None
     if names is not None and not (isinstance(names, list) and len(names) == len(weight)):
         raise ConfigError(f"{where}: its metadata `classes` must be a JSON list of {len(weight)} names")
-    head = LinearHead(weight, bias, normalize=metadata.get("normalize", "").lower() == "true")
+    if not 0 < own_scale < math.inf:
+        raise ConfigError(f"{where}: its metadata `scale` must be a number above 0, got {own_scale}")
+    if scale is not None:
+        head = LinearHead(functional.normalize(weight.float(), dim=1), bias, scale, normalize=True)
+    else:
+        head = LinearHead(weight, bias, own_scale, normalize=metadata.get("normalize", "").lower() == "true")
     return head, None if names is None else [str(name) for name in names]
+
+
+def head_names(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the matrices (C, E) that may be a classifier's weights; where it is one, that is it.
+
+    Those are what the usual libraries call so (`HEADS`); else weights with a bias that fits, as `classifier.1.weight`
+    and `classifier.1.bias` are; else all matrices that are called weight.
+
+    Args:
+        state: tensors by name, of a linear layer alone or of a whole model.
+    """
+    matrices = [name for name, value in state.items() if value.ndim == 2 and len(value) > 1]
+    named = [name for name in matrices if name.split(".")[-1] == "weight"]
+    biased = [name for name in named if _fits(state.get(_bias_of(name)), state[name])]
+    return [name for name in HEADS if name in matrices] or biased or named
+
+
+def _linear(state: Mapping[str, Tensor], where: str) -> tuple[Tensor, Tensor | None]:
+    """Weight (C, E) and bias (C,) of the one linear layer. Raises ConfigError."""
+    names = head_names(state)
+    if len(names) != 1:
+        held = ", ".join(f"{name[:MAX_NAME]} {tuple(value.shape)}" for name, value in [*state.items()][-MAX_LISTED:])
+        several = f"holds {len(names)} layers that may be the classifier ({', '.join(names[:MAX_LISTED])}): it "
+        raise ConfigError(
+            f"{where} {several if names else ''}needs a tensor `weight` (classes, embedding) and `bias`; "
+            f"its last tensors: {held}"
+        )
+    weight, bias = state[names[0]], state.get(_bias_of(names[0]))
+    if bias is not None and not _fits(bias, weight):
+        raise ConfigError(f"{where}: bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
+    found = {names[0]: weight} if bias is None else {names[0]: weight, _bias_of(names[0]): bias}
+    check_kinds(found, {name: torch.empty(0) for name in found}, where)
+    check_numbers(found, where)
+    return weight, bias
+
+
+def _bias_of(name: str) -> str:
+    return f"{name.removesuffix('weight')}bias"
+
+
+def _fits(bias: Tensor | None, weight: Tensor) -> bool:
+    return bias is not None and bias.shape == weight.shape[:1]
 
 
 def probe_bytes(head: LinearHead, classes: Sequence[str], notes: Mapping[str, str]) -> bytes:
     """A linear probe as the safetensors file that `read_probe` reads, with further notes in its metadata."""
     form = {"classes": json.dumps(list(classes)), "normalize": json.dumps(head.normalize)}
+    if (scale := head.scale.item()) != 1:
+        form["scale"] = str(scale)
     return safetensors.torch.save({"weight": head.weight, "bias": head.bias}, {**notes, **form})
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; of any other file there is none."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError:
+        return {}
 
 
 def probe_metadata(content: bytes) -> dict[str, str]:

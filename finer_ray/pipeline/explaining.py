@@ -1,7 +1,7 @@
 """Explaining stage: an actor that holds the model and explains units, on a GPU where there is one."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -97,11 +97,13 @@ class Explainer:
         """A unit's arrays and annotations; rows in which annotations fail are marked."""
         results = Results(table, self._schema)
         regions = from_column(table["region"]) if "region" in table.column_names else None
-        sizes = self._sizes(table)
-        unit = Unit(results, from_column(table["pixels"]), regions, sizes, [], [])
-        columns = (table[name].to_pylist() for name in ("label_number", "label_name", "text", "contrast_text"))
-        for row, (number, name, text, contrast_text) in enumerate(zip(*columns, strict=True)):
-            target = reference = None
+        unit = Unit(results, from_column(table["pixels"]), regions, self._sizes(table), [], [])
+        columns = (
+            table[name].to_pylist() for name in ("label_number", "label_name", "text", "contrast_text", "references")
+        )
+        for row, (number, name, text, contrast_text, named) in enumerate(zip(*columns, strict=True)):
+            target: int | None = None
+            reference: int | list[int] | None = None
             try:
                 try:
                     results.labels[row] = self._targets.label(number if name is None else name)
@@ -110,6 +112,8 @@ class Explainer:
                         raise
                     results.unknown_labels[row] = str(error)
                 target, reference = self._targets.pair(results.labels[row], text, contrast_text)
+                if self._spec.by_image:
+                    reference = self._targets.own_references(named, self._layout.references)
             except TargetError as error:
                 results.fail(row, error.stage, str(error))
             unit.targets.append(target)
@@ -160,9 +164,8 @@ class Explainer:
         region = None if unit.regions is None else self._send(unit.regions, filled)[:, :height, :width]
         target, reference = (self._known(column, filled) for column in (unit.targets, unit.references))
         with autocast(self._device, self._config.compute.precision):
-            explanation = explain(
-                self._model, images, self._spec, target, None if reference is None else reference[:, None]
-            )
+            references = reference if reference is None or reference.ndim == 2 else reference[:, None]
+            explanation = explain(self._model, images, self._spec, target, references)
             scores = self._scorer(images, explanation, region)
         return [Batch(good, places, fetch(model_outputs(explanation, self._model) | scores))]
 
@@ -200,11 +203,13 @@ class Explainer:
         """(n, h, w, 3) uint8 to (n, 3, h, w), normalised."""
         return (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
 
-    def _known(self, column: list[int | None], rows: Rows) -> Tensor | None:
+    def _known(self, column: Sequence[int | list[int] | None], rows: Rows) -> Tensor | None:
         """What is known of all rows, or of none."""
-        if column[rows[0]] is None:
+        if (known := column[rows[0]]) is None:
             return None
-        return self._send(np.array([-1 if value is None else value for value in column]), rows)
+        # Of images that have failed.
+        blank = -1 if isinstance(known, int) else [-1] * len(known)
+        return self._send(np.array([blank if value is None else value for value in column], np.int64), rows)
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,8 @@ class Unit:
         pixels: (n, h, w, 3) uint8; anything where an image has failed, and beyond its own size.
         regions: (n, h, w) bool, empty where an image has none; or None.
         sizes: (n, 2), height and width of each image, in the upper left corner of its pixels; 0 where not known.
-        targets, references: class indices, None where the model is to choose.
+        targets, references: class indices, None where the model is to choose; of images that may name references, lists
+            of K.
     """
 
     results: Results
@@ -224,7 +230,7 @@ class Unit:
     regions: NDArray[np.bool_] | None
     sizes: Sizes
     targets: list[int | None]
-    references: list[int | None]
+    references: list[int | list[int] | None]
 
     def by_size(self, rows: Rows) -> Iterator[Rows]:
         """Rows of one size, by size; those of no known size, which have failed, are left out."""

@@ -13,6 +13,7 @@ from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
+from finer_ray.pipeline.reference_files import with_references
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
 from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_saliency
@@ -81,6 +82,7 @@ class Run(ExitStack):
         check_places(config.input.shards, folder)
         check_vacant(folder)
         self._classifier = build_classifier(config.model)
+        self._config = config = with_references(config, self._classifier.classes)
         check_saliency(config, self._classifier)
         self._lease = self.enter_context(acquire(folder, config.output.lease_seconds))
         self._executor = self.enter_context(executor_of(config.compute))

@@ -10,6 +10,7 @@ from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import InlineExecutor, executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
+from finer_ray.pipeline.reference_files import with_references
 from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_saliency
 from finer_ray.store.failures import over_limit, too_many
@@ -75,6 +76,7 @@ def forecast(config: Config) -> Forecast:
     check_places(config.input.shards, folder)
     check_vacant(folder)
     classifier = build_classifier(config.model)
+    config = with_references(config, classifier.classes)
     check_saliency(config, classifier)
     published = read_manifest(folder, EXPORT)
     planned = pending(read_manifest(folder, PLAN), published)

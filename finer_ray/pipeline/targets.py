@@ -3,11 +3,13 @@
 from functools import lru_cache
 from typing import Any
 
-from finer_ray.config.schema import ConceptConfig, Config, TargetsConfig
+from finer_ray.config.schema import ClassReferences, ConceptConfig, Config, TargetsConfig
 from finer_ray.config.section import MISSING_PLUGIN
 from finer_ray.errors import ConfigError
 from finer_ray.models import Classifier
+from finer_ray.pipeline.reference_files import references_by_class, taxa_by_class, with_references
 from finer_ray.saliency.methods import METHODS
+from finer_ray.saliency.selection import CHOOSE
 from finer_ray.saliency.spec import SaliencySpec
 from finer_ray.shards.splits import split_hint
 
@@ -30,21 +32,28 @@ def saliency_spec(config: Config, classifier: Classifier) -> SaliencySpec:
     maps = saliency.specs()
     if unknown := [wanted.cam for wanted in maps if wanted.cam not in METHODS]:
         raise ConfigError(f"this process knows no CAM method {unknown[0]!r}: {MISSING_PLUGIN}")
+    saliency = with_references(config, classifier.classes).saliency
     selection: Any = saliency.selection
+    by_class = None
     if isinstance(selection, list):
         selection = tuple(classifier.classes.index(name) for name in selection)
+    elif isinstance(selection, ClassReferences):
+        selection, by_class = "logit", references_by_class(selection, classifier.classes)
     concept, pairs, references = saliency.concept, None, saliency.references
     if concept is not None:
         references = 1
-        by_class = _pairs(concept, classifier)
+        of_class = _pairs(concept, classifier)
         if concept.by == "predicted":
-            pairs = tuple(by_class[index] for index in range(len(classifier.classes)))
+            pairs = tuple(of_class[index] for index in range(len(classifier.classes)))
     target = saliency.target
     several = target if isinstance(target, TargetsConfig) else None
     return SaliencySpec(
         maps=maps,
         references=references,
         selection=selection,
+        by_class=by_class,
+        taxa=None if saliency.within is None else taxa_by_class(saliency.within, classifier.classes),
+        by_image=bool(config.input.fields.references),
         pairs=pairs,
         targets=1 if several is None else several.count,
         positives=several is not None and several.positives is not None,
@@ -129,6 +138,32 @@ class Targets:
         except LookupError as error:
             hint = split_hint(label) if isinstance(label, str) else NO_LABEL if label == -1 else ""
             return -1, f"{error.args[0]}{hint}"
+
+    def own_references(self, named: list[dict[str, int | str | None]] | None, count: int) -> list[int]:
+        """The classes that an image names to be compared with, -1 behind them; of one that names none, CHOOSE.
+
+        Args:
+            named: each a number or a name, the other None; or None.
+            count: K.
+
+        Raises:
+            TargetError: more than K of them, one that is no class, or one named twice.
+        """
+        if not named:
+            return [CHOOSE] * count
+        # As exports have it: of -1 alone, an image is compared with nothing.
+        named = [one for one in named if one["number"] != -1]
+        if len(named) > count:
+            raise TargetError("references", f"the image names {len(named)} references; saliency.references is {count}")
+        found = []
+        for one in named:
+            index, reason = self._label(one["number"] if one["name"] is None else one["name"])
+            if reason is not None:
+                raise TargetError("references", reason)
+            found.append(index)
+        if len(set(found)) < len(found):
+            raise TargetError("references", "the image names a reference twice")
+        return found + [-1] * (count - len(found))
 
     def pair(self, label: int | None, text: str | None, contrast_text: str | None) -> tuple[int | None, int | None]:
         """Target and reference, None where the model is to choose.

@@ -94,6 +94,9 @@ class Loader:
 def _line(unit: Unit, position: int, sample: Sample) -> dict[str, Any]:
     """What is known of a sample before it is decoded."""
     named = isinstance(sample.label, str)
+    references = None
+    if sample.references is not None:
+        references = [{"name" if isinstance(one, str) else "number": one} for one in sample.references]
     return {
         "unit": unit.number,
         "index": unit.first_index + position,
@@ -104,4 +107,5 @@ def _line(unit: Unit, position: int, sample: Sample) -> dict[str, Any]:
         "label_name": sample.label if named else None,
         "text": sample.text,
         "contrast_text": sample.contrast_text,
+        "references": references,
     }

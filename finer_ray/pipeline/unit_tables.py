@@ -37,13 +37,14 @@ NOTES = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-# A label is a number or a name, never both.
+# A label, and each of an image's own references, is a number or a name, never both.
 ANNOTATIONS = pa.schema(
     [
         pa.field("label_number", pa.int64()),
         pa.field("label_name", pa.string()),
         pa.field("text", pa.string()),
         pa.field("contrast_text", pa.string()),
+        pa.field("references", pa.list_(pa.struct({"number": pa.int64(), "name": pa.string()}))),
     ]
 )
 WRITTEN = pa.schema(

@@ -20,10 +20,12 @@ class Cell(Mean):
     """One map and metric, over the images that have it; for a finer map also the paired difference to its baseline.
 
     Attributes:
+        median: of the values, where the metric is `Metric.skewed` and there are some; else None.
         difference, low, high: mean difference to the baseline and its 95 % bootstrap interval over the images that
             have both; None for baselines.
     """
 
+    median: float | None = None
     difference: float | None = None
     low: float | None = None
     high: float | None = None
@@ -46,7 +48,9 @@ def compare(export: Export, against: Mapping[str, str] | None = None) -> dict[st
     present = [metric for metric in REPORTED if any(np.isfinite(known[metric]).any() for known in values.values())]
     return {
         name: {
-            metric: _cell(known[metric], values[against[name]][metric] if name in against else None)
+            metric: _cell(
+                known[metric], values[against[name]][metric] if name in against else None, REPORTED[metric].skewed
+            )
             for metric in present
         }
         for name, known in values.items()
@@ -67,6 +71,8 @@ def paper_table(export: Export) -> Table:
     for metric in next(iter(cells.values())):
         row = [known[metric] for known in cells.values()]
         table.add_row(REPORTED[metric].title, *(_mean(cell) for cell in row))
+        if any(cell.median is not None for cell in row):
+            table.add_row("  median", *("" if cell.median is None else f"{cell.median:.3f}" for cell in row))
         if any(cell.difference is not None for cell in row):
             table.add_row("", *(_difference(cell) for cell in row), style="dim")
     return table
@@ -80,13 +86,14 @@ def metric_values(export: Export, name: str) -> dict[str, NDArray[np.float64]]:
     return {metric: pc.cast(table[metric], pa.float64()).to_numpy() for metric in REPORTED}
 
 
-def _cell(values: NDArray[np.float64], baseline: NDArray[np.float64] | None) -> Cell:
+def _cell(values: NDArray[np.float64], baseline: NDArray[np.float64] | None, skewed: bool) -> Cell:
     mean = mean_of(values)
+    median = float(np.median(values[np.isfinite(values)])) if skewed and mean.count else None
     differences = np.empty(0) if baseline is None else values - baseline
     differences = differences[np.isfinite(differences)]
     if not len(differences):
-        return Cell(mean.count, mean.mean, mean.stderr)
-    return Cell(mean.count, mean.mean, mean.stderr, float(differences.mean()), *bootstrap_interval(differences))
+        return Cell(mean.count, mean.mean, mean.stderr, median)
+    return Cell(mean.count, mean.mean, mean.stderr, median, float(differences.mean()), *bootstrap_interval(differences))
 
 
 def _mean(cell: Cell) -> str:

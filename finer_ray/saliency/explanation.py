@@ -7,12 +7,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from finer_ray.saliency import objective
 from finer_ray.saliency.aggregation import combine
 from finer_ray.saliency.gradcam import contrast_basis
 from finer_ray.saliency.method import BatchContext, Cam, taken
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import wide
+from finer_ray.saliency.selection import choose_references
 from finer_ray.saliency.spec import MapSpec, SaliencySpec
 from finer_ray.saliency.split_classifier import SplitClassifier
 
@@ -71,7 +71,8 @@ def explain(
         spec: maps and references.
         target: (B,) int64 class to explain, or (B, T) several, -1 for none; where None, those that `spec` asks for: the
             predicted class, what `spec.pairs` has for it, or `spec.targets` classes.
-        references: (B, K) int64, or (B, T, K), -1 for none; as `spec.selection` says where None.
+        references: (B, K) int64, or (B, T, K), -1 for none; as the spec says where None, and where `spec.by_image` is
+            set for the rows of (B, K) that hold CHOOSE (see `finer_ray.saliency.selection`).
 
     >>> from finer_ray.config.schema import ModelConfig
     >>> from finer_ray.models import build_classifier
@@ -89,8 +90,8 @@ def explain(
         if spec.pairs is not None:
             pairs = _sent(spec.pairs, target)[predicted]
             target, references = pairs[:, 0], pairs[:, 1:]
-    if references is None:
-        references = _chosen(model, logits, target, spec)
+    if references is None or spec.by_image:
+        references = _chosen(model, logits, target, spec, references)
     elif references.ndim == target.ndim:
         references = _apart(references[:, None].expand(*target.shape, -1), target)
     asked = torch.cat([target[..., None], references], dim=-1)
@@ -181,11 +182,11 @@ def distinct(classes: Tensor) -> tuple[Tensor, Tensor]:
     return found, torch.empty_like(place).scatter_(1, order, place)
 
 
-def _chosen(model: SplitClassifier, logits: Tensor, target: Tensor, spec: SaliencySpec) -> Tensor:
+def _chosen(model: SplitClassifier, logits: Tensor, target: Tensor, spec: SaliencySpec, own: Tensor | None) -> Tensor:
     """Reference classes of each target, (B, K) or (B, T, K) int64; -1 means none."""
     if target.ndim == 1:
-        return choose_references(model, logits, target, spec)
-    each = [choose_references(model, logits, column.clamp(min=0), spec) for column in target.unbind(1)]
+        return choose_references(model, logits, target, spec, own)
+    each = [choose_references(model, logits, column.clamp(min=0), spec, own) for column in target.unbind(1)]
     return _apart(torch.stack(each, dim=1), target)
 
 
@@ -193,16 +194,6 @@ def _apart(references: Tensor, target: Tensor) -> Tensor:
     """References (B, T, K) less those that are their own target (B, T), or of none."""
     target = target[..., None]
     return references.masked_fill((references == target) | (target < 0), -1)
-
-
-def choose_references(model: SplitClassifier, logits: Tensor, target: Tensor, spec: SaliencySpec) -> Tensor:
-    """Each image's reference classes, (B, K) int64; -1 means none."""
-    if spec.selection == "logit":
-        count = model.class_count
-        return objective.closest_logits(logits[:, :count], target, spec.references)
-    if spec.selection == "weight":
-        return objective.similar_weights(model.class_weights()[: model.class_count], target, spec.references)
-    return objective.listed(_sent(spec.selection, target), target)
 
 
 def _sent(numbers: tuple[Any, ...], to: Tensor) -> Tensor:

@@ -1,59 +1,15 @@
-"""The Finer-CAM objective: which class is explained, and against which others.
+"""The Finer-CAM objective: how the references enter it, and the probabilities of classes.
 
 s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target, d_1..d_K its references)
 """
 
 from typing import Literal, get_args
 
-from finer_ray.lazy import Tensor, functional, torch
+from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.split_classifier import Activation, SplitClassifier
 
 Weighting = Literal["equal", "probability", "probability_detached"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
-
-
-def closest_logits(logits: Tensor, target: Tensor, count: int) -> Tensor:
-    """The `count` classes whose logits are closest to the target's, closest first.
-
-    Args:
-        logits: (B, C) float.
-        target: (B,) int64, the target class c of each image.
-        count: K; at most C - 1 are returned.
-
-    Returns:
-        (B, min(K, C - 1)) int64. The target itself is never among them.
-    """
-    distance = (logits - logits.gather(1, target[:, None])).abs()
-    return _smallest(distance, target, count)
-
-
-def similar_weights(weight: Tensor, target: Tensor, count: int) -> Tensor:
-    """The `count` classes whose classifier weights have the largest cosine with the target's (Eq. 11).
-
-    Args:
-        weight: (C, E) float, a row per class.
-        target: (B,) int64.
-        count: K; at most C - 1 are returned.
-
-    Returns:
-        (B, min(K, C - 1)) int64, most similar first, never the target itself.
-    """
-    unit = functional.normalize(weight, dim=1)
-    return _smallest(-unit[target] @ unit.T, target, count)
-
-
-def listed(classes: Tensor, target: Tensor) -> Tensor:
-    """The same listed classes for every image; -1 (no reference) where an image's target is itself listed.
-
-    Args:
-        classes: (K,) int64.
-        target: (B,) int64.
-
-    Returns:
-        (B, K) int64.
-    """
-    references = classes.expand(len(target), -1)
-    return references.masked_fill(references == target[:, None], -1)
 
 
 def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor:
@@ -145,9 +101,3 @@ def choice_probabilities(model: SplitClassifier, logits: Tensor, classes: Tensor
 def wide(values: Tensor) -> Tensor:
     """Values in float32 at least: half precision is for the model alone."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _smallest(distance: Tensor, target: Tensor, count: int) -> Tensor:
-    # The target is pushed behind every other class, NaN included, so that it is never its own reference.
-    distance = distance.nan_to_num(nan=torch.finfo(distance.dtype).max).scatter(1, target[:, None], torch.inf)
-    return distance.topk(min(count, distance.shape[1] - 1), dim=1, largest=False, sorted=True).indices

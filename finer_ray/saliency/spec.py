@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finer_ray.config.section import Section
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.budget import MASKED_MEMORY
@@ -75,7 +78,12 @@ class SaliencySpec:
     Attributes:
         maps: the maps wanted.
         references: K.
-        selection: `logit`, `weight`, or the class indices that every image is compared with.
+        selection: `logit`, `weight` or `top`, see `finer_ray.saliency.selection`, or the class indices that every image
+            is compared with.
+        by_class: (C, K) int64, the references of each class, -1 for none, in place of `selection`; or None.
+        taxa: (C,) int64, the number of each class's taxon, -1 for none; then `logit`, `weight` and `top` choose among
+            classes of the target's taxon alone. None: among all.
+        by_image: whether images may name references of their own.
         pairs: where given, the target and the one reference for each predicted class; then `references` is 1.
         targets: how many classes of each image are explained, those with the highest logits.
         positives: of these only such whose sigmoid is 0.5 or more, and the highest in any case.
@@ -85,7 +93,10 @@ class SaliencySpec:
 
     maps: tuple[MapSpec, ...] = (MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6))
     references: int = 3
-    selection: Literal["logit", "weight"] | tuple[int, ...] = "logit"
+    selection: Literal["logit", "weight", "top"] | tuple[int, ...] = "logit"
+    by_class: NDArray[np.int64] | None = field(default=None, compare=False)
+    taxa: NDArray[np.int64] | None = field(default=None, compare=False)
+    by_image: bool = False
     pairs: tuple[tuple[int, int], ...] | None = None
     targets: int = 1
     positives: bool = False
@@ -94,6 +105,8 @@ class SaliencySpec:
 
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""
+        if self.by_class is not None:
+            return int(self.by_class.shape[1])
         if not isinstance(self.selection, str):
             return len(self.selection)
         return min(self.references, classes - 1)

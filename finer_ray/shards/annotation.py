@@ -10,6 +10,7 @@ INT64 = 2**63
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TEXT_LENGTH = 1000
 MAX_COORDINATE = 1e9
+MAX_REFERENCES = 64
 
 
 class FieldError(ValueError):
@@ -95,6 +96,23 @@ def parse_text(name: str, value: Any) -> str:
         raise FieldError(f"{name}: expected a text, got {_kind(value)}")
     _short(name, value.strip())
     return value.strip()
+
+
+def parse_references(name: str, value: Any) -> tuple[int | str, ...]:
+    """Classes from JSON, Arrow or a text member: a list of labels, or text with `;` between them. Raises FieldError."""
+    if isinstance(value, bytes | str):
+        text = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+        parts = [part for part in text.split(b";") if part.strip()]
+        found = tuple(text_label(name, part) for part in parts[: MAX_REFERENCES + 1])
+    elif isinstance(value, list | tuple):
+        found = tuple(parse_label(name, label) for label in value[: MAX_REFERENCES + 1])
+    else:
+        raise FieldError(
+            f"{name}: references must be a list of classes, or text with ; between them, got {_kind(value)}"
+        )
+    if len(found) > MAX_REFERENCES:
+        raise FieldError(f"{name}: more than {MAX_REFERENCES} references")
+    return found
 
 
 def parse_box(name: str, value: Any, box_format: str) -> tuple[float, float, float, float]:

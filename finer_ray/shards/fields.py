@@ -20,7 +20,7 @@ class Fields:
         label: class index or class name. In a folder: 'folder' for the name of the folder below the root.
         box: four numbers in pixels of the displayed image.
         mask: an encoded image of the object, non-zero inside.
-        text, contrast_text: see `Sample`; off unless named, and unknown in a folder.
+        text, contrast_text, references: see `Sample`; off unless named, and unknown in a folder.
         key: the sample's name. Parquet only; elsewhere the key is the path.
         box_format: 'xyxy' (corners) or 'xywh' (corner and size).
     """
@@ -33,6 +33,7 @@ class Fields:
     box_format: Literal["xyxy", "xywh"] = "xyxy"
     text: str = ""
     contrast_text: str = ""
+    references: str = ""
 
 
 def alternatives(field: str) -> tuple[str, ...]:

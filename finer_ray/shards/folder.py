@@ -40,8 +40,8 @@ def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     if fields.label not in ("", "folder"):
         wrong = f"label {fields.label!r}: an image folder has the field 'folder' or '' only"
         return ShardIndex(ref, 0, "", (), wrong)
-    if fields.text or fields.contrast_text:
-        return ShardIndex(ref, 0, "", (), "text, contrast_text: an image folder has no such fields")
+    if fields.text or fields.contrast_text or fields.references:
+        return ShardIndex(ref, 0, "", (), "text, contrast_text, references: an image folder has no such fields")
     _, files = _listing(ref, fields)
     digest = sha256()
     for file in files:

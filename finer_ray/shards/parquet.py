@@ -22,6 +22,7 @@ from finer_ray.shards.annotation import (
     only_label,
     parse_box,
     parse_json,
+    parse_references,
     parse_text,
 )
 from finer_ray.shards.fields import Fields, Source, alternatives
@@ -78,12 +79,16 @@ class Layout:
         self.contrast_texts = _sources(
             "contrast_text", fields.contrast_text, columns, bool(fields.contrast_text), folders
         )
+        self.references = _sources("references", fields.references, columns, bool(fields.references))
         self.box_format = fields.box_format
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts)
+        parts = (
+            self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts,
+            self.references,
+        )  # fmt: skip
         return _to_read(source for part in parts for source in part)
 
 
@@ -246,9 +251,10 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
         found = _value(layout.masks, row, limit)
         mask = _bytes(*found, limit) if found else None
         text, contrast_text = (_parsed(sources, row, parse_text) for sources in (layout.texts, layout.contrast_texts))
+        references = _parsed(layout.references, row, parse_references)
     except FieldError as error:
         return Sample(key, error=str(error))
-    return Sample(key, image, label, box, mask, text, contrast_text)
+    return Sample(key, image, label, box, mask, text, contrast_text, references=references)
 
 
 def _key(layout: Layout, row: Row) -> str:

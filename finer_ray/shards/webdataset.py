@@ -14,7 +14,16 @@ from typing import Any, BinaryIO, NamedTuple
 from finer_ray.config.messages import clipped, short_key
 from finer_ray.images.image_formats import EXTENSIONS
 from finer_ray.images.sample import Sample
-from finer_ray.shards.annotation import FieldError, descend, only_label, parse_box, parse_json, parse_text, text_label
+from finer_ray.shards.annotation import (
+    FieldError,
+    descend,
+    only_label,
+    parse_box,
+    parse_json,
+    parse_references,
+    parse_text,
+    text_label,
+)
 from finer_ray.shards.fields import Fields, Source, alternatives
 from finer_ray.shards.files import open_read, open_scan
 from finer_ray.shards.format import Format
@@ -60,8 +69,11 @@ class Layout:
         self.masks = sources(fields.mask)
         self.texts = sources(fields.text)
         self.contrast_texts = sources(fields.contrast_text)
+        self.references = sources(fields.references)
         self.box_format = fields.box_format
-        parts = (self.images, self.labels, self.boxes, self.masks, self.texts, self.contrast_texts)
+        parts = (
+            self.images, self.labels, self.boxes, self.masks, self.texts, self.contrast_texts, self.references
+        )  # fmt: skip
         self.known = {source.place for part in parts for source in part}
 
     def is_sample(self, run: Run) -> bool:
@@ -234,6 +246,7 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limi
             parts.mask(),
             parts.first(layout.texts, parse_text),
             parts.first(layout.contrast_texts, parse_text),
+            references=parts.first(layout.references, parse_references),
         )
     except FieldError as error:
         return Sample(key, error=str(error))
@@ -291,8 +304,8 @@ class _Parts:
 
     def _whole(self, source: Source, parse: Any) -> Any:
         """A member that is one value: text for a label or a concept, JSON for a box."""
-        if parse in (only_label, parse_text) and source.place.split(".")[-1] != "json":
-            read = text_label if parse is only_label else parse_text
+        if parse in (only_label, parse_text, parse_references) and source.place.split(".")[-1] != "json":
+            read = text_label if parse is only_label else parse
             return read(source.name, self._body(source.place))
         value = self._tree(source.place)
         return None if value is None else parse(source.name, value)

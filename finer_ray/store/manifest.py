@@ -18,7 +18,7 @@ LEASE_FILE = re.compile(r"lock|\d{8,}\.json(\..*)?")
 MAX_NAMED = 5
 # Keys of the section `model` by which its files are found; the fingerprints of model and head cover the contents.
 MODEL_KEYS = ("backbone", "weights", "match", "seed")
-HEAD_KEYS = ("head", "classes", "concepts", "templates", "weights", "seed")
+HEAD_KEYS = ("head", "head_scale", "classes", "concepts", "templates", "weights", "seed")
 
 
 class ShardEntry(BaseModel):

@@ -110,6 +110,7 @@ SIMILARITY = pa.schema(
     [
         pa.field("rank", pa.int32(), nullable=False),
         *(pa.field(name, pa.float32(), nullable=False) for name in ("mean", "std", "low", "high")),
+        pa.field("drawn", pa.int32()),
     ]
 )
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
@@ -178,8 +179,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 SUMMED = ("correct", *AVERAGED)
 # Of images, what exports of earlier versions lack.
 ADDED = {"input_width", "input_height", "view"}
-# Columns of metrics and their summaries.
-COME_AND_GO = {*ALL, *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED)))}
+# Columns of metrics and their summaries, and one that most exports do without.
+COME_AND_GO = {
+    "drawn",
+    *ALL,
+    *(name for name in CLASSES.names if name.startswith(tuple(f"{metric}_" for metric in AVERAGED))),
+}
 
 
 def sums(images: pa.Table, metrics: pa.Table) -> pa.Table:

@@ -94,7 +94,8 @@ def text_config(job: Config, choices: list[Choice], word: str, rank: int, url: s
 
 def _config(job: Config, url: str, saliency: dict[str, Any], model: dict[str, Any]) -> Config:
     tree: dict[str, Any] = job.model_dump()
-    tree["saliency"] |= saliency
+    tree["saliency"] |= {"within": None, **saliency}
+    tree["input"]["fields"]["references"] = None
     tree["model"] |= model
     tree["metrics"] |= NO_METRICS
     tree["output"] |= {"url": url, "basis": False, "embedding": False}

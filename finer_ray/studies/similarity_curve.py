@@ -11,12 +11,9 @@ from finer_ray.config.messages import nearest
 from finer_ray.errors import ConfigError
 from finer_ray.models import build_classifier
 from finer_ray.models.checkpoint import read_checkpoint
-from finer_ray.store.similarity import similarity_table
+from finer_ray.models.head import MAX_LISTED, head_names
+from finer_ray.store.similarity import classes_of, similarity_table
 from finer_ray.studies.output import write_study
-
-# What a classifier's last layer is called: in a linear probe, and in the checkpoints of the usual libraries.
-HEADS = ("weight", "head.weight", "fc.weight", "classifier.weight", "head.fc.weight", "heads.head.weight")
-MAX_LISTED = 5
 
 
 def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
@@ -25,7 +22,8 @@ def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
     Args:
         path: a linear probe or a whole model's checkpoint (safetensors, or what torch loads with weights_only); or
             the YAML file of a job.
-        tensor: which tensor of a checkpoint; the one of `HEADS` that it has, or its only matrix, when None.
+        tensor: which tensor of a checkpoint; when None the one that `finer_ray.models.head.head_names` finds, or its
+            only matrix.
 
     Raises:
         ConfigError: the file cannot be read, or it holds no such matrix.
@@ -36,9 +34,9 @@ def classifier_weights(path: Path, tensor: str | None = None) -> Tensor:
         raise ConfigError(
             f"there is no file {str(path)!r}{nearest(path.name, [p.name for p in path.parent.glob('*')])}"
         )
-    matrices = {name: value for name, value in read_checkpoint(path).items() if value.ndim == 2 and len(value) > 1}
-    found = [name for name in HEADS if name in matrices] or (list(matrices) if len(matrices) == 1 else [])
-    names = found if tensor is None else [tensor]
+    state = read_checkpoint(path, "classifier", "classifier")
+    matrices = {name: value for name, value in state.items() if value.ndim == 2 and len(value) > 1}
+    names = (head_names(state) or [*matrices]) if tensor is None else [tensor]
     if len(names) != 1 or names[0] not in matrices:
         hint = "" if tensor is None else nearest(tensor, list(matrices))
         last = ", ".join(list(matrices)[-MAX_LISTED:]) or "none"
@@ -53,11 +51,11 @@ def similarity_study(path: Path, folder: Path, tensor: str | None = None) -> lis
     """Write similarity.parquet and similarity.png. Raises what `classifier_weights` does."""
     weight = classifier_weights(path, tensor)
     table = similarity_table(weight)
-    return write_study(folder, {"similarity": table}, {"similarity": _figure(table, len(weight))})
+    return write_study(folder, {"similarity": table}, {"similarity": _figure(table)})
 
 
-def _figure(table: pa.Table, classes: int) -> Figure:
-    rank, mean, std, low, high = (table[name].to_numpy() for name in table.column_names)
+def _figure(table: pa.Table) -> Figure:
+    rank, mean, std, low, high = (table[name].to_numpy() for name in ("rank", "mean", "std", "low", "high"))
     figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
     axis = figure.subplots()
     axis.fill_between(rank, low, high, color="tab:blue", alpha=0.12, linewidth=0, label="smallest to largest")
@@ -67,6 +65,6 @@ def _figure(table: pa.Table, classes: int) -> Figure:
     axis.set_xscale("log")
     axis.set_xlabel("rank of the other class (1: most similar)")
     axis.set_ylabel("cosine of classifier weights")
-    axis.set_title(f"How similar are the {classes} classes to each other?", fontsize=11)
+    axis.set_title(f"How similar are classes to each other? {classes_of(table)}", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
     return figure

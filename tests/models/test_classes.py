@@ -76,3 +76,15 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf["a"')
     with pytest.raises(ConfigError, match=r"model\.concepts: .*cannot be read"):
         read_classes(str(path), "concepts")
+
+
+def test_among_many_names_those_of_the_same_beginning_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = ClassNames(("House Sparrow", "Mouse Sparrow", "Robin"))
+    message = "no class is called 'House Sparow'"
+    with pytest.raises(LookupError, match=rf"{message} \(nearest: House Sparrow, Mouse Sparrow\)"):
+        classes.index("House Sparow")
+    monkeypatch.setattr("finer_ray.models.classes.MANY", 2)
+    with pytest.raises(LookupError, match=rf"{message} \(nearest: House Sparrow\)"):
+        classes.index("House Sparow")
+    with pytest.raises(LookupError, match="looks the same"):
+        classes.index("House\u200b Sparrow")

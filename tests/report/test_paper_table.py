@@ -60,3 +60,22 @@ def test_is_readable() -> None:
     assert "finer_gradcam" in text
     assert "-0.1" in text
     assert "Del. ↓" in text
+
+
+def test_a_few_images_do_not_move_the_median() -> None:
+    """Three labels in which the model hardly believed, and one without a value, among 20."""
+    drops = [0.5 + row / 100 for row in range(16)] + [-1000.0, -500.0, -2000.0, None]
+    known = export(20)
+    lines = known.metrics.to_pylist()
+    for line in lines:
+        line["confidence_drop_05"] = drops[line["row"]] if line["map"] == "gradcam" else None
+    known.metrics = pa.Table.from_pylist(lines, METRICS)
+    cells = compare(known)
+    drop = cells["gradcam"]["confidence_drop_05"]
+    assert drop.mean < -180
+    assert drop.median == pytest.approx(0.56)
+    assert cells["finer_gradcam"]["confidence_drop_05"].median is None
+    assert cells["gradcam"]["deletion_auc"].median is None
+    console = Console(width=120, record=True)
+    console.print(paper_table(known))
+    assert ["0.560" in line for line in console.export_text().splitlines() if "median" in line] == [True]

@@ -14,7 +14,9 @@ from finer_ray.cli import app
 from finer_ray.errors import ConfigError
 from finer_ray.metrics import weight_similarity as module
 from finer_ray.metrics.weight_similarity import most_similar, similarity_curve
-from finer_ray.store.similarity import similarity_table
+from finer_ray.store.similarity import classes_of, similarity_table
+from finer_ray.store.storage import Folder
+from finer_ray.store.tables import SIMILARITY
 from finer_ray.studies.similarity_curve import classifier_weights
 
 WEIGHT = torch.randn((23, 8), generator=torch.Generator().manual_seed(0))
@@ -74,3 +76,59 @@ def test_the_most_similar_class(monkeypatch: pytest.MonkeyPatch) -> None:
     nearest, cosine = most_similar(WEIGHT)
     assert nearest.tolist() == pairs.argmax(1).tolist()
     torch.testing.assert_close(cosine, pairs.amax(1))
+
+
+def test_many_classes_are_a_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of more classes than are compared with all others, some are drawn, and with these all others are compared."""
+    weight = torch.randn((300, 8), generator=torch.Generator().manual_seed(1))
+    whole = similarity_curve(weight)
+    monkeypatch.setattr(module, "ALL_UP_TO", 299)
+    monkeypatch.setattr(module, "RANKS", 20)
+    for drawn, chunk in ((300, 2**25), (40, 700)):
+        monkeypatch.setattr(module, "DRAWN", drawn)
+        monkeypatch.setattr(module, "MAX_COSINES", chunk)
+        curve = similarity_curve(weight)
+        ranks = curve.ranks.tolist()
+        assert curve.drawn == drawn
+        assert ranks == sorted({*range(1, 21), *ranks})
+        assert (ranks[-1], 30 < len(ranks) <= 40) == (299, True)
+        unit = torch.nn.functional.normalize(weight, dim=1)
+        classes = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:drawn]
+        each = (
+            (unit[classes] @ unit.T)
+            .scatter(1, classes[:, None], -2)
+            .sort(1, descending=True)
+            .values[:, curve.ranks - 1]
+        )
+        torch.testing.assert_close(curve.mean.float(), each.mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(curve.std.float(), each.std(0), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(curve.low.float(), each.amin(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(curve.high.float(), each.amax(0), rtol=1e-5, atol=1e-6)
+        if drawn == 300:
+            torch.testing.assert_close(curve.mean, whole.mean[curve.ranks - 1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(similarity_curve(weight).mean, curve.mean)
+    table = similarity_table(weight)
+    assert set(table["drawn"].to_pylist()) == {40}
+    assert classes_of(table) == "40 of 300 classes (drawn at random)"
+    # Readers know the column; files of fewer classes are as they always were.
+    folder = Folder(str(tmp_path))
+    folder.write_table("drawn.parquet", table)
+    assert folder.read_table("drawn.parquet", SIMILARITY).equals(table)
+    monkeypatch.setattr(module, "ALL_UP_TO", 300)
+    folder.write_table("all.parquet", similarity_table(weight))
+    assert pq.read_schema(tmp_path / "all.parquet").names == ["rank", "mean", "std", "low", "high"]
+    read = folder.read_table("all.parquet", SIMILARITY)
+    assert read["drawn"].null_count == 299
+    assert classes_of(read) == "300 classes"
+
+
+def test_the_self_entry_of_equations_11_and_12() -> None:
+    """Read literally they sort a 0 for the class itself among the cosines; up to it the ranks are the same."""
+    curve = similarity_curve(WEIGHT)
+    pairs = torch.nn.functional.cosine_similarity(WEIGHT.double()[:, None], WEIGHT.double()[None], dim=2)
+    literal = pairs.fill_diagonal_(0).sort(dim=1, descending=True).values.mean(0)
+    positive = int((pairs > 0).sum(1).min())
+    torch.testing.assert_close(curve.mean[:positive], literal[:positive])
+    # Of all classes the 0 lies behind the rank; so from there on theirs are ours, one rank later.
+    negative = int((pairs < 0).sum(1).min())
+    torch.testing.assert_close(curve.mean[len(curve.mean) - negative :], literal[len(literal) - negative :])

@@ -16,6 +16,7 @@ from finer_ray.report.paper_table import Cell, compare, metric_values
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
 from finer_ray.store.failures import grouped
 from finer_ray.store.reading import Export
+from finer_ray.store.similarity import classes_of
 
 # Lines of the table of confused pairs.
 PAIRS = 10
@@ -91,12 +92,14 @@ def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
 
 def similarity_chart(export: Export) -> Markup | None:
     """The classifier's sorted similarity curve; None where the export has no classifier."""
-    rank, mean, _, low, high = (pc.cast(column, pa.float64()).to_numpy() for column in export.similarity.columns)
-    if not len(rank):
+    table = export.similarity
+    if not len(table):
         return None
+    rank, mean, low, high = (pc.cast(table[name], pa.float64()).to_numpy() for name in ("rank", "mean", "low", "high"))
     line = Series("mean over the classes", rank, mean, low, high)
     title = "cosine of classifier weights"
-    return line_chart([line], "rank of the other class (1: most similar)", title, log=len(rank) > 50)
+    where = "rank of the other class (1: most similar)"
+    return line_chart([line], f"{where}; {classes_of(table)}", title, log=len(rank) > 50)
 
 
 def sweep_charts(
@@ -126,6 +129,7 @@ def _cell(cell: Cell, metric: Metric) -> dict[str, Any]:
     return {
         "count": cell.count,
         "mean": cell.mean,
+        "median": cell.median,
         "low": cell.mean - cell.margin,
         "high": cell.mean + cell.margin,
         "difference": cell.difference,

@@ -232,7 +232,7 @@ class _Writer:
             sweep=overview.sweep_charts(GAMMAS, scores, export.manifest.config["saliency"]["gamma"]),
             lines=lines[:CLASS_LINES],
             class_count=len(lines),
-            config=yaml.safe_dump(export.manifest.config, sort_keys=False, allow_unicode=True),
+            config=yaml.safe_dump(_for_people(export.manifest.config), sort_keys=False, allow_unicode=True),
             examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
             lacking=[image for image in shown if image.problem],
             page_count=len(self._pages),
@@ -268,3 +268,14 @@ def _written(value: float | None, form: str, unit: str = "") -> str:
 
 def _count(value: int) -> str:
     return f"{value:,}"
+
+
+def _for_people(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without what its files of references and of taxa hold, a line for each class: there may be a million."""
+    saliency = {
+        key: {name: held for name, held in value.items() if name not in ("classes", "taxa")}
+        if key in ("selection", "within") and isinstance(value, dict) and value.get("file")
+        else value
+        for key, value in config["saliency"].items()
+    }
+    return {**config, "saliency": saliency}

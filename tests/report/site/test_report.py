@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from finer_ray.report.site.curves import image_curves, mean_curves
 from finer_ray.report.site.overview import accuracy, failures, similarity_chart
 from finer_ray.report.site.page_sample import PICKS, draw_sample
 from finer_ray.store.reading import Export
+from finer_ray.store.tables import METRICS
 from tests.report.site.exports import SIZE, make
 
 HOSTILE = '<script>alert("x")</script>'
@@ -334,3 +336,28 @@ def test_charts_are_drawn_where_the_values_are() -> None:
     left, bottom, right, top = (float(value) for value in points.groups())
     assert left < right
     assert bottom > top
+
+
+def test_selections_are_told_without_what_their_files_hold(tmp_path: Path) -> None:
+    by_class = {"file": "refs.json", "classes": {"17": [123456]}}
+    text = report(tmp_path / "a", make(tmp_path / "a", saliency={"selection": by_class}))["index.html"].text
+    assert "by class;" in text
+    assert "refs.json" in text
+    assert "123456" not in text
+    within = {"file": "taxa.csv", "level": "genus", "taxa": {"Passer": [123456]}}
+    text = report(tmp_path / "b", make(tmp_path / "b", saliency={"selection": "top", "within": within}))[
+        "index.html"
+    ].text
+    assert "by top within its genus;" in text
+    assert "taxa.csv" in text
+    assert "Passer" not in text
+
+
+def test_the_median_stands_beside_the_mean_of_confidence_drops(tmp_path: Path) -> None:
+    export = make(tmp_path, images=5, curves=("deletion",))
+    lines = export.metrics.to_pylist()
+    for line in lines:
+        line["confidence_drop_05"] = -3000.0 if line["row"] == 0 else 0.125
+    export.metrics = pa.Table.from_pylist(lines, METRICS)
+    text = report(tmp_path, export)["index.html"].text
+    assert text.count("median 0.125") == 2
