@@ -64,6 +64,19 @@ class Transform:
         left, top = self.corner(wide, high)
         return left / wide, top / high, (left + self.size[1]) / wide, (top + self.size[0]) / high
 
+    def positions(self, width: int, height: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the rows (height,) and columns (width,) of an image lie in the result, in pixels; the first one's centre
+        is 0, and what is cropped away lies outside of it."""
+        wide, high = self.resized(width, height)
+        left, top = self.corner(wide, high)
+        rows = (np.arange(height) + 0.5) * (high / height) - top - 0.5
+        return rows, (np.arange(width) + 0.5) * (wide / width) - left - 0.5
+
+    def shows(self, positions: NDArray[np.float64], axis: int) -> NDArray[np.bool_]:
+        """Which of some `positions` along an axis (0: rows) the result shows."""
+        shown: NDArray[np.bool_] = (positions >= -0.5) & (positions < self.size[axis] - 0.5)
+        return shown
+
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize, before the crop."""
         tall, wide = (math.floor(side / self.crop_pct) for side in self.size)

@@ -174,6 +174,11 @@ class OpenClipTimm(Split):
         """The tower's grid."""
         return self.tower[0].grid(activation)
 
+    @property
+    def own_patches(self) -> bool:
+        """The tower's."""
+        return self.tower[0].own_patches
+
 
 def split_openclip(visual: Any) -> Split:
     """Cut an open_clip image tower. Raises Unsupported."""

@@ -42,6 +42,11 @@ class Split(nn.Module, ABC):
     def grid(self, activation: Tensor) -> Tensor:
         """The activation, or its gradient, as (B, D, h, w): patch tokens in their places."""
 
+    @property
+    def own_patches(self) -> bool:
+        """Whether a cell stays the token of its own patch of the input through all layers, as in a ViT."""
+        return False
+
     def block(self) -> PlainBlock | None:
         """The tail in neutral terms where it is a plain ViT block, else None."""
         return None
@@ -103,6 +108,11 @@ class TokenSplit(Split):
     def __init__(self, encoder: Any, prefix: int, shape: tuple[int, int]) -> None:
         super().__init__(encoder)
         self.prefix, self.shape = prefix, shape
+
+    @property
+    def own_patches(self) -> bool:
+        """Each cell is a patch."""
+        return True
 
     def grid(self, activation: Tensor) -> Tensor:
         """Patch tokens in their places; class and register tokens are dropped."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
+from finer_ray.images.transform import Transform
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.saliency.registration import draw
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
 from finer_ray.store.parts import iter_tables, read_tables
+from finer_ray.store.placing import on_photo, to_unit
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import SCHEMAS
 from finer_ray.store.tensors import open_tensors
@@ -72,31 +75,67 @@ class Export:
         """The Zarr group."""
         return open_tensors(self.folder)
 
-    def maps(self, rows: Rows, name: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    @overload
+    def maps(
+        self,
+        rows: Rows,
+        name: str,
+        size: tuple[int, int] | None = None,
+        place: Literal["input"] = "input",
+        normalized: bool = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def maps(
+        self, rows: Rows, name: str, size: None = None, *, place: Literal["photo"], normalized: bool = False
+    ) -> list[NDArray[np.float32]]: ...
+
+    def maps(
+        self,
+        rows: Rows,
+        name: str,
+        size: tuple[int, int] | None = None,
+        place: Literal["input", "photo"] = "input",
+        normalized: bool = False,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Saliency maps.
 
         Args:
             rows: n rows of `images`, in any order.
             name: of the map, one of `manifest.layout.maps`.
-            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+            size: (H, W) of an image of the model's view, to whose pixels maps are brought, bilinearly and through the
+                export's registration; the maps' own grid when None.
+            place: `photo` for every map in its own photo's pixels; there `size` must be None.
+            normalized: divide each map by its maximum, so that it lies in [0, 1].
 
         Returns:
-            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image. With `place="photo"` a list of
+            n arrays (height, width), NaN where the model did not see the photo (the margin that it crops).
 
         Raises:
-            ExportError: no such map. IndexError: a row out of range.
+            ExportError: no such map, or `place="photo"` of a row that holds no image. IndexError: a row out of range.
 
-        >>> open_export("demo_export").maps([0, 1], "finer_gradcam", size=(64, 64)).shape
+        >>> export = open_export("demo_export")
+        >>> export.maps([0, 1], "finer_gradcam", size=(64, 64)).shape
         (2, 64, 64)
+        >>> [heat] = export.maps([0], "finer_gradcam", place="photo", normalized=True)
+        >>> heat.shape, float(np.nanmax(heat))
+        ((64, 80), 1.0)
         """
         names = self.manifest.layout.maps
         if name not in names:
             raise ExportError(f"the export has no map {name!r}; it has {', '.join(names)}")
-        place = names.index(name)
+        number = names.index(name)
         rows = self._rows(rows)
-        stored = self.tensors["maps"].oindex[rows, place].astype(np.float32)
-        scale = self.tensors["maps_scale"].oindex[rows, place]
-        return _resized(torch.from_numpy(stored * scale[:, None, None]), size)
+        stored = self.tensors["maps"].oindex[rows, number].astype(np.float32)
+        scale = self.tensors["maps_scale"].oindex[rows, number]
+        maps = stored * scale[:, None, None]
+        if place == "photo":
+            transform = Transform(**self.manifest.transform)
+            drawn = on_photo(maps, self._sizes(rows), transform, self.manifest.layout.registration)
+            return [to_unit(heat) for heat in drawn] if normalized else drawn
+        maps = self._drawn(maps, size)
+        return to_unit(maps) if normalized else maps
 
     def contrast(
         self,
@@ -118,7 +157,7 @@ class Export:
             references: which of the K references to use, by position (0 to K-1); all when None.
             aggregation, reverse: see `finer_ray.saliency.contrast`.
             weighting: of the references, see `finer_ray.saliency.reference_weights`.
-            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+            size: as of `maps`.
 
         Returns:
             (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image.
@@ -144,7 +183,7 @@ class Export:
         weights = reference_weights(known, present, weighting)
         drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
-        return _resized(drawn.masked_fill(empty, torch.nan), size)
+        return self._drawn(drawn.masked_fill(empty, torch.nan).numpy(), size)
 
     def basis(self, rows: Rows) -> torch.Tensor:
         """The contrast basis M_j, (n, 1+K, h, w) float32: target first, then the references."""
@@ -167,6 +206,21 @@ class Export:
         none = [None] * self.manifest.layout.references
         values = np.array([table.get(row, none) for row in rows.tolist()], dtype=np.float32)
         return torch.from_numpy(values.reshape(len(rows), len(none)))
+
+    def _drawn(self, maps: NDArray[np.float32], size: tuple[int, int] | None) -> NDArray[np.float32]:
+        """Maps (n, h, w), where wanted in the pixels of an image of the model's view."""
+        if size is None:
+            return maps
+        return draw(maps, size, self.manifest.layout.registration, self.manifest.transform.get("size"))
+
+    def _sizes(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """(width, height) of some rows' photos. Raises ExportError where a row holds none."""
+        known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
+        columns = (known[name].to_pylist() for name in ("row", "width", "height"))
+        sizes = {row: (width, height) for row, width, height in zip(*columns, strict=True)}
+        if lacking := [row for row in rows.tolist() if row not in sizes]:
+            raise ExportError(f"row {lacking[0]} of the export holds no image, so there is no photo to place a map on")
+        return [sizes[row] for row in rows.tolist()]
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
@@ -199,9 +253,3 @@ def open_export(url: str) -> Export:
         raise ExportError(f"{url}: {reason}")
     return Export(folder, manifest)
 
-
-def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> NDArray[np.float32]:
-    if size is not None:
-        maps = torch.nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    result: NDArray[np.float32] = maps.numpy()
-    return result

@@ -21,6 +21,7 @@ from finer_ray.report.contact_sheet import overlay
 from finer_ray.report.gamma_sweep import sweep_scores
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.photos import try_rows
+from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export
 
 GAMMAS = np.linspace(-1, 3, 41).round(6)
@@ -129,10 +130,12 @@ def _data(
     manifest = export.manifest
     saliency = manifest.config["saliency"]
     size = decoded.image.shape[:2] if decoded is not None else manifest.transform.get("size", manifest.layout.grid)
+    here = manifest.layout.registration or Registration.stretched(size, manifest.layout.grid)
     names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
     return {
         "size": list(size),
         "grid": list(manifest.layout.grid),
+        "centres": [list(values) for values in (here.offset, here.stride)],
         "maps": [
             {"name": name, "scale": float(tensors["maps_scale"][place]), "values": _base64(tensors["maps"][place])}
             for place, name in enumerate(manifest.layout.maps)

@@ -1,0 +1,99 @@
+"""Measuring the registration of a model: where in its input the cells of its CAM layer look.
+
+A cell looks where its activations' derivatives lie. With v a random sign for each channel,
+
+    g(p) = d (v . A_cell) / d pixel p,    centre = sum_p p g(p)^2 / sum_p g(p)^2,
+
+which is in the mean the centroid of the squared gradient of all channels (the effective receptive field, Luo et al.
+2016). The stride is counted, offset = mean of centre - stride * cell, over cells in the middle of the grid, where the
+border is far, and over inputs of random pixels. These need no photos, and give what photos give (docs/method.md). A
+centre does not follow from paddings: it depends on weights, too.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from finer_ray.images.transform import Transform
+from finer_ray.models.split import Split
+from finer_ray.saliency.registration import Registration
+
+# Standard error, in pixels, from which on no more inputs are tried; how many rounds there are at most; and what part
+# of a pixel an offset is given to, below which it means nothing and machines differ.
+ENOUGH, ROUNDS, PART = 1.0, 4, 0.25
+# Pixels by which an input is made larger to see how many cells come with them: all strides that are powers of two
+# divide them.
+LARGER = 256
+
+
+def measure(split: Split, transform: Transform, grid: tuple[int, int]) -> Registration:
+    """The registration of a model's CAM layer.
+
+    A patch of a ViT is its own centre. What gives no finite gradients is taken for stretched.
+
+    Args:
+        split: on the CPU, in float32.
+        transform: of its inputs.
+        grid: (h, w) of its CAM layer.
+
+    Returns:
+        The same for the same model: the inputs are always the same.
+    """
+    if split.own_patches:
+        # What is left over of an input belongs to no patch.
+        down, right = (side // cells for side, cells in zip(transform.size, grid, strict=True))
+        return Registration(((down - 1) / 2, (right - 1) / 2), (float(down), float(right)))
+    stride = _strides(split, transform.size, grid)
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.cartesian_prod(*(_middle(count) for count in grid))
+    found: list[Tensor] = []
+    for _ in range(ROUNDS):
+        # One at a time: a graph down to the pixels takes much more memory than a batch that is explained.
+        found += [_centre(split, transform, cell, generator) - cell * torch.tensor(stride) for cell in cells]
+        offsets = torch.stack(found)
+        offsets = offsets[offsets.isfinite().all(1)]
+        if len(offsets) > 1 and (offsets.std(0) / len(offsets) ** 0.5).max() < ENOUGH:
+            break
+    if not len(offsets):
+        return Registration.stretched(transform.size, grid)
+    # 0.0 is added so that no offset is -0.0.
+    down, right = ((offsets.mean(0) / PART).round() * PART + 0.0).tolist()
+    return Registration((down, right), stride)
+
+
+def _centre(split: Split, transform: Transform, cell: Tensor, generator: torch.Generator) -> Tensor:
+    """The centroid (y, x) of a cell's squared gradient at an input of random pixels; NaN where there is none."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
+    image = (torch.rand((1, 3, *transform.size), generator=generator) - mean) / std
+    with torch.enable_grad():
+        activation = split.grid(split.trunk(image.requires_grad_())[0])[0, :, cell[0], cell[1]]
+        signs = torch.randint(2, activation.shape, generator=generator) * 2.0 - 1
+        (gradient,) = torch.autograd.grad(activation @ signs, image)
+    mass = gradient[0].double().square().sum(0)
+    centres = [side @ torch.arange(len(side)).double() / side.sum() for side in (mass.sum(1), mass.sum(0))]
+    return torch.stack(centres)
+
+
+def _middle(count: int) -> Tensor:
+    """The cells nearest to the middle of an axis: three of an odd number, two of an even one."""
+    middle = (count - 1) / 2
+    return torch.arange(max(0, math.ceil(middle - 1)), min(count - 1, math.floor(middle + 1)) + 1)
+
+
+def _strides(split: Split, size: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
+    """Pixels from cell to cell, (y, x): input / cells, unless padding and rounding make another number of cells.
+
+    Where that is no power of two it is counted, by how many cells a larger input has more; of a model that takes no
+    larger one it stays.
+    """
+    plain = tuple(side / cells for side, cells in zip(size, grid, strict=True))
+    if all(math.log2(one).is_integer() for one in plain):
+        return plain[0], plain[1]
+    try:
+        with torch.inference_mode():
+            larger = split.grid(split.trunk(torch.zeros(1, 3, *(side + LARGER for side in size)))[0]).shape[2:]
+        down, right = (float(round(LARGER / (more - cells))) for more, cells in zip(larger, grid, strict=True))
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError):
+        return plain[0], plain[1]
+    return down, right

@@ -1,0 +1,43 @@
+"""Placing: maps on their grid, brought to the model's input or to the photo's own pixels."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finer_ray.images.transform import Transform
+from finer_ray.saliency.registration import Registration
+
+
+def on_photo(
+    maps: NDArray[np.float32],
+    sizes: Iterable[tuple[int, int]],
+    transform: Transform,
+    registration: Registration | None,
+) -> list[NDArray[np.float32]]:
+    """Maps at every pixel of their photos.
+
+    Args:
+        maps: (n, h, w).
+        sizes: (width, height) of each photo.
+        transform: that made the inputs of them.
+        registration: of the maps; None: the grid stretched over the input.
+
+    Returns:
+        n arrays (height, width); NaN where the model did not see the photo, because it was cropped there.
+    """
+    here = registration or Registration.stretched(transform.size, maps.shape[1:])
+    placed = []
+    for own, (width, height) in zip(maps, sizes, strict=True):
+        rows, columns = transform.positions(width, height)
+        drawn = here.at(own, (rows, columns))
+        drawn[~transform.shows(rows, 0)] = np.nan
+        drawn[:, ~transform.shows(columns, 1)] = np.nan
+        placed.append(drawn)
+    return placed
+
+
+def to_unit(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Maps (..., H, W), non-negative, each divided by its maximum; a map of zeros stays one, and NaN NaN."""
+    peak = np.nanmax(maps, axis=(-2, -1), initial=0.0, keepdims=True)
+    return maps / np.where(peak > 0, peak, np.float32(1))
