@@ -47,10 +47,10 @@ def measure(split: Split, transform: Transform, grid: tuple[int, int]) -> Regist
     stride = _strides(split, transform.size, grid)
     generator = torch.Generator().manual_seed(0)
     cells = torch.cartesian_prod(*(_middle(count) for count in grid))
-    found: list[Tensor] = []
+    step, found = torch.tensor(stride), list[Tensor]()
     for _ in range(ROUNDS):
         # One at a time: a graph down to the pixels takes much more memory than a batch that is explained.
-        found += [_centre(split, transform, cell, generator) - cell * torch.tensor(stride) for cell in cells]
+        found += [centre(split, _noise(transform, generator), cell, generator) - cell * step for cell in cells]
         offsets = torch.stack(found)
         offsets = offsets[offsets.isfinite().all(1)]
         if len(offsets) > 1 and (offsets.std(0) / len(offsets) ** 0.5).max() < ENOUGH:
@@ -62,17 +62,32 @@ def measure(split: Split, transform: Transform, grid: tuple[int, int]) -> Regist
     return Registration((down, right), stride)
 
 
-def _centre(split: Split, transform: Transform, cell: Tensor, generator: torch.Generator) -> Tensor:
-    """The centroid (y, x) of a cell's squared gradient at an input of random pixels; NaN where there is none."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
-    image = (torch.rand((1, 3, *transform.size), generator=generator) - mean) / std
+def centre(split: Split, image: Tensor, cell: Tensor, generator: torch.Generator) -> Tensor:
+    """Where a cell looks.
+
+    Args:
+        split: whose CAM layer it is of.
+        image: (1, 3, H, W), normalised.
+        cell: (y, x) on the grid.
+        generator: of the channels' signs.
+
+    Returns:
+        (y, x) float64, pixels: the centroid of the squared gradient; NaN where there is no gradient.
+    """
     with torch.enable_grad():
-        activation = split.grid(split.trunk(image.requires_grad_())[0])[0, :, cell[0], cell[1]]
+        image = image.clone().requires_grad_()
+        activation = split.grid(split.trunk(image)[0])[0, :, cell[0], cell[1]]
         signs = torch.randint(2, activation.shape, generator=generator) * 2.0 - 1
         (gradient,) = torch.autograd.grad(activation @ signs, image)
     mass = gradient[0].double().square().sum(0)
-    centres = [side @ torch.arange(len(side)).double() / side.sum() for side in (mass.sum(1), mass.sum(0))]
-    return torch.stack(centres)
+    return torch.stack([side @ torch.arange(len(side)).double() / side.sum() for side in (mass.sum(1), mass.sum(0))])
+
+
+def _noise(transform: Transform, generator: torch.Generator) -> Tensor:
+    """An input of random pixels, (1, 3, H, W), normalised."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
+    noise: Tensor = (torch.rand((1, 3, *transform.size), generator=generator) - mean) / std
+    return noise
 
 
 def _middle(count: int) -> Tensor:

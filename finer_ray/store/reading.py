@@ -114,6 +114,7 @@ class Export:
 
         Raises:
             ExportError: no such map, or `place="photo"` of a row that holds no image. IndexError: a row out of range.
+            ValueError: `size` with `place="photo"`.
 
         >>> export = open_export("demo_export")
         >>> export.maps([0, 1], "finer_gradcam", size=(64, 64)).shape
@@ -122,6 +123,8 @@ class Export:
         >>> heat.shape, float(np.nanmax(heat))
         ((64, 80), 1.0)
         """
+        if place == "photo" and size is not None:
+            raise ValueError('place="photo" draws maps in the size of their photos: leave out size')
         names = self.manifest.layout.maps
         if name not in names:
             raise ExportError(f"the export has no map {name!r}; it has {', '.join(names)}")

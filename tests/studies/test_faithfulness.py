@@ -54,7 +54,7 @@ def jobs(tmp_path: Path, job: Job, clip: str) -> tuple[Config, Config, Path]:
     attributes = tmp_path / "attributes.json"
     attributes.write_text(json.dumps(ATTRIBUTES))
     kept = {"max_failures": 0.5}
-    settings = {"gamma": 0.6, "selection": [1, 2], "target": "predicted"}
+    settings = {"gamma": 0.6, "selection": [1, 2], "target": "predicted", "registration": "stretch"}
     return (
         job(tar, model=own, input=kept, saliency=settings),
         job(tar, model=words, input=kept, saliency={"gamma": 0.7}),
