@@ -131,7 +131,9 @@ def score(made: Export, rows: list[int], regions: Tensor, birds: Tensor) -> dict
         inside = localisation(maps, birds, here)
         found[name] = {
             "energy": localisation(maps, regions, here)[:, 0].double().numpy(),
-            "energy of what lies on the bird": (localisation(maps, regions & birds, here) / inside)[:, 0].double().numpy(),
+            "energy of what lies on the bird": (localisation(maps, regions & birds, here) / inside)[:, 0]
+            .double()
+            .numpy(),
             "hit": pointing_hit(maps, regions, here)[:, 0].double().numpy(),
         }
     area = {"image": regions, "bird": regions & birds}

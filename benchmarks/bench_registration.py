@@ -2,8 +2,8 @@
 
 python -m benchmarks.bench_registration SHARDS    prints tables, writes benchmarks/bench_registration.json
 
-SHARDS are WebDataset tars of photos and masks, as a glob. The weights are the demo's, which were trained with TensorFlow's
-SAME padding: as timm's `tf_efficientnet_lite0`, which has it, and as `efficientnet_lite0`, which pads both sides alike.
+SHARDS are WebDataset tars of photos and masks, as a glob. The weights are the demo's, which were trained with SAME
+padding: as timm's `tf_efficientnet_lite0`, which has it, and as `efficientnet_lite0`, which pads both sides alike.
 """
 
 import json

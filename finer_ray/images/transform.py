@@ -65,8 +65,8 @@ class Transform:
         return left / wide, top / high, (left + self.size[1]) / wide, (top + self.size[0]) / high
 
     def positions(self, width: int, height: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where the rows (height,) and columns (width,) of an image lie in the result, in pixels; the first one's centre
-        is 0, and what is cropped away lies outside of it."""
+        """Where the rows (height,) and columns (width,) of an image lie in the result, in pixels: the centre of its
+        first one is 0, and what is cropped away lies outside of it."""
         wide, high = self.resized(width, height)
         left, top = self.corner(wide, high)
         rows = (np.arange(height) + 0.5) * (high / height) - top - 0.5

@@ -90,9 +90,7 @@ def explain(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         basis = contrast_basis(activation, alpha)
     known = logits.gather(1, classes.clamp(min=0))
-    context = BatchContext(
-        model, images, activation, basis, gradients, known, classes, spec.memory, spec.registration
-    )
+    context = BatchContext(model, images, activation, basis, gradients, known, classes, spec.memory, spec.registration)
     with torch.no_grad():
         cams = {
             name: method.prepare(context, spec.settings.get(name, method.settings)) for name, method in methods.items()

@@ -7,6 +7,7 @@ cells and offset = (stride - 1) / 2: then this is what torch calls bilinear with
 for arrays.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
@@ -79,8 +80,8 @@ class Registration:
         """
         for axis, cells in enumerate(grid):
             values = values.movedim(axis - 2, -1)
-            spans = self._spans(axis, values.shape[-1], cells)
-            values = torch.stack([values[..., first:end].mean(-1) for first, end in spans], dim=-1).movedim(-1, axis - 2)
+            means = [values[..., first:end].mean(-1) for first, end in self._spans(axis, values.shape[-1], cells)]
+            values = torch.stack(means, dim=-1).movedim(-1, axis - 2)
         return values
 
     def shares(self, axis: int, shares: Maps, pixels: int, cells: int) -> Maps:
@@ -104,7 +105,7 @@ class Registration:
         edges = [0.0, *(offset + 0.5 + stride * (cell - 0.5) for cell in range(1, cells)), float(pixels)]
         # Sums of fractions such as 7 / 3 miss whole numbers by their rounding.
         edges = [min(max(round(edge, 6), 0), pixels) for edge in edges]
-        spans = ((min(floor(low), pixels - 1), ceil(high)) for low, high in zip(edges, edges[1:], strict=False))
+        spans = ((min(floor(low), pixels - 1), ceil(high)) for low, high in itertools.pairwise(edges))
         return [(first, max(end, first + 1)) for first, end in spans]
 
 

@@ -109,9 +109,7 @@ def prepare(context: BatchContext, settings: Rise) -> Cam:
     """The masked forward passes."""
     classes, count = context.classes, context.model.class_count
     images, memory = context.images, context.memory
-    basis = rise_basis(
-        context.model, images, classes, count, context.grid, settings, memory, context.registration
-    )
+    basis = rise_basis(context.model, images, classes, count, context.grid, settings, memory, context.registration)
     # No derivative is taken: with `weighting: probability`, too, the shares are constants.
     return Cam(partial(linear, basis), context.weights("probability_detached"))
 

@@ -109,8 +109,8 @@ class Export:
             normalized: divide each map by its maximum, so that it lies in [0, 1].
 
         Returns:
-            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image. With `place="photo"` a list of
-            n arrays (height, width), NaN where the model did not see the photo (the margin that it crops).
+            (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image. With `place="photo"` a list
+            of n arrays (height, width), NaN where the model did not see the photo (the margin that it crops).
 
         Raises:
             ExportError: no such map, or `place="photo"` of a row that holds no image. IndexError: a row out of range.
@@ -255,4 +255,3 @@ def open_export(url: str) -> Export:
         reason = "its export has not finished: run the same command again" if started else "there is no export"
         raise ExportError(f"{url}: {reason}")
     return Export(folder, manifest)
-

@@ -95,7 +95,9 @@ class StridedSplit(MapSplit):
 @pytest.mark.parametrize(
     ("before", "after", "size"), [((1, 1), (1, 1), (96, 80)), ((0, 0), (1, 1), (96, 80)), ((1, 0), (0, 1), (90, 81))]
 )
-def test_what_is_known_by_hand_is_measured(before: tuple[int, int], after: tuple[int, int], size: tuple[int, int]) -> None:
+def test_what_is_known_by_hand_is_measured(
+    before: tuple[int, int], after: tuple[int, int], size: tuple[int, int]
+) -> None:
     """A cell of three 3 x 3 averages of stride 2 has its centre at sum over layers of (1 - before) * 2^layer + 8 i."""
     split = StridedSplit(Strided(before, after)).eval()
     with torch.no_grad():
@@ -131,4 +133,5 @@ def test_the_demo_s_weights_look_where_photos_say(name: str, low: float, high: f
     )
     here = build_classifier(config).measured_registration()
     assert here.stride == (32, 32)
-    assert low <= min(here.offset) and max(here.offset) <= high
+    assert low <= min(here.offset)
+    assert max(here.offset) <= high

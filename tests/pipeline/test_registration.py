@@ -99,7 +99,7 @@ def test_stretched_nothing_is_measured_and_an_export_of_before_goes_on(
     np.testing.assert_array_equal(drawn, draw(made.maps([0], "gradcam"), (64, 64), None))
 
     write_tar(tmp_path / "in" / "b.tar", many(2, 20))
-    with pytest.raises(ExportError, match="fingerprint is .*write saliency.registration: stretch"):
+    with pytest.raises(ExportError, match=r"fingerprint is .*write saliency\.registration: stretch"):
         export(job(str(tmp_path / "in")))
     export(config)
     assert len(measured) == 1, "by the run that was refused"
@@ -120,7 +120,8 @@ def test_maps_in_the_photo_s_own_pixels(tmp_path: Path, job: Job, measured: list
         assert np.isnan(placed[:, :8]).all()
         assert np.isnan(placed[:, 72:]).all()
     for heat in made.maps([1, 0], "gradcam", place="photo", normalized=True):
-        assert np.nanmin(heat) >= 0 and np.nanmax(heat) == 1
+        assert np.nanmin(heat) >= 0
+        assert np.nanmax(heat) == 1
     assert made.maps([0], "gradcam", normalized=True).max() == 1
     with pytest.raises(ExportError, match="row 2 of the export holds no image"):
         made.maps([2], "gradcam", place="photo")

@@ -73,12 +73,14 @@ def test_drawing_and_pooling_keep_the_range_and_what_is_flat(
     here, maps = Registration(offset, stride), maps_of(grid)
     drawn = draw(maps, size, here)
     assert drawn.shape == (2, 1, *size)
-    assert maps.amin() - 1e-6 <= drawn.amin() and drawn.amax() <= maps.amax() + 1e-6
+    assert maps.amin() - 1e-6 <= drawn.amin()
+    assert drawn.amax() <= maps.amax() + 1e-6
     # To the last bit: ties must stay ties, and zero zero.
     assert (draw(torch.full_like(maps, 0.3), size, here) == torch.tensor(0.3)).all()
     pooled = pool(drawn, grid, here)
     assert pooled.shape == maps.shape
-    assert drawn.amin() - 1e-6 <= pooled.amin() and pooled.amax() <= drawn.amax() + 1e-6
+    assert drawn.amin() - 1e-6 <= pooled.amin()
+    assert pooled.amax() <= drawn.amax() + 1e-6
 
 
 @given(st.tuples(sides, sides), st.tuples(cells, cells))
@@ -93,7 +95,8 @@ def test_nothing_of_one_cell_reaches_beyond_its_neighbours() -> None:
     maps[0, 0, 0, 0] = torch.nan
     drawn = draw(maps, (50, 50), Registration((5.0, 5.0), (10.0, 10.0)))
     assert drawn[..., :15, :15].isnan().all()
-    assert not drawn[..., 15:, :].isnan().any() and not drawn[..., :, 15:].isnan().any()
+    assert not drawn[..., 15:, :].isnan().any()
+    assert not drawn[..., :, 15:].isnan().any()
 
 
 @pytest.mark.parametrize("offset", [-9.0, 0.0, 20.0])
