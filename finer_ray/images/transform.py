@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class Transform:
         left, top = self.corner(wide, high)
         return left / wide, top / high, (left + self.size[1]) / wide, (top + self.size[0]) / high
 
-    def positions(self, width: int, height: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def positions(self, width: int, height: int) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
         """Where the rows (height,) and columns (width,) of an image lie in the result, in pixels: the centre of its
         first one is 0, and what is cropped away lies outside of it."""
         wide, high = self.resized(width, height)
@@ -72,7 +72,7 @@ class Transform:
         rows = (np.arange(height) + 0.5) * (high / height) - top - 0.5
         return rows, (np.arange(width) + 0.5) * (wide / width) - left - 0.5
 
-    def shows(self, positions: NDArray[np.float64], axis: int) -> NDArray[np.bool_]:
+    def shows(self, positions: NDArray[np.floating[Any]], axis: int) -> NDArray[np.bool_]:
         """Which of some `positions` along an axis (0: rows) the result shows."""
         shown: NDArray[np.bool_] = (positions >= -0.5) & (positions < self.size[axis] - 0.5)
         return shown

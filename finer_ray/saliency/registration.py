@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from finer_ray.lazy import Tensor, torch
 
 Maps = TypeVar("Maps", NDArray[Any], Tensor)
-Positions = NDArray[np.float64]
+Positions = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class Registration:
         rows = maps[..., upper, :]
         rows = rows + (maps[..., lower, :] - rows) * down[:, None]
         columns = rows[..., left]
-        return columns + (rows[..., right] - columns) * along
+        drawn: Maps = columns + (rows[..., right] - columns) * along
+        return drawn
 
     def pool(self, values: Tensor, grid: Sequence[int]) -> Tensor:
         """The way back: means over the pixels around the cells' centres.
@@ -117,7 +118,7 @@ def pixels(size: Sequence[int], seen: Sequence[int]) -> tuple[Positions, Positio
         seen: (H, W) of the input.
 
     Returns:
-        (H,) and (W,) float64. Of an image of the input's size they are 0, 1, 2, ...
+        (H,) and (W,) float. Of an image of the input's size they are 0, 1, 2, ...
 
     >>> pixels((2, 4), (4, 4))[0]
     array([0.5, 2.5])

@@ -39,5 +39,6 @@ def on_photo(
 
 def to_unit(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """Maps (..., H, W), non-negative, each divided by its maximum; a map of zeros stays one, and NaN NaN."""
-    peak = np.nanmax(maps, axis=(-2, -1), initial=0.0, keepdims=True)
-    return maps / np.where(peak > 0, peak, np.float32(1))
+    peak: NDArray[np.float32] = np.nanmax(maps, axis=(-2, -1), initial=0.0, keepdims=True)
+    peak[peak == 0] = 1
+    return maps / peak
