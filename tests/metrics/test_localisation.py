@@ -44,6 +44,6 @@ def test_a_map_s_light_lies_where_its_cells_look() -> None:
     region[0, 4 * 32 - 9 - 16 : 4 * 32 - 9 + 17, 2 * 32 + 20 - 16 : 2 * 32 + 20 + 17] = True
     assert pointing_hit(maps, region, here).item() == 1
     assert pointing_hit(maps, region).item() == 0
-    # Of a tent that is two strides wide, the inner half in both directions.
-    assert localisation(maps, region, here).item() == pytest.approx(0.75**2, abs=0.02)
+    # Of a tent that falls by 1 / 32 a pixel and sums to 32, 16 pixels to either side of its peak, along both axes.
+    assert localisation(maps, region, here).item() == pytest.approx((24.5 / 32) ** 2, abs=1e-5)
     assert localisation(maps, region).item() < 0.4
