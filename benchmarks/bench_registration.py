@@ -69,7 +69,7 @@ def photo_centres(config: Config, made: Export) -> dict[str, list[float]]:
     generator, offsets = torch.Generator().manual_seed(1), list[Tensor]()
     rows = made.images["row"].to_pylist()[::EVERY]
     for place, photo in enumerate(read_photos(made, rows)):
-        image = (torch.from_numpy(photo).permute(2, 0, 1) / 255 - mean) / std
+        image = (torch.from_numpy(photo.copy()).permute(2, 0, 1) / 255 - mean) / std
         cell = torch.tensor(MIDDLE[place % len(MIDDLE)])
         offsets.append(centre(classifier.split, image[None], cell, generator) - 32 * cell)
     found = torch.stack(offsets)
