@@ -19,9 +19,9 @@ from finer_ray.images.transform import Transform
 from finer_ray.models.split import Split
 from finer_ray.saliency.registration import Registration
 
-# Standard error, in pixels, from which on no more inputs are tried; how many rounds there are at most; and what part
-# of a pixel an offset is given to, below which it means nothing and machines differ.
-ENOUGH, ROUNDS, PART = 1.0, 4, 0.25
+# Standard error, in pixels, from which on no more inputs are tried, of which there are so many at least and at most; and
+# what part of a pixel an offset is given to, below which it means nothing and machines differ.
+ENOUGH, LEAST, MOST, PART = 1.0, 8, 36, 0.25
 # Pixels by which an input is made larger to see how many cells come with them: all strides that are powers of two
 # divide them.
 LARGER = 256
@@ -48,12 +48,12 @@ def measure(split: Split, transform: Transform, grid: tuple[int, int]) -> Regist
     generator = torch.Generator().manual_seed(0)
     cells = torch.cartesian_prod(*(_middle(count) for count in grid))
     step, found = torch.tensor(stride), list[Tensor]()
-    for _ in range(ROUNDS):
+    while len(found) < MOST:
         # One at a time: a graph down to the pixels takes much more memory than a batch that is explained.
         found += [centre(split, _noise(transform, generator), cell, generator) - cell * step for cell in cells]
         offsets = torch.stack(found)
         offsets = offsets[offsets.isfinite().all(1)]
-        if len(offsets) > 1 and (offsets.std(0) / len(offsets) ** 0.5).max() < ENOUGH:
+        if len(found) >= LEAST and (offsets.std(0) / len(offsets) ** 0.5).max() < ENOUGH:
             break
     if not len(offsets):
         return Registration.stretched(transform.size, grid)
