@@ -19,8 +19,8 @@ from finer_ray.images.transform import Transform
 from finer_ray.models.split import Split
 from finer_ray.saliency.registration import Registration
 
-# Standard error, in pixels, from which on no more inputs are tried, of which there are so many at least and at most; and
-# what part of a pixel an offset is given to, below which it means nothing and machines differ.
+# Standard error, in pixels, from which on no more inputs are tried; how many there are at least and at most; and what
+# part of a pixel an offset is given to, below which it means nothing and machines differ.
 ENOUGH, LEAST, MOST, PART = 1.0, 8, 36, 0.25
 # Pixels by which an input is made larger to see how many cells come with them: all strides that are powers of two
 # divide them.
