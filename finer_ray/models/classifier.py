@@ -89,8 +89,18 @@ class Classifier(nn.Module):
         return logits
 
     def measured_registration(self) -> Registration:
-        """Where in the input the cells of the maps look; takes seconds, see `finer_ray.models.registering`."""
-        return measure(self.split, self.transform, self.grid_size)
+        """Where in the input the cells of the maps look; takes seconds, see `finer_ray.models.registering`.
+
+        Raises:
+            ConfigError: the model has no derivatives at its pixels.
+        """
+        try:
+            return measure(self.split, self.transform, self.grid_size)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"saliency.registration: where this model's cells look cannot be measured ({error}); to stretch maps "
+                "over the input instead, write saliency.registration: stretch"
+            ) from error
 
     def patch_embeddings(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
         """Embeddings of the patches (B, h*w, E), see `Split.side_stream`."""

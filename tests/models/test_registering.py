@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finer_ray.config.schema import ModelConfig
+from finer_ray.errors import ConfigError
 from finer_ray.images.transform import Transform
 from finer_ray.models import build_classifier
 from finer_ray.models.registering import measure
@@ -132,6 +133,14 @@ def test_weights_that_give_nan_leave_it_stretched() -> None:
         for weight in model.split.parameters():
             weight.fill_(torch.nan)
     assert model.measured_registration() == Registration.stretched((64, 64), (2, 2))
+
+
+def test_a_model_without_derivatives_at_its_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_classifier(ModelConfig(backbone="timm:test_resnet", weights="random", image_size=64))
+    trunk = model.split.trunk
+    monkeypatch.setattr(model.split, "trunk", lambda images: trunk(images.detach()))
+    with pytest.raises(ConfigError, match=r"^saliency\.registration: .*does not require grad.*registration: stretch"):
+        model.measured_registration()
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("efficientnet_lite0", -13, -3), ("tf_efficientnet_lite0", 14, 23)])
