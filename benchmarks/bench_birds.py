@@ -127,11 +127,14 @@ def score(made: Export, rows: list[int], regions: Tensor, birds: Tensor) -> dict
     found = {}
     for name in made.manifest.layout.maps:
         maps = torch.from_numpy(made.maps(rows, name))[:, None]
-        inside = localisation(maps, birds)
+        here = made.manifest.layout.registration
+        inside = localisation(maps, birds, here)
         found[name] = {
-            "energy": localisation(maps, regions)[:, 0].double().numpy(),
-            "energy of what lies on the bird": (localisation(maps, regions & birds) / inside)[:, 0].double().numpy(),
-            "hit": pointing_hit(maps, regions)[:, 0].double().numpy(),
+            "energy": localisation(maps, regions, here)[:, 0].double().numpy(),
+            "energy of what lies on the bird": (localisation(maps, regions & birds, here) / inside)[:, 0]
+            .double()
+            .numpy(),
+            "hit": pointing_hit(maps, regions, here)[:, 0].double().numpy(),
         }
     area = {"image": regions, "bird": regions & birds}
     chance = {

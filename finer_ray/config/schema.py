@@ -354,6 +354,11 @@ class SaliencyConfig(Section):
         "{positives: 5}",
     )
     concept: ConceptConfig | None = None
+    registration: Literal["measured", "stretch"] = Field(
+        "measured",
+        description="how maps meet pixels: by the centres of the model's cells, measured once | by stretching the grid "
+        "over the input, as other libraries do, and as exports of earlier versions did",
+    )
 
     def specs(self) -> tuple[MapSpec, ...]:
         """The maps, with what they leave open filled in."""
@@ -577,6 +582,9 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
     for cam in METHODS.keys() - {wanted.cam for wanted in maps_of(parts["saliency"])}:
         parts["saliency"].pop(cam, None)
+    if parts["saliency"].get("registration") == "stretch":
+        # Of exports made before there was a choice.
+        del parts["saliency"]["registration"]
     named = {name for name, switch in SWITCHES.items() if switch.always}
     parts["metrics"] = {key: value for key, value in parts["metrics"].items() if key in named or value is not False}
     if parts["model"].get("activation") == "softmax":

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,14 @@ class Transform:
             return self.size
         wide, high = self.resized(width, height)
         return high, wide
+
+    def positions(self, width: int, height: int) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        """Where the rows (height,) and columns (width,) of an image lie in the result, in pixels: the centre of its
+        first one is 0, and what is cropped away lies outside of it."""
+        wide, high = self.resized(width, height)
+        left, top = self.corner(wide, high)
+        rows = (np.arange(height) + 0.5) * (high / height) - top - 0.5
+        return rows, (np.arange(width) + 0.5) * (wide / width) - left - 0.5
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize, before the crop."""

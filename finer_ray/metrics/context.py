@@ -100,7 +100,7 @@ class MetricContext(MapContext):
 
     @cached_property
     def _order(self) -> Tensor:
-        return ranks(self.maps, (self.images.shape[2], self.images.shape[3]))
+        return ranks(self.maps, (self.images.shape[2], self.images.shape[3]), self.registration)
 
     def _probabilities(self, masked: Tensor, owner: Tensor) -> Tensor:
         return class_probabilities(self.model, self.model(masked), self.classes[owner])

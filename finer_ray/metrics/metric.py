@@ -1,11 +1,12 @@
 """What a metric is: one object, defined in a module and listed in `finer_ray.metrics.table`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finer_ray.errors import ConfigError
 from finer_ray.lazy import Tensor
+from finer_ray.saliency.registration import Registration
 
 # Columns of the table `metrics` that are none.
 TAKEN = ("row", "class", "map", "region")
@@ -37,10 +38,13 @@ class MapContext:
         maps: (B, M, h, w) float, non-negative.
         region: (B, H, W) bool, the box or mask in the model input's geometry, empty where an image has none; (B, 0, 0)
             where no image of the batch has one, and then nothing that is `Metric.of_region` is computed.
+        registration: where in the input's pixels the maps' cells have their centres; None: stretched. `draw` of
+            `finer_ray.saliency.registration` brings maps to pixels.
     """
 
     maps: Tensor
     region: Tensor
+    registration: Registration | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

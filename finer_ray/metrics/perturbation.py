@@ -1,29 +1,30 @@
 """Perturbation: what the model says of an image that loses, or gains, its pixels in the order of a map.
 
-Pixels are ordered by the map, upsampled bilinearly to the image, ties by position. A map that is zero everywhere has no
+Pixels are ordered by the map, brought to the image's pixels, ties by position. A map that is zero everywhere has no
 order of pixels, and so no metric that depends on one, see `where_ordered`.
 """
 
 from collections.abc import Callable
 
 from finer_ray.lazy import Tensor, torch
-from finer_ray.metrics.localisation import upsample
 from finer_ray.saliency.budget import in_flight
+from finer_ray.saliency.registration import Registration, draw
 
 Probabilities = Callable[[Tensor, Tensor], Tensor]
 
 
-def ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def ranks(maps: Tensor, size: tuple[int, int], registration: Registration | None = None) -> Tensor:
     """The place of every pixel in the order of saliency, 0 for the most salient.
 
     Args:
         maps: (B, M, h, w).
         size: (H, W) of the image.
+        registration: of the maps; None: stretched.
 
     Returns:
         (B, M, H, W) int32, each a permutation of 0 to H*W - 1.
     """
-    order = upsample(maps, size).flatten(2).argsort(dim=2, descending=True, stable=True)
+    order = draw(maps, size, registration).flatten(2).argsort(dim=2, descending=True, stable=True)
     places = torch.arange(order.shape[2], dtype=torch.int32, device=maps.device).expand_as(order)
     return torch.empty_like(places).scatter_(2, order, places).reshape(*order.shape[:2], *size)
 

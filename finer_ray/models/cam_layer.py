@@ -41,7 +41,8 @@ def split_at(split: Split, layer: str, images: Tensor) -> Split:
         raise Unsupported(f"it is a list of modules: choose one of them, as {name}.{len(modules[name]) - 1}")
     if reason := split.refusal(name):
         raise Unsupported(reason)
-    found = HookedSplit(split.encoder, name, split.classifiers, split.prefix, split.channels_last, beside=split)
+    shape = (split.prefix, split.channels_last, split.patch)
+    found = HookedSplit(split.encoder, name, split.classifiers, *shape, beside=split)
     whole = _derivative(found, images)
     derivative = found.grid(whole, (images.shape[2], images.shape[3]))
     if whole.any() and not derivative.any():

@@ -17,7 +17,9 @@ from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
 from finer_ray.models.libraries import LIBRARIES
+from finer_ray.models.registering import measure
 from finer_ray.models.split import Split, Unsupported
+from finer_ray.saliency.registration import Registration
 from finer_ray.saliency.split_classifier import Activation, Attention
 
 # Relative to the largest value; a wrong cut is off by far more, other summation orders by less.
@@ -91,6 +93,20 @@ class Classifier(nn.Module):
         with torch.enable_grad():
             logits: Tensor = self.head(self.split.encode(images))
         return logits
+
+    def measured_registration(self) -> Registration:
+        """Where in the input the cells of the maps look; takes seconds, see `finer_ray.models.registering`.
+
+        Raises:
+            ConfigError: the model has no derivatives at its pixels.
+        """
+        try:
+            return measure(self.split, self.transform, self.grid_size)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"saliency.registration: where this model's cells look cannot be measured ({error}); to stretch maps "
+                "over the input instead, write saliency.registration: stretch"
+            ) from error
 
     def patch_embeddings(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
         """Embeddings of the patches (B, h*w, E), see `Split.side_stream`."""

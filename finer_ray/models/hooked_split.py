@@ -56,6 +56,7 @@ class HookedSplit(Split):
             other; none where the encoder's output is the embedding.
         prefix: tokens before the patch tokens that the encoder's layers usually have.
         channels_last: whether a map that could be read in both ways has its channels last.
+        patch: see `Split`.
         beside: the split of the same encoder whose forward and side stream these are.
 
     Raises:
@@ -71,10 +72,11 @@ class HookedSplit(Split):
         classifiers: Sequence[nn.Module] = (),
         prefix: int = 0,
         channels_last: bool = False,
+        patch: tuple[int, int] | None = None,
         beside: Split | None = None,
     ) -> None:
         super().__init__(encoder, classifiers)
-        self.layer, self.prefix, self.channels_last = layer, prefix, channels_last
+        self.layer, self.prefix, self.channels_last, self.patch = layer, prefix, channels_last, patch
         layers = [module for module in encoder.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
         self.convolutional = 2 * sum(isinstance(module, nn.Conv2d) for module in layers) > len(layers)
         # In a tuple, because the parameters already stand in the module tree under `encoder`.

@@ -127,7 +127,7 @@ class OpenClipTimm(Split):
         super().__init__(visual)
         # In a tuple, because the tower's parameters already stand in the module tree under `encoder`.
         self.tower = (tower,)
-        self.prefix, self.channels_last = tower.prefix, tower.channels_last
+        self.prefix, self.channels_last, self.patch = tower.prefix, tower.channels_last, tower.patch
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tower's trunk."""
@@ -149,11 +149,6 @@ class OpenClipTimm(Split):
         neck = block.neck
         return replace(block, neck=lambda pooled: self._project(neck(pooled)))
 
-    @property
-    def multiple(self) -> tuple[int, int]:
-        """The tower's."""
-        return self.tower[0].multiple
-
     def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """The tower's grid."""
         return self.tower[0].grid(activation, size)
@@ -172,12 +167,13 @@ def split_openclip(visual: Any) -> Split:
         blocks = visual.transformer.resblocks
         if all(type(block) is ResidualAttentionBlock for block in blocks) and not visual.output_tokens:
             return OpenClipViT(visual)
-        return HookedSplit(visual, f"transformer.resblocks.{len(blocks) - 1}.ln_1", prefix=1)
+        layer = f"transformer.resblocks.{len(blocks) - 1}.ln_1"
+        return HookedSplit(visual, layer, prefix=1, patch=tuple(visual.patch_size))
     if isinstance(visual, ModifiedResNet):
         return OpenClipResNet(visual)
     if isinstance(visual, TimmModel):
         tower = split_timm(visual.trunk)
         if isinstance(tower, HookedSplit):
-            return HookedSplit(visual, f"trunk.{tower.layer}", prefix=tower.prefix)
+            return HookedSplit(visual, f"trunk.{tower.layer}", prefix=tower.prefix, patch=tower.patch)
         return OpenClipTimm(visual, tower)
     raise Unsupported(f"an image tower of type {type(visual).__name__}")

@@ -33,6 +33,8 @@ class Split(nn.Module, ABC):
         compilable: whether `cut` runs `trunk`, which may then be compiled.
         prefix: tokens before the patch tokens that the encoder's layers usually have (class, registers).
         channels_last: whether its maps are (B, h, w, D).
+        patch: (height, width) in pixels of a ViT's patches, each of which stays one token through all layers; None
+            where there are none, and of hierarchical ones.
         convolutional: whether GPUs should keep its weights and images with channels last.
     """
 
@@ -40,6 +42,7 @@ class Split(nn.Module, ABC):
     convolutional = False
     prefix = 0
     channels_last = False
+    patch: tuple[int, int] | None = None
 
     def __init__(self, encoder: Any, classifiers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
@@ -82,9 +85,9 @@ class Split(nn.Module, ABC):
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """(height, width) in pixels of which images of the photo's own aspect have multiples (`model.resize: native`);
-        any size would do for most CNNs, and few sizes make large batches."""
-        return 32, 32
+        """(height, width) in pixels of which images of the photo's own aspect have multiples (`model.resize: native`):
+        the patch; any size would do for most CNNs, and few sizes make large batches."""
+        return self.patch or (32, 32)
 
     @property
     def side_blocks(self) -> int:
@@ -155,12 +158,8 @@ class TokenSplit(Split):
         self, encoder: Any, prefix: int, patch: tuple[int, int], classifiers: Sequence[nn.Module] = ()
     ) -> None:
         super().__init__(encoder, classifiers)
-        self.prefix, self.patch = prefix, patch
-
-    @property
-    def multiple(self) -> tuple[int, int]:
-        """The patch."""
-        return self.patch
+        self.prefix = prefix
+        self.patch: tuple[int, int] = patch
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the patch tokens of images of (H, W) pixels."""

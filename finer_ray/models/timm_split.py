@@ -247,7 +247,17 @@ def split_timm(model: Any) -> Split:
     if layer is None:
         return TimmCNN(model)
     kind = TimmHiera if isinstance(model, Hiera) else HookedSplit
-    return kind(model, _named(model, layer), classifiers(model), getattr(model, "num_prefix_tokens", 0))
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    return kind(model, _named(model, layer), classifiers(model), prefix, patch=_patch(model, layer))
+
+
+def _patch(model: Any, layer: str) -> tuple[int, int] | None:
+    """The patch of a ViT of one row of blocks, by its line of `TOKEN_LAYERS`; None of a hierarchical one."""
+    if isinstance(model, Hiera) or not layer.startswith(("blocks.-1.norm", "blocks_token_only", "cls_attn_blocks")):
+        return None
+    embedding = model.embeds if hasattr(model, "embeds") else model.patch_embed
+    size = embedding.patch_size
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def classifiers(model: Any) -> tuple[nn.Module, ...]:

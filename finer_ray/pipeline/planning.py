@@ -74,6 +74,7 @@ def layout_of(config: Config, classifier: Classifier) -> Layout:
         basis=config.output.basis,
         rows_per_unit=config.output.rows_per_unit,
         rows_per_chunk=config.output.rows_per_chunk,
+        registration=classifier.measured_registration() if config.saliency.registration == "measured" else None,
     )
 
 
@@ -174,6 +175,9 @@ def make_plan(
     before = planned or published
     if before is not None:
         before.check_same(empty)
+        # Measured where the export was begun: another machine may round otherwise.
+        kept = {"registration": before.layout.registration}
+        empty = empty.model_copy(update={"layout": empty.layout.model_copy(update=kept)})
     # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
     known = [] if before is None else [entry for entry in before.shards if entry.index["starts"]]
     retired = [] if before is None else list(before.retired)

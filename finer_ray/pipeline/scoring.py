@@ -10,6 +10,7 @@ from finer_ray.metrics.perturbation import where_ordered
 from finer_ray.metrics.table import METRICS
 from finer_ray.models import Classifier
 from finer_ray.saliency import Explanation
+from finer_ray.saliency.registration import Registration
 
 # RISE's: a kernel of 11 pixels with a deviation of 5, at whatever size the image has.
 BLUR = (11, 5.0)
@@ -18,12 +19,26 @@ BLUR = (11, 5.0)
 class Scorer:
     """Metrics of a batch, with one model.
 
+    Args:
+        wanted: the section `metrics`.
+        model: that is explained.
+        device: that it is on.
+        memory: as the attribute.
+        registration: of its maps; None: stretched.
+
     Attributes:
         memory: bytes that masked images may take at a time.
     """
 
-    def __init__(self, wanted: MetricsConfig, model: Classifier, device: torch.device, memory: int) -> None:
-        self._config, self._model, self.memory = wanted, model, memory
+    def __init__(
+        self,
+        wanted: MetricsConfig,
+        model: Classifier,
+        device: torch.device,
+        memory: int,
+        registration: Registration | None = None,
+    ) -> None:
+        self._config, self._model, self.memory, self._registration = wanted, model, memory, registration
         self._metrics = [metric for metric in METRICS.values() if getattr(wanted, metric.switch.name)]
         mean, std = (torch.tensor(values, device=device) for values in (model.transform.mean, model.transform.std))
         black, white = (-mean / std).view(1, 3, 1, 1), ((1 - mean) / std).view(1, 3, 1, 1)
@@ -60,6 +75,7 @@ class Scorer:
             metrics=metrics,
             fill=self._fill,
             memory=self.memory,
+            registration=self._registration,
         )
         return {metric.name: where_ordered(metric.compute(context), explanation.maps) for metric in metrics}
 

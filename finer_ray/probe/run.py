@@ -202,7 +202,8 @@ def _embed(config: ProbesConfig, model: ModelConfig, source: InputConfig, url: s
     job = Config(
         input=source,
         model=model,
-        saliency=SaliencyConfig(maps=["gradcam"], references=0),
+        # Of embeddings alone: nothing meets pixels, and nothing need be measured.
+        saliency=SaliencyConfig(maps=["gradcam"], references=0, registration="stretch"),
         metrics=MetricsConfig(localisation=False),
         output=OutputConfig(url=url, basis=False),
         compute=config.compute,

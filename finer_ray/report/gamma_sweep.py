@@ -36,5 +36,5 @@ def sweep_scores(
     saliency = export.manifest.config["saliency"]
     weights = reference_weights(export.reference_logits(rows), present, saliency["weighting"])
     maps = [contrast(basis, gamma, saliency["aggregation"], present, weights=weights) for gamma in gammas]
-    context = MapContext(torch.stack(maps, dim=1), regions)
+    context = MapContext(torch.stack(maps, dim=1), regions, registration=export.manifest.layout.registration)
     return {name: metric.compute(context).numpy() for name, metric in OF_REGION.items()}

@@ -106,7 +106,7 @@ def explain(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         basis = contrast_basis(activation, alpha)
     known = logits.gather(1, classes.clamp(min=0))
-    context = BatchContext(model, images, activation, basis, gradients, known, classes, spec.memory)
+    context = BatchContext(model, images, activation, basis, gradients, known, classes, spec.memory, spec.registration)
     if places is None:
         maps = draw_maps(context, spec)
     else:

@@ -2,7 +2,7 @@
 
     x(m) = m * image + (1 - m) * blurred image,    m = smooth(upsample(low)), low in [0, 1] on ceil(H/8) x ceil(W/8)
     low  = argmin sum_j a_j p_j(x(m)) + l1 * sum |1 - low| + tv * sum |grad low|^beta
-    map  = 1 - m, averaged over the areas of the CAM grid
+    map  = 1 - m, averaged around the centres of the CAM grid's cells
 
 Both images are shifted alike at every step (jitter), and cut out of ones stretched by so many pixels, as in the
 authors' code. `low` begins as the smallest centred blurred circle that takes away 99 % of what blurring the whole
@@ -21,6 +21,7 @@ from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities
+from finer_ray.saliency.registration import Registration, pool
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 Logits = Callable[[Tensor], Tensor]
@@ -84,6 +85,7 @@ def perturbation(
     grid: tuple[int, int],
     settings: Mask,
     memory: int,
+    registration: Registration | None,
     coefficients: Tensor,
 ) -> Tensor:
     """1 - m for every image and objective, each found by a descent of its own.
@@ -96,6 +98,7 @@ def perturbation(
         grid: (h, w) of the maps.
         settings: of the descent.
         memory: bytes that images and the graph may take, see `finer_ray.saliency.budget`.
+        registration: of the maps; None: stretched.
         coefficients: a_j, (B, S, J).
 
     Returns:
@@ -114,7 +117,7 @@ def perturbation(
             return (weights.to(chances.dtype) * chances).sum(1)
 
         found = descend(objective, images[owner], low.flatten(0, 1)[rows], settings)
-        maps.append(functional.adaptive_avg_pool2d(1 - found, grid))
+        maps.append(pool(1 - found, grid, registration))
     return torch.cat(maps).reshape(batch, objectives, *grid)
 
 
@@ -230,8 +233,8 @@ def prepare(context: BatchContext, settings: Mask) -> Cam:
     # A descent runs the model where maps are drawn, which is in full precision: but the model in the caller's.
     kind = images.device.type
     precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-    logits = precision(model.differentiable)
-    raw = partial(perturbation, model, logits, images, classes, starts, context.grid, settings, context.memory)
+    logits, shared = precision(model.differentiable), (images, classes, starts, context.grid, settings)
+    raw = partial(perturbation, model, logits, *shared, context.memory, context.registration)
     # No derivative by the logits is taken: with `weighting: probability`, too, the shares are constants.
     return Cam(raw, context.weights("probability_detached"))
 

@@ -8,6 +8,7 @@ from finer_ray.config.section import Section
 from finer_ray.errors import ConfigError
 from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.saliency.registration import Registration
 from finer_ray.saliency.spec import FINER
 from finer_ray.saliency.split_classifier import SplitClassifier
 
@@ -27,6 +28,7 @@ class BatchContext:
         logits: y^j of the images themselves, (B, J).
         classes: (B, J) int64; -1 means none.
         memory: bytes that masked images may take at a time, see `finer_ray.saliency.budget`.
+        registration: where in the images' pixels the cells of the grid have their centres; None: stretched.
     """
 
     model: SplitClassifier
@@ -37,6 +39,7 @@ class BatchContext:
     logits: Tensor
     classes: Tensor
     memory: int
+    registration: Registration | None = None
     _all: Self | None = None
     _places: Tensor | None = None
     _made: dict[str, Tensor] = field(default_factory=dict)

@@ -5,7 +5,7 @@
 A mask is a grid of cells that are kept with probability `keep`, upsampled bilinearly from s x s cells to (s + 1) cells
 of ceil(H / s) x ceil(W / s) pixels, and cropped to the image at a random place less than a cell away (the paper's
 mask generation; rounded up, as in the authors' code). Masked pixels take the colour that normalisation maps to zero.
-S is averaged over the areas of the CAM grid; that is linear, so that the masks are averaged instead.
+S is averaged around the centres of the CAM grid's cells; that is linear, so that the masks are averaged instead.
 """
 
 from functools import partial
@@ -19,6 +19,7 @@ from finer_ray.saliency.aggregation import linear
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import choice_probabilities, wide
+from finer_ray.saliency.registration import Registration, pool
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 
@@ -70,6 +71,7 @@ def rise_basis(
     grid: tuple[int, int],
     settings: Rise,
     memory: int,
+    registration: Registration | None = None,
 ) -> Tensor:
     """The maps S_j.
 
@@ -80,6 +82,7 @@ def rise_basis(
         grid: (h, w) of the maps.
         settings: of the masks.
         memory: bytes that masked images may take, see `finer_ray.saliency.budget`.
+        registration: of the maps; None: stretched.
 
     Returns:
         (B, J, h, w) float32 (float64 for float64 images), non-negative.
@@ -89,7 +92,7 @@ def rise_basis(
     total = wide(images.new_zeros((*classes.shape, *grid)))
     for first in range(0, len(cells), step):
         masks = smooth_masks(cells[first : first + step], shifts[first : first + step], size)
-        coarse = functional.adaptive_avg_pool2d(masks, grid).to(total.dtype).flatten(1)
+        coarse = pool(masks, grid, registration).to(total.dtype).flatten(1)
         # One image at a time: its masked forwards are the same whatever else is in the batch.
         for image, wanted, sums in zip(images, classes, total, strict=True):
             masked = image * masks[:, None].to(image.dtype)
@@ -102,9 +105,8 @@ def rise_basis(
 
 def prepare(context: BatchContext, settings: Rise) -> Cam:
     """The masked forward passes, which serve all targets."""
-    basis = context.by_class(
-        "rise", lambda whole: rise_basis(whole.model, whole.images, whole.classes, whole.grid, settings, whole.memory)
-    )
+    shared = (context.grid, settings, context.memory, context.registration)
+    basis = context.by_class("rise", lambda whole: rise_basis(whole.model, whole.images, whole.classes, *shared))
     # No derivative is taken: with `weighting: probability`, too, the shares are constants.
     return Cam(partial(linear, basis), context.weights("probability_detached"))
 

@@ -1,10 +1,11 @@
 """Score-CAM (Wang et al. 2020): channels weighted by what the model says of the image seen through them.
 
-    mask_i = channel i of A, upsampled bilinearly (corners aligned) to the image, min-max normalised
+    mask_i = channel i of A, brought to the image's pixels, min-max normalised
     map    = ReLU(sum_i softmax_i(s(image * mask_i)) A_i),    s = sum_j a_j y^j
 
 The logits y^j of the masked images do not depend on gamma or on how references are combined: they are computed once
-and serve every objective.
+and serve every objective. With `saliency.registration: stretch` channels are stretched with their corners aligned, as
+in pytorch-grad-cam.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,16 @@ from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.saliency.registration import Registration, draw
 
 
 def masked_logits(
-    logits: Callable[[Tensor], Tensor], images: Tensor, activation: Tensor, classes: Tensor, memory: int
+    logits: Callable[[Tensor], Tensor],
+    images: Tensor,
+    activation: Tensor,
+    classes: Tensor,
+    memory: int,
+    registration: Registration | None = None,
 ) -> Tensor:
     """Logits of every image seen through each channel of its activation.
 
@@ -27,6 +34,7 @@ def masked_logits(
         activation: A, (B, D, h, w).
         classes: (B, J) int64; -1 means none.
         memory: bytes that masked images may take, see `finer_ray.saliency.budget`.
+        registration: of the activation; None: stretched, with corners aligned.
 
     Returns:
         (B, D, J) in the activation's dtype.
@@ -40,7 +48,10 @@ def masked_logits(
     flat = scores.flatten(0, 1)
     for first in range(0, len(cells), step):
         rows = slice(first, first + step)
-        masks = functional.interpolate(cells[rows], size=size, mode="bilinear", align_corners=True)
+        if registration is None:
+            masks = functional.interpolate(cells[rows], size=size, mode="bilinear", align_corners=True)
+        else:
+            masks = draw(cells[rows], size, registration)
         low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
         masks = (masks - low) / (high - low + 1e-8)
         masked = images[owners[rows]] * masks.to(images.dtype)
@@ -68,10 +79,10 @@ def scorecam(activation: Tensor, scores: Tensor, coefficients: Tensor) -> Tensor
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """The masked forward passes, which serve all targets."""
+    model, images, activation = context.model, context.images, context.activation
+    shared = (context.memory, context.registration)
     scores = context.by_class(
-        "scorecam",
-        lambda whole: masked_logits(whole.model, whole.images, whole.activation, whole.classes, whole.memory),
-        axis=2,
+        "scorecam", lambda whole: masked_logits(model, images, activation, whole.classes, *shared), axis=2
     )
     # Inside the graph means here: each masked image weighs the references by what it says of them.
     present = context.present[:, None].expand_as(scores[..., 1:])

@@ -11,6 +11,7 @@ from finer_ray.config.section import Section
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.budget import MASKED_MEMORY
 from finer_ray.saliency.objective import Weighting
+from finer_ray.saliency.registration import Registration
 
 # In front of a method's name: the map that compares, with the section's gamma. The name alone is the baseline.
 FINER = "finer_"
@@ -89,6 +90,8 @@ class SaliencySpec:
         positives: of these only such whose sigmoid is 0.5 or more, and the highest in any case.
         memory: bytes that masked images may take at a time.
         settings: of methods, by name; a method's defaults where it is not among them.
+        registration: where in the input's pixels the cells of maps have their centres, for methods that mask pixels;
+            None: the grid stretched over the input, as other libraries take it.
     """
 
     maps: tuple[MapSpec, ...] = (MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6))
@@ -102,6 +105,7 @@ class SaliencySpec:
     positives: bool = False
     memory: int = MASKED_MEMORY
     settings: Mapping[str, Section] = field(default_factory=dict)
+    registration: Registration | None = None
 
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""

@@ -3,15 +3,16 @@
 Cells beyond a map's own grid are NaN, as are all cells of rows that hold no image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finer_ray.lazy import Tensor, functional, torch
+from finer_ray.saliency.registration import Registration, draw
 
 
-def own_grids(maps: NDArray[np.floating]) -> NDArray[np.intp]:
+def own_grids(maps: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
     """Of each of some maps (n, h, w) how many rows and columns are its own, (n, 2); 0 of rows that hold no image.
 
     >>> maps = np.full((2, 3, 4), np.nan)
@@ -23,20 +24,33 @@ def own_grids(maps: NDArray[np.floating]) -> NDArray[np.intp]:
     return np.stack([there[:, :, 0].sum(1), there[:, 0].sum(1)], axis=1)
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (n, h, w) brought to one size (H, W), bilinearly, each from its own grid; NaN for rows that hold none."""
-    result = torch.full((len(maps), *size), torch.nan, dtype=maps.dtype)
+def drawn(
+    maps: NDArray[np.float32], size: tuple[int, int], registration: Registration | None, seen: Sequence[int] | None
+) -> NDArray[np.float32]:
+    """Maps brought to images of one size that show the whole input, each from its own grid.
+
+    Args:
+        maps: (n, h, w).
+        size: (H, W) of the images, pixels.
+        registration: of the maps; None: each grid stretched over its input.
+        seen: (H, W) of the largest input, pixels, which has the whole grid; `size` where None.
+
+    Returns:
+        (n, H, W); NaN for rows that hold no image.
+    """
+    result = np.full((len(maps), *size), np.nan, maps.dtype)
+    largest = size if seen is None else seen
     for places, own in by_grid(maps):
-        drawn = functional.interpolate(own[:, None], size=size, mode="bilinear", align_corners=False)
-        result[places] = drawn[:, 0]
+        sides = zip(largest, own.shape[1:], maps.shape[1:], strict=True)
+        result[places] = draw(own, size, registration, [side * mine // cells for side, mine, cells in sides])
     return result
 
 
-def by_grid(maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def by_grid(maps: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """Maps (n, h, w) of one grid at a time: their places (m,), and the maps cut to their grid, (m, h', w'); those of
     rows that hold no image are left out."""
-    grids = own_grids(maps.numpy())
+    grids = own_grids(maps)
     for height, width in np.unique(grids, axis=0).tolist():
         if height and width:
-            places = torch.from_numpy((grids == (height, width)).all(1).nonzero()[0])
+            places = (grids == (height, width)).all(1).nonzero()[0]
             yield places, maps[places, :height, :width]

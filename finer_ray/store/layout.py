@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from finer_ray.saliency.registration import Registration
+
 SYMBOLS = {
     "target": "targets",
     "map": "maps",
@@ -52,6 +54,7 @@ class Layout(BaseModel):
         embedding: E, or None where embeddings are not stored.
         basis: whether the contrast basis is stored.
         rows_per_unit, rows_per_chunk: rows of one shard object, and of one chunk in it.
+        registration: where cells of maps and basis have their centres; None: the grid is stretched over the input.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,6 +67,15 @@ class Layout(BaseModel):
     basis: bool
     rows_per_unit: int
     rows_per_chunk: int
+    registration: Registration | None = None
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Of one array: what its axes do not tell."""
+        axes = ARRAYS[name].axes
+        found: dict[str, Any] = {"map": list(self.maps)} if "map" in axes else {}
+        if "y" in axes and self.registration is not None:
+            found["cell_offset"], found["cell_stride"] = list(self.registration.offset), list(self.registration.stride)
+        return found
 
     def axes(self, name: str) -> tuple[str, ...]:
         """Names of an array's axes behind the rows."""

@@ -149,7 +149,11 @@ def _difference(name: str, ours: Manifest, theirs: Manifest) -> str:
             for manifest, classes in ((ours, _named(ours, name)), (theirs, _named(theirs, name)))
         ]
         said = "the config names the same files; their contents differ"
-    return "; ".join(differences(trees[0], trees[1], ("there", "here"))) or said
+    found = differences(trees[0], trees[1], ("there", "here")) or [said]
+    asks = ["registration" in tree.get("saliency", {}) for tree in trees]
+    if asks == [False, True]:
+        found = ["its maps were stretched over the input: to go on, write saliency.registration: stretch", *found]
+    return "; ".join(found)
 
 
 def _named(manifest: Manifest, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
+from finer_ray.images.transform import Transform
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
-from finer_ray.store.grids import resized
+from finer_ray.store.grids import drawn
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
 from finer_ray.store.parts import iter_tables, read_tables
+from finer_ray.store.placing import on_photo, to_unit
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import SCHEMAS
 from finer_ray.store.tensors import open_tensors
@@ -83,34 +85,81 @@ class Export:
         """The Zarr group."""
         return open_tensors(self.folder)
 
-    def maps(self, rows: Rows, name: str, size: tuple[int, int] | None = None, target: int = 0) -> NDArray[np.float32]:
+    @overload
+    def maps(
+        self,
+        rows: Rows,
+        name: str,
+        size: tuple[int, int] | None = None,
+        target: int = 0,
+        place: Literal["input"] = "input",
+        normalized: bool = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def maps(
+        self,
+        rows: Rows,
+        name: str,
+        size: None = None,
+        target: int = 0,
+        *,
+        place: Literal["photo"],
+        normalized: bool = False,
+    ) -> list[NDArray[np.float32]]: ...
+
+    def maps(
+        self,
+        rows: Rows,
+        name: str,
+        size: tuple[int, int] | None = None,
+        target: int = 0,
+        place: Literal["input", "photo"] = "input",
+        normalized: bool = False,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Saliency maps.
 
         Args:
             rows: n rows of `images`, in any order.
             name: of the map, one of `manifest.layout.maps`.
-            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+            size: (H, W) of an image of the model's view, to whose pixels maps are brought, bilinearly and through the
+                export's registration; the maps' own grid when None.
             target: which of an image's targets, 0 (the first) to `manifest.layout.targets` - 1.
+            place: `photo` for every map in its own photo's pixels; there `size` must be None.
+            normalized: divide each map by its maximum, so that it lies in [0, 1].
 
         Returns:
             (n, h, w) or (n, H, W) float32, non-negative; NaN for rows that hold no image, or have no such target. With
             `model.resize: native` and no size, (h, w) is the largest grid, and NaN beyond a map's own
-            (`finer_ray.store.grids`).
+            (`finer_ray.store.grids`). With `place="photo"` a list of n arrays (height, width), NaN where the model did
+            not see the photo (the margin that it crops).
 
         Raises:
-            ExportError: no such map or target. IndexError: a row out of range.
+            ExportError: no such map or target, or `place="photo"` of a row that holds no image. IndexError: a row out
+                of range. ValueError: `size` with `place="photo"`.
 
-        >>> open_export("demo_export").maps([0, 1], "finer_gradcam", size=(64, 64)).shape
+        >>> export = open_export("demo_export")
+        >>> export.maps([0, 1], "finer_gradcam", size=(64, 64)).shape
         (2, 64, 64)
+        >>> [heat] = export.maps([0], "finer_gradcam", place="photo", normalized=True)
+        >>> heat.shape, float(np.nanmax(heat))
+        ((64, 80), 1.0)
         """
+        if place == "photo" and size is not None:
+            raise ValueError('place="photo" draws maps in the size of their photos: leave out size')
         names = self.manifest.layout.maps
         if name not in names:
             raise ExportError(f"the export has no map {name!r}; it has {', '.join(names)}")
-        place = names.index(name)
+        number = names.index(name)
         rows = self._rows(rows)
-        stored = self._stored("maps", target, rows, place).astype(np.float32)
-        scale = self._stored("maps_scale", target, rows, place)
-        return _resized(torch.from_numpy(stored * scale[:, None, None]), size)
+        stored = self._stored("maps", target, rows, number).astype(np.float32)
+        maps = stored * self._stored("maps_scale", target, rows, number)[:, None, None]
+        if place == "photo":
+            transform = Transform(**self.manifest.transform)
+            placed = on_photo(maps, self._sizes(rows), transform, self.manifest.layout.registration)
+            return [to_unit(heat) for heat in placed] if normalized else placed
+        maps = self._drawn(maps, size)
+        return to_unit(maps) if normalized else maps
 
     def contrast(
         self,
@@ -133,7 +182,7 @@ class Export:
             references: which of the K references to use, by position (0 to K-1); all when None.
             aggregation, reverse: see `finer_ray.saliency.contrast`.
             weighting: of the references, see `finer_ray.saliency.reference_weights`.
-            size: (H, W) to upsample to, bilinearly; the maps' own grid when None.
+            size: as of `maps`.
             target: which of an image's targets, see `maps`.
 
         Returns:
@@ -159,9 +208,9 @@ class Export:
         # Equal weights need no logits, for which the table of images would be read.
         known = torch.zeros(present.shape) if weighting == "equal" else self.reference_logits(rows, target)[:, chosen]
         weights = reference_weights(known, present, weighting)
-        drawn = contrast(basis, gamma, aggregation, present, reverse, weights)
+        maps = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
-        return _resized(drawn.masked_fill(empty, torch.nan), size)
+        return self._drawn(maps.masked_fill(empty, torch.nan).numpy(), size)
 
     def basis(self, rows: Rows, target: int = 0) -> torch.Tensor:
         """The contrast basis M_j, (n, 1+K, h, w) float32, of one of the targets: itself, then its references. NaN as of
@@ -197,6 +246,21 @@ class Export:
         stored: NDArray[Any] = self.tensors[name].oindex[rows, *where]
         return stored
 
+    def _drawn(self, maps: NDArray[np.float32], size: tuple[int, int] | None) -> NDArray[np.float32]:
+        """Maps (n, h, w), where wanted in the pixels of an image of the model's view."""
+        if size is None:
+            return maps
+        return drawn(maps, size, self.manifest.layout.registration, self.manifest.transform.get("size"))
+
+    def _sizes(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """(width, height) of some rows' photos. Raises ExportError where a row holds none."""
+        known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
+        columns = (known[name].to_pylist() for name in ("row", "width", "height"))
+        sizes = {row: (width, height) for row, width, height in zip(*columns, strict=True)}
+        if lacking := [row for row in rows.tolist() if row not in sizes]:
+            raise ExportError(f"row {lacking[0]} of the export holds no image, so there is no photo to place a map on")
+        return [sizes[row] for row in rows.tolist()]
+
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.manifest.rows()):
@@ -227,8 +291,3 @@ def open_export(url: str) -> Export:
         reason = "its export has not finished: run the same command again" if started else "there is no export"
         raise ExportError(f"{url}: {reason}")
     return Export(folder, manifest)
-
-
-def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = (maps if size is None else resized(maps, size)).numpy()
-    return result

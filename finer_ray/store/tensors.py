@@ -41,7 +41,7 @@ def _create(folder: Folder, layout: Layout, rows: int) -> None:
             chunks=(layout.rows_per_chunk, *shape),
             fill_value=array.fill,
             dimension_names=("row", *layout.axes(name)),
-            attributes={"map": list(layout.maps)} if "map" in array.axes else {},
+            attributes=layout.attributes(name),
         )
 
 

@@ -27,7 +27,7 @@ from finer_ray.metrics.agreement import cosine, pearson, resample, to_peak
 from finer_ray.metrics.statistics import STDERR_SQL, bootstrap_interval, or_null
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
-from finer_ray.store.grids import resized
+from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export, open_export
 from finer_ray.studies.attributes import Choice
 from finer_ray.studies.faithfulness_plan import Plan, make_plan
@@ -164,8 +164,13 @@ def _sides(
 
 
 def _maps(export: Export, rows: np.ndarray, name: str) -> Tensor:
-    """Maps that fill the largest grid, whatever their own is."""
-    return resized(torch.from_numpy(export.maps(rows, name)), export.manifest.layout.grid)
+    """Maps on one grid; of photos with sizes of their own, whose maps have others, stretched over the input."""
+    return torch.from_numpy(export.maps(rows, name, export.manifest.layout.grid if _native(export) else None))
+
+
+def _native(export: Export) -> bool:
+    """Whether photos have sizes of their own."""
+    return bool(export.manifest.transform["resize"] == "native")
 
 
 def _windows(made: Export, text: Export, part: pa.Table) -> tuple[Tensor, Tensor]:
@@ -178,7 +183,16 @@ def _windows(made: Export, text: Export, part: pa.Table) -> tuple[Tensor, Tensor
     own, theirs = (
         torch.cat([(edge - view[:, :2]) / (view[:, 2:] - view[:, :2]) for edge in (low, high)], dim=1) for view in views
     )
-    return own, theirs
+    return _on_map(made, own), _on_map(text, theirs)
+
+
+def _on_map(export: Export, window: Tensor) -> Tensor:
+    """Windows (n, 4) as shares of the input, as shares of the grid whose cells lie where the registration says."""
+    layout, size = export.manifest.layout, export.manifest.transform["size"]
+    measured = None if _native(export) else layout.registration
+    here = measured or Registration.stretched(size, layout.grid)
+    sides = [here.shares(axis, window[:, 1 - axis :: 2], size[axis], layout.grid[axis]) for axis in (1, 0)]
+    return torch.stack(sides, dim=2).flatten(1)
 
 
 def another(count: int) -> np.ndarray:

@@ -122,8 +122,9 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
         changed(compute={"precision": "bf16"}),
         changed(input={"fields": {"label": "cls"}}),
         changed(model={"image_size": 96}),
+        changed(saliency={"registration": "stretch"}),
     ]
-    assert len({base, *(other.fingerprint() for other in others)}) == 7
+    assert len({base, *(other.fingerprint() for other in others)}) == 8
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,8 @@ def test_the_fingerprint_covers_what_decides_a_row_and_nothing_else() -> None:
     ],
 )
 def test_fingerprints_of_exports_that_are_there_already(sections: dict[str, Any], fingerprint: str) -> None:
-    """As version 0.1 wrote them into manifests."""
+    """As version 0.1 wrote them into manifests: maps were stretched."""
+    sections = {**sections, "saliency": {**sections.get("saliency", {}), "registration": "stretch"}}
     assert changed(**sections).fingerprint() == fingerprint
 
 

@@ -69,7 +69,7 @@ def test_predictions_are_those_of_plain_timm(demo: tuple[Path, str]) -> None:
     config = demo_config(demo[0])
     path = weights_file(config.model.weights)
     assert path is not None
-    model = timm.create_model("efficientnet_lite0").eval()
+    model = timm.create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(dict(zip(model.state_dict(), read_checkpoint(path).values(), strict=True)))
     half = (0.5, 0.5, 0.5)
     transform = timm.data.create_transform((3, 224, 224), crop_pct=1.0, interpolation="bicubic", mean=half, std=half)

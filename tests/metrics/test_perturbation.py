@@ -9,8 +9,8 @@ from torch import Tensor
 
 from finer_ray.metrics.deletion import area, step_counts
 from finer_ray.metrics.drops import confidence_drop, relative_drop
-from finer_ray.metrics.localisation import upsample
 from finer_ray.metrics.perturbation import ranks, replaced, where_ordered
+from finer_ray.saliency.registration import draw
 
 GENERATOR = torch.Generator().manual_seed(2)
 IMAGES = torch.randn((3, 3, 8, 6), generator=GENERATOR)
@@ -43,7 +43,7 @@ def test_replaced_pixels_are_the_most_salient_ones(memory: int) -> None:
     counts = [0, 1, 7, 20, 48]
     found = replaced(probabilities, IMAGES, fill, ranks(MAPS, (8, 6)), counts, memory)
     assert found.shape == (3, 2, 5, 3)
-    heat = upsample(MAPS, (8, 6))
+    heat = draw(MAPS, (8, 6), None)
     for image in range(3):
         for place in range(2):
             for step, count in enumerate(counts):

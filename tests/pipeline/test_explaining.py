@@ -273,6 +273,10 @@ class Dying(Split):
         return self.inner.grid(activation, size)
 
 
+# The driver, which measures nothing then, keeps its device.
+STRETCH = {"registration": "stretch"}
+
+
 def dying(monkeypatch: pytest.MonkeyPatch, marks: Path, times: int, met: Path | None = None) -> None:
     marks.mkdir()
 
@@ -290,11 +294,11 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
     """A process that loses its GPU ends, and another repeats its units; two units at a time change nothing. Where
     that does not help the job stops."""
     tar = str(write_tar(tmp_path / "a.tar", many(40)))
-    plain = job(tar, output={"url": str(tmp_path / "plain")})
+    plain = job(tar, output={"url": str(tmp_path / "plain")}, saliency=STRETCH)
     export(plain)
     compute = {"executor": "ray", "units_per_actor": 2}
     dying(monkeypatch, tmp_path / "once", 1, tmp_path / "met")
-    config = job(tar, compute=compute)
+    config = job(tar, compute=compute, saliency=STRETCH)
     assert export(config).images == 40
     assert len(list((tmp_path / "once").iterdir())) == 1
     assert (tmp_path / "met").exists()
@@ -304,7 +308,7 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
 
     dying(monkeypatch, tmp_path / "always", 10**6)
     with pytest.raises(WorkerError, match=r"4 processes have lost their GPU, the last at unit \d; .*illegal"):
-        export(job(tar, output={"url": str(tmp_path / "lost")}, compute=compute))
+        export(job(tar, output={"url": str(tmp_path / "lost")}, compute=compute, saliency=STRETCH))
 
 
 def test_calls_that_lose_their_gpu_together_are_one_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,8 +359,8 @@ def test_trials_leave_out_what_has_a_bound_of_its_own(job: Job, monkeypatch: pyt
 
 def test_a_lost_gpu_in_this_process_is_an_error(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     dying(monkeypatch, tmp_path / "marks", 1)
-    tar = str(write_tar(tmp_path / "a.tar", many(4)))
+    config = job(str(write_tar(tmp_path / "a.tar", many(4))), saliency=STRETCH)
     with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
-        export(job(tar))
-    export(job(tar))
-    assert open_export(job(tar).output.url).images.num_rows == 4
+        export(config)
+    export(config)
+    assert open_export(config.output.url).images.num_rows == 4

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_stored_maps_are_those_of_the_model(tmp_path: Path, job: Job) -> None:
     pixels = np.stack([decode(s, transform, 10**8).image for s in samples])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
-    expected = explain(classifier, (images - mean) / std, saliency_spec(config, classifier))
+    spec = replace(saliency_spec(config, classifier), registration=made.manifest.layout.registration)
+    expected = explain(classifier, (images - mean) / std, spec)
 
     rows = made.images["row"].to_numpy()
     assert made.images["references"].to_pylist() == expected.references.tolist()

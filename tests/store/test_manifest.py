@@ -56,6 +56,19 @@ def test_keys_that_differ_are_named_with_both_values(job: Job) -> None:
     assert "output.url '" not in text
 
 
+def test_an_export_whose_maps_were_stretched_says_how_to_go_on(job: Job) -> None:
+    """One of before there was a choice has no such key."""
+    there = manifest(job("a.tar", saliency={"registration": "stretch"}))
+    del there.config["saliency"]["registration"]
+    text = refusal(there, manifest(job("a.tar")))
+    assert there.config_fingerprint in text
+    assert "to go on, write saliency.registration: stretch; saliency.registration" in text
+    assert "'measured' here" in text
+    there.check_same(manifest(job("a.tar", saliency={"registration": "stretch"})))
+    # Two that differ in something else are told of that alone.
+    assert "stretch" not in refusal(manifest(job("a.tar")), manifest(job("a.tar", saliency={"gamma": 2.0})))
+
+
 def test_settings_of_a_method_that_only_one_uses(job: Job) -> None:
     there = manifest(job("a.tar", saliency={"maps": ["gradcam"], "rise": {"masks": 9}}))
     here = manifest(job("a.tar", saliency={"maps": ["rise"], "rise": {"masks": 9}}))

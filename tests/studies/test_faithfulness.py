@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from finer_ray.errors import ConfigError
 from finer_ray.images.decode import decode
 from finer_ray.models import Classifier, ClassNames, build_classifier
 from finer_ray.saliency import MapSpec, SaliencySpec, explain
+from finer_ray.saliency.registration import Registration
 from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.studies.attributes import choose, read_attributes
-from finer_ray.studies.faithfulness import another
+from finer_ray.studies.faithfulness import _on_map, another
 from finer_ray.studies.faithfulness_plan import make_plan
 from tests.conftest import sample, write_tar
 
@@ -54,7 +56,7 @@ def jobs(tmp_path: Path, job: Job, clip: str) -> tuple[Config, Config, Path]:
     attributes = tmp_path / "attributes.json"
     attributes.write_text(json.dumps(ATTRIBUTES))
     kept = {"max_failures": 0.5}
-    settings = {"gamma": 0.6, "selection": [1, 2], "target": "predicted"}
+    settings = {"gamma": 0.6, "selection": [1, 2], "target": "predicted", "registration": "stretch"}
     return (
         job(tar, model=own, input=kept, saliency=settings),
         job(tar, model=words, input=kept, saliency={"gamma": 0.7}),
@@ -239,3 +241,18 @@ def test_equal_differences_keep_the_files_order() -> None:
     (first, second) = choose({0: own, 1: {"b": 0.9}}, [1, 0], ("x", "y"))
     assert [text for text, _ in first.attributes] == ["c", "a", "d"]
     assert second.note == "it has no attribute more strongly than 'x'"
+
+
+def test_windows_are_laid_on_maps_through_the_registration() -> None:
+    """Place u of a map is its cell u * cells - 1/2, for `resample`; x and y have cells of their own."""
+
+    def on_map(registration: Registration | None) -> list[float]:
+        layout = SimpleNamespace(grid=(4, 5), registration=registration)
+        made: Any = SimpleNamespace(manifest=SimpleNamespace(layout=layout, transform={"size": [40, 80]}))
+        found: list[float] = _on_map(made, torch.tensor([[0.25, 0.5, 1.0, 0.75]]))[0].tolist()
+        return found
+
+    assert on_map(None) == pytest.approx([0.25, 0.5, 1.0, 0.75])
+    x, y = ([((pixel - first) / step + 0.5) / cells for pixel in ends] for ends, first, step, cells in
+            (((19.5, 79.5), 10, 15, 5), ((19.5, 29.5), 3, 10, 4)))  # fmt: skip
+    assert on_map(Registration((3.0, 10.0), (10.0, 15.0))) == pytest.approx([x[0], y[0], x[1], y[1]])

@@ -21,6 +21,7 @@ from finer_ray.report.contact_sheet import overlay
 from finer_ray.report.gamma_sweep import sweep_scores
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.photos import try_rows
+from finer_ray.saliency.registration import Registration
 from finer_ray.store.grids import own_grids
 from finer_ray.store.reading import Export
 
@@ -140,10 +141,12 @@ def _data(
     size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
     own = own_grids(tensors["maps"][:1])[0]
     cells = (..., slice(own[0]), slice(own[1]))
+    here = manifest.layout.registration or Registration.stretched(size, own.tolist())
     names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
     return {
         "size": list(size),
         "grid": own.tolist(),
+        "centres": [list(values) for values in (here.offset, here.stride)],
         "maps": [
             {
                 "name": name,

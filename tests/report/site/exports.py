@@ -12,6 +12,7 @@ import torch
 
 from finer_ray.config.loading import parse_config
 from finer_ray.images.transform import Transform
+from finer_ray.saliency.registration import Registration
 from finer_ray.shards import ShardRef, fields_of, index_shard
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
@@ -27,6 +28,8 @@ from tests.store.exports import publish_all
 # Not square, so that no axis can stand for another.
 SIZE, GRID = (48, 64), (3, 4)
 PER_UNIT = 8
+# Not stretched, and its first and last cells lie inside.
+REGISTRATION = Registration((9.25, 2.0), (14.0, 16.5))
 
 
 @dataclass
@@ -64,7 +67,7 @@ def make(path: Path, **wanted: Any) -> Export:
     )
     index = index_shard(shard, fields_of("webdataset"), PER_UNIT)
     layout = Layout(
-        maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis,
+        maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis, registration=REGISTRATION,
         rows_per_unit=PER_UNIT, rows_per_chunk=4,
     )  # fmt: skip
     weight = torch.from_numpy(random.standard_normal((len(made.classes), 5)) * made.classifier)

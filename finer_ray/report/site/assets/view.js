@@ -87,16 +87,17 @@
     return result;
   }
 
-  /* Where each pixel of a side lies between cells: bilinear, corners not aligned, as torch interpolates. */
-  function places(pixels, count) {
+  /* Where each pixel of a side lies between cells, whose centres are at offset + stride * cell. */
+  function places(pixels, count, offset, stride) {
     return Array.from({ length: pixels }, (_, pixel) => {
-      const place = Math.max(0, ((pixel + 0.5) * count) / pixels - 0.5);
-      const first = Math.min(Math.floor(place), count - 1);
+      const place = Math.min(Math.max(0, (pixel - offset) / stride), count - 1);
+      const first = Math.floor(place);
       return { first, second: Math.min(first + 1, count - 1), share: place - first };
     });
   }
-  const down = places(height, rows);
-  const across = places(width, columns);
+  const [offsets, strides] = data.centres;
+  const down = places(height, rows, offsets[0], strides[0]);
+  const across = places(width, columns, offsets[1], strides[1]);
 
   function upsampled(map) {
     const result = new Float32Array(height * width);
