@@ -1,9 +1,12 @@
 """A sample: one image of the input with its annotations, as read and not yet decoded."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 DIGEST_BYTES = 8
+# A value of a column of the user's own.
+Plain = bool | int | float | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,7 @@ class Sample:
         box: x1, y1, x2, y2 in pixels of the displayed image (after its EXIF orientation), or None.
         mask: an encoded single-channel image, non-zero inside the object, or None.
         text, contrast_text: what of the image is asked about, and what it is compared with, or None.
+        columns: values of `input.columns`, by name; null where the sample has none.
         error: why the sample cannot be used, or None. Then `image` is None.
     """
 
@@ -28,6 +32,7 @@ class Sample:
     text: str | None = None
     contrast_text: str | None = None
     error: str | None = None
+    columns: Mapping[str, Plain] = field(default_factory=dict)
 
     def digest(self) -> str:
         """16 hex digits of all that was read of the sample, by which a change of its shard is told."""
@@ -35,6 +40,8 @@ class Sample:
         for part in (self.image, self.mask):
             digest.update(b"none" if part is None else str(len(part)).encode())
             digest.update(part or b"")
-        rest = (self.key, self.label, self.box, self.text, self.contrast_text, self.error)
+        rest: tuple[object, ...] = (self.key, self.label, self.box, self.text, self.contrast_text, self.error)
+        if self.columns:
+            rest = (*rest, sorted(self.columns.items()))
         digest.update(repr(rest).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()

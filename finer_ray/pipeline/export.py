@@ -146,6 +146,11 @@ class Run(ExitStack):
             create_tensors(self._folder, self._plan.layout, self._plan.rows())
             files, mapper = (self._plan_file, self._export_file), self._executor.map
             made = publish(self._folder, unpublished, *files, mapper, self._lease.confirm_held)
+        if empty := [name for name, kind in made.columns.items() if kind == "null"]:
+            self.notes.append(
+                f"input.columns: {', '.join(empty)} has no value in any image: is it called so in the shards? (in JSON "
+                "members of a tar: json.NAME)"
+            )
         new, seconds = sum(unit.count for unit in self.left), time.monotonic() - self._start
         return Summary(**made.counts, new=new, notes=self.notes, seconds=seconds)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
+from typing import Any
 
 from braceexpand import braceexpand
 from fsspec.utils import glob_translate
@@ -88,6 +89,7 @@ def draft(config: Config, classifier: Classifier) -> Manifest:
         concepts=len(classifier.concepts),
         transform=asdict(classifier.transform),
         layout=layout_of(config, classifier),
+        columns=dict.fromkeys(config.input.columns, "null"),
         shards=[],
         tables={},
         counts={"images": 0, "failures": 0},
@@ -240,7 +242,7 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, map
     wanted = {ref.url: ref for ref in refs}
     open_ = [ref for ref in refs if ref.url not in same and ref.url in marks]
     batches = [open_[first : first + BATCH] for first in range(0, len(open_), BATCH)]
-    count = partial(_count, config.input.fields.model_dump(), config.output.rows_per_unit, retry_seconds)
+    count = partial(_count, config.input.places(), config.output.rows_per_unit, retry_seconds)
     indexes = [index for found in mapper(count, batches) for index in found]
     entries = [entry for url, entry in by_url.items() if url in same or (url in marks and url not in wanted)]
     changed, replaced, new, doubtful = [], [], [], []
@@ -284,7 +286,7 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
         # As far as can be told: of an image folder nothing says that it has changed.
         return entry.stamp is None
     shard = fresh.shard
-    fields = fields_of(shard.ref.format, config.input.fields.model_dump())
+    fields = fields_of(shard.ref.format, config.input.places())
     for unit, digest in zip(entry_units(fresh, config.output.rows_per_unit), digests, strict=True):
         if digest is None:
             continue
@@ -295,7 +297,7 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
 
 
 def _count(
-    fields: dict[str, str | None], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]
+    fields: dict[str, Any], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]
 ) -> list[ShardIndex]:
     return [
         retry(

@@ -30,6 +30,8 @@ NOTES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("region_kind", pa.string()),
+        # Of the user's own, by name, as a JSON object; null where none are asked for.
+        pa.field("columns", pa.string()),
         pa.field("stage", pa.string()),
         pa.field("error", pa.string()),
     ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finer_ray.metrics.table import METRICS as COLUMNS
 from finer_ray.pipeline.unit_tables import WRITTEN, from_column
 from finer_ray.shards.formats import joined_digest
+from finer_ray.store.columns import with_own
 from finer_ray.store.layout import Layout
 from finer_ray.store.parts import commit
 from finer_ray.store.storage import Folder
@@ -82,7 +83,7 @@ def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
     keys = pc.if_else(pc.equal(failed["key"], ""), None, failed["key"])
     failed = failed.set_column(failed.column_names.index("key"), "key", keys)
     return {
-        "images": pa.table({name: _answer(images[name]) for name in IMAGES.names}, IMAGES),
+        "images": with_own(pa.table({name: _answer(images[name]) for name in IMAGES.names}, IMAGES), images["columns"]),
         "metrics": _metrics(images, layout.maps),
         "failures": failed.select(FAILURES.names).cast(FAILURES),
     }

@@ -19,6 +19,7 @@ from finer_ray.shards.annotation import (
     MAX_JSON_BYTES,
     FieldError,
     descend,
+    own_columns,
     parse_box,
     parse_json,
     parse_label,
@@ -79,11 +80,13 @@ class Layout:
             "contrast_text", fields.contrast_text, columns, bool(fields.contrast_text), folders
         )
         self.box_format = fields.box_format
+        self.own = tuple((name, _sources(name, text, columns, False, folders)) for name, text in fields.columns)
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
         parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts)
+        parts += tuple(sources for _, sources in self.own)
         return _to_read(source for part in parts for source in part)
 
 
@@ -246,9 +249,10 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
         found = _value(layout.masks, row, limit)
         mask = _bytes(*found, limit) if found else None
         text, contrast_text = (_parsed(sources, row, parse_text) for sources in (layout.texts, layout.contrast_texts))
+        own = own_columns(layout.own, partial(_own, row))
     except FieldError as error:
         return Sample(key, error=str(error))
-    return Sample(key, image, label, box, mask, text, contrast_text)
+    return Sample(key, image, label, box, mask, text, contrast_text, columns=own)
 
 
 def _key(layout: Layout, row: Row) -> str:
@@ -284,6 +288,11 @@ def _first(sources: tuple[Source, ...], row: Row, field: str, limit: int) -> tup
 def _parsed(sources: tuple[Source, ...], row: Row, parse: Any) -> Any:
     found = _value(sources, row, MAX_JSON_BYTES)
     return parse(*found) if found else None
+
+
+def _own(row: Row, sources: tuple[Source, ...]) -> Any:
+    found = _value(sources, row, MAX_JSON_BYTES)
+    return found and found[1]
 
 
 def _bytes(name: str, value: Any, limit: int) -> bytes:

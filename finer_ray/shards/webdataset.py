@@ -14,7 +14,16 @@ from typing import Any, BinaryIO, NamedTuple
 from finer_ray.config.messages import clipped, short_key
 from finer_ray.images.image_formats import EXTENSIONS
 from finer_ray.images.sample import Sample
-from finer_ray.shards.annotation import FieldError, descend, parse_box, parse_json, parse_label, parse_text, text_label
+from finer_ray.shards.annotation import (
+    FieldError,
+    descend,
+    own_columns,
+    parse_box,
+    parse_json,
+    parse_label,
+    parse_text,
+    text_label,
+)
 from finer_ray.shards.fields import Fields, Source, alternatives
 from finer_ray.shards.files import open_read, open_scan
 from finer_ray.shards.format import Format
@@ -61,6 +70,8 @@ class Layout:
         self.texts = sources(fields.text)
         self.contrast_texts = sources(fields.contrast_text)
         self.box_format = fields.box_format
+        # No member is a sample for their sake.
+        self.own = tuple((name, sources(text)) for name, text in fields.columns)
         parts = (self.images, self.labels, self.boxes, self.masks, self.texts, self.contrast_texts)
         self.known = {source.place for part in parts for source in part}
 
@@ -234,6 +245,7 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limi
             parts.mask(),
             parts.first(layout.texts, parse_text),
             parts.first(layout.contrast_texts, parse_text),
+            columns=own_columns(layout.own, parts.plain),
         )
     except FieldError as error:
         return Sample(key, error=str(error))
@@ -287,6 +299,18 @@ class _Parts:
             value = descend(source.place, self._tree(source.place), source.path)
             if value is not None:
                 return parse(source.name, value)
+        return None
+
+    def plain(self, alternatives: tuple[Source, ...]) -> Any:
+        """The first alternative that has a value, as it is: of a member without JSON, its text."""
+        for source in alternatives:
+            if source.place not in self._members:
+                continue
+            if source.place.split(".")[-1] != "json":
+                return self._body(source.place).decode("utf-8", "backslashreplace").strip()
+            value = descend(source.place, self._tree(source.place), source.path)
+            if value is not None:
+                return value
         return None
 
     def _whole(self, source: Source, parse: Any) -> Any:

@@ -79,6 +79,7 @@ class Manifest(BaseModel):
         classes: names, in the head's order; the last `concepts` of them are concepts, which are never predicted.
         transform: how photos became inputs.
         layout: of the Zarr group.
+        columns: kinds of the user's own columns of `images` by name, see `finer_ray.store.columns`.
         shards: in the order of their rows.
         retired: units of shards that were replaced or removed.
         revision: how many times the export was published before.
@@ -100,6 +101,7 @@ class Manifest(BaseModel):
     concepts: int = 0
     transform: dict[str, Any]
     layout: Layout
+    columns: dict[str, str] = {}
     shards: list[ShardEntry]
     retired: list[Retired] = []
     revision: int = 0

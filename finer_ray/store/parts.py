@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from finer_ray.errors import FinerRayError, LeaseError, StoreError
 from finer_ray.metrics.table import AVERAGED
+from finer_ray.store.columns import schemas_with, widest
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import CLASSES, FAILURES, IMAGES, METRICS, PARTS, SCHEMAS, conform, summarise, sums
@@ -39,11 +40,13 @@ def commit(folder: Folder, unit: int, tables: dict[str, pa.Table], digest: str =
     Args:
         folder: of the export.
         unit: its number.
-        tables: its lines of metrics, failures and images.
+        tables: its lines of metrics, failures and images, these with columns of the user's own.
         digest: of what was read for it, kept beside its lines.
     """
     for name, schema in PARTS.items():
-        table = tables[name].cast(schema).replace_schema_metadata({DIGEST: digest})
+        table = tables[name]
+        own = [field for field in table.schema if field.name not in schema.names]
+        table = table.cast(pa.schema([*schema, *own])).replace_schema_metadata({DIGEST: digest})
         folder.write_table(_part(name, unit), table)
 
 
@@ -181,11 +184,13 @@ def _new_state(
 ) -> Manifest:
     """Write the table files of the new state; its manifest."""
     size = draft.layout.rows_per_unit
-    made = list(mapper(partial(_compact, folder, tag, size), groups))
+    columns = _columns(folder, draft, before, groups, mapper)
+    schemas = schemas_with(columns)
+    made = list(mapper(partial(_compact, folder, tag, size, schemas), groups))
     known = [] if before is None else before.retired
     ended = [span for span in draft.retired if span not in known and not span.erased]
     if ended and kept:
-        kept = list(mapper(partial(_without, folder, tag, size, ended), kept))
+        kept = list(mapper(partial(_without, folder, tag, size, schemas, ended), kept))
     files = [*kept, *(files for files, _ in made)]
     tables: dict[str, list[str]] = {name: [group[place] for group in files] for place, name in enumerate(PARTS)}
     problems = _shard_problems(draft)
@@ -200,6 +205,7 @@ def _new_state(
     digests = {unit: digest for _, found in made for unit, digest in found.items()}
     news: dict[str, Any] = {
         "tables": tables,
+        "columns": columns,
         "shards": [_with_digests(entry, digests) for entry in draft.shards],
         "counts": {name: sum(map(folder.count_rows, tables[name])) for name in ("images", "failures")},
         "status": "complete",
@@ -207,6 +213,25 @@ def _new_state(
         "base": None,
     }
     return draft.model_copy(update=news)
+
+
+def _columns(
+    folder: Folder, draft: Manifest, before: Manifest | None, groups: list[list[Unit]], mapper: Mapper
+) -> dict[str, str]:
+    """Kinds of the user's own columns, by name: wide enough for what is published and for the parts of some units."""
+    known = {**draft.columns, **({} if before is None else before.columns)}
+    if not known:
+        return {}
+    return widest(known, (schema for found in mapper(partial(_own_schemas, folder), groups) for schema in found))
+
+
+def _own_schemas(folder: Folder, units: list[Unit]) -> list[pa.Schema]:
+    """The schemas of some units' parts of images, each once. A part that is not there is missed when it is read."""
+    found: set[pa.Schema] = set()
+    for unit in units:
+        with suppress(FileNotFoundError):
+            found.add(folder.read_schema(_part("images", unit.number)).remove_metadata())
+    return list(found)
 
 
 def _with_digests(entry: ShardEntry, digests: dict[int, str]) -> ShardEntry:
@@ -250,7 +275,9 @@ def _read(folder: Folder, file: str, schema: pa.Schema) -> pa.Table:
         return folder.read_table(f"{RETIRED}/{file}", schema)
 
 
-def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) -> tuple[tuple[str, ...], dict[int, str]]:
+def _compact(
+    folder: Folder, tag: str, rows_per_unit: int, schemas: dict[str, pa.Schema], units: list[Unit]
+) -> tuple[tuple[str, ...], dict[int, str]]:
     """Table files of the parts of some units (metrics, failures, images), and the units' digests.
 
     Raises:
@@ -259,12 +286,12 @@ def _compact(folder: Folder, tag: str, rows_per_unit: int, units: list[Unit]) ->
     pieces: dict[str, list[pa.Table]] = {name: [] for name in PARTS}
     digests = {}
     for unit in units:
-        for name, schema in PARTS.items():
+        for name in PARTS:
             try:
                 part = folder.read_parquet(_part(name, unit.number))
             except FileNotFoundError:
                 raise StoreError(_lost(folder, unit, "is not there any more")) from None
-            pieces[name].append(conform(part, schema))
+            pieces[name].append(conform(part, schemas[name]))
             # Each part has it; the last one that is read is the commit.
             digests[unit.number] = _digest(part.schema)
         _check_commit(folder, unit, rows_per_unit, [pieces[name][-1] for name in ("images", "failures")])
@@ -290,10 +317,15 @@ def _lost(folder: Folder, unit: Unit, what: str) -> str:
 
 
 def _without(
-    folder: Folder, tag: str, rows_per_unit: int, ended: list[Retired], files: tuple[str, ...]
+    folder: Folder,
+    tag: str,
+    rows_per_unit: int,
+    schemas: dict[str, pa.Schema],
+    ended: list[Retired],
+    files: tuple[str, ...],
 ) -> tuple[str, ...]:
     """The same files where no row of theirs belongs to the ended units, else new ones without those rows."""
-    tables = [folder.read_table(file, schema) for file, schema in zip(files, PARTS.values(), strict=True)]
+    tables = [folder.read_table(file, schemas[name]) for file, name in zip(files, PARTS, strict=True)]
     gone = [_rows_in(table["row"], ended, rows_per_unit) for table in tables]
     if not any(pc.any(rows).as_py() for rows in gone):
         return files

@@ -84,6 +84,7 @@ SIMILARITY = pa.schema(
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SCHEMAS: dict[str, pa.Schema] = {**PARTS, "classes": CLASSES, "similarity": SIMILARITY}
+FIXED = {name for schema in SCHEMAS.values() for name in schema.names}
 # A group is what a reader skips by its statistics, and what a thread takes at a time.
 ROWS_PER_GROUP = 131_072
 
@@ -123,14 +124,15 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table as it was written, with the columns of a schema of now: a metric may have come since, or be away.
 
     Args:
-        table: with all columns of the schema that are no metric's.
-        schema: of SCHEMAS, or of some of its columns.
+        table: with all columns of the schema that are no metric's nor the user's own.
+        schema: of SCHEMAS, or of some of its columns, and the user's own.
 
     Returns:
-        The table without other columns; metrics that it lacks are null, and their counts 0.
+        The table without other columns; metrics that it lacks are null, and their counts 0. So are columns of the
+        user's own, which a unit of failures alone has none of.
     """
     for field in schema:
-        if field.name not in table.column_names and field.name in COME_AND_GO:
+        if field.name not in table.column_names and (field.name in COME_AND_GO or field.name not in FIXED):
             missing = pa.nulls(len(table), field.type) if field.nullable else pa.repeat(pa.scalar(0), len(table))
             table = table.append_column(field, missing)
     return table.select(schema.names).cast(schema)
