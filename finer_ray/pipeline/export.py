@@ -11,7 +11,7 @@ from finer_ray.errors import InputError, StoreError
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
-from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
+from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
 from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
 from finer_ray.pipeline.stages import export_stages
@@ -119,7 +119,7 @@ class Run(ExitStack):
         if not self.left:
             return
         reasons = Counter[str]()
-        stages = export_stages(self._config, self._classifier, plan.layout, self._folder.url, self._executor)
+        stages = export_stages(as_begun(self._config, plan), self._classifier, plan.layout, self._folder.url, self._executor)
         with ProgressBar(progress) as bar:
             for line in self._executor.run(self.left, stages):
                 progress = progress.advanced(line["images"] + line["failures"], line["failures"])

@@ -21,6 +21,7 @@ from finer_ray.retry import retry
 from finer_ray.shards import ShardIndex, ShardRef, fields_of, find_shards, index_shard, stamps, unit_digest
 from finer_ray.shards.changes import is_tag
 from finer_ray.shards.files import locate
+from finer_ray.shards.parquet import FIELDS
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
 from finer_ray.store.parts import Mapper, committed, committed_digests
@@ -90,6 +91,7 @@ def draft(config: Config, classifier: Classifier) -> Manifest:
         transform=asdict(classifier.transform),
         layout=layout_of(config, classifier),
         columns=dict.fromkeys(config.input.columns, "null"),
+        usual_key=FIELDS.key,
         shards=[],
         tables={},
         counts={"images": 0, "failures": 0},
@@ -175,6 +177,8 @@ def make_plan(
     before = planned or published
     if before is not None:
         before.check_same(empty)
+        empty = empty.model_copy(update={"usual_key": before.usual_key})
+        config = as_begun(config, empty)
     # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
     known = [] if before is None else [entry for entry in before.shards if entry.index["starts"]]
     retired = [] if before is None else list(before.retired)
@@ -204,6 +208,12 @@ def make_plan(
         problems = "; ".join(f"{e.shard.ref.url}: {e.shard.problem or 'empty'}" for e in plan.shards[:MAX_NAMED])
         raise InputError(f"input.shards: no image in {len(plan.shards)} shards ({problems})")
     return plan, notes
+
+
+def as_begun(config: Config, plan: Manifest) -> Config:
+    """The config by which keys are what they are in the export that a plan is of."""
+    fields = config.input.fields.model_copy(update={"key": plan.fields()["key"]})
+    return config.model_copy(update={"input": config.input.model_copy(update={"fields": fields})})
 
 
 def units_left(plan: Manifest, published: Manifest | None, folder: Folder) -> tuple[list[Unit], list[int]]:

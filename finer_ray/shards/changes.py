@@ -10,7 +10,8 @@ from finer_ray.shards.formats import FORMATS
 from finer_ray.shards.shard import ShardRef
 
 # The first of these that a store gives tells contents apart; where it gives none, times must do.
-TAGS = ("ETag", "etag", "md5Hash", "checksum", "content_settings.content_md5")
+# The last two are the Hugging Face Hub's: of a file in a repository, and in a bucket.
+TAGS = ("ETag", "etag", "md5Hash", "checksum", "content_settings.content_md5", "blob_id", "xet_hash")
 # Local file systems call the change time `created`; a copy or chmod moves it, which only costs a recount.
 TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 FOLDER_TAGS = "tags"
@@ -38,10 +39,19 @@ def stamps(refs: Sequence[ShardRef]) -> dict[str, str | None]:
         place = f"{type(fs).__name__}:{parent}"
         if place not in listed:
             listed[place] = listing(fs, parent)
-        info = listed[place].get(path)
+        info = listed[place].get(path) or _info(fs, path)
         if info is not None:
             found[ref.url] = _mark(info)
     return found
+
+
+def _info(fs: Any, path: str) -> dict[str, Any] | None:
+    """Of a file that no listing has under this name, as the Hub's have none under `models/`."""
+    try:
+        info: dict[str, Any] = fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return info
 
 
 def is_tag(stamp: str | None) -> bool:

@@ -42,7 +42,9 @@ LARGE_GROUP = 2**28
 MAX_UNPACKED = 50
 # Hive's name for the folder of rows whose value is null.
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-FIELDS = Fields("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", "__key__;key;id")
+# Where earlier versions looked for a key; exports that they have begun go on with it.
+FIRST_KEY = "__key__;key;id"
+FIELDS = Fields("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", f"{FIRST_KEY};uuid;file_name")
 
 NO_FOLDERS: Mapping[str, int | str | None] = {}
 
@@ -69,7 +71,7 @@ class Layout:
         self, fields: Fields, columns: list[str], folders: Mapping[str, int | str | None] = NO_FOLDERS
     ) -> None:
         usual = FIELDS
-        own_key = fields.key != usual.key
+        own_key = fields.key not in (usual.key, FIRST_KEY)
         self.images = _sources("image", fields.image, columns, needed=True)
         self.labels = _sources("label", fields.label, columns, fields.label != usual.label, folders)
         self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
