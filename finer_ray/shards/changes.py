@@ -1,12 +1,13 @@
 """Signs of change: what a store says of a shard without its contents."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 from finer_ray.shards.files import listing, locate
 from finer_ray.shards.formats import FORMATS
+from finer_ray.shards.image_files import signs
 from finer_ray.shards.shard import ShardRef
 
 # The first of these that a store gives tells contents apart; where it gives none, times must do.
@@ -32,8 +33,8 @@ def stamps(refs: Sequence[ShardRef]) -> dict[str, str | None]:
     for ref in refs:
         fs, path = locate(ref.url)
         if FORMATS[ref.format].folder:
-            if fs.exists(path):
-                found[ref.url] = _folder_mark(fs, path.rstrip("/"))
+            if (files := signs(ref.url)) is not None:
+                found[ref.url] = _files_mark(files)
             continue
         parent = posixpath.dirname(path)
         place = f"{type(fs).__name__}:{parent}"
@@ -59,19 +60,16 @@ def is_tag(stamp: str | None) -> bool:
     return stamp is not None and any(f" {name}=" in stamp for name in (*TAGS, FOLDER_TAGS))
 
 
-def _folder_mark(fs: Any, root: str) -> str | None:
-    """Of all files below a folder that are not hidden."""
-    digest, tags, count = sha256(), True, 0
-    for path, info in sorted(fs.find(root, detail=True).items()):
-        name = path[len(root) :].lstrip("/")
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
+def _files_mark(files: Mapping[str, dict[str, Any]]) -> str | None:
+    """Of all files of a shard, by their names."""
+    digest, tags = sha256(), True
+    for name, info in sorted(files.items()):
         mark = _mark(info)
         if mark is None:
             return None
         digest.update(f"{name} {mark}\0".encode("utf-8", "surrogateescape"))
-        tags, count = tags and is_tag(mark), count + 1
-    return f"files={count} {FOLDER_TAGS if tags else 'times'}={digest.hexdigest()[:32]}"
+        tags = tags and is_tag(mark)
+    return f"files={len(files)} {FOLDER_TAGS if tags else 'times'}={digest.hexdigest()[:32]}"
 
 
 def _mark(info: dict[str, Any]) -> str | None:
