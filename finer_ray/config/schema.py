@@ -100,7 +100,9 @@ def _new_names(columns: dict[str, str]) -> dict[str, str]:
         if not name or not field:
             raise ValueError(f"{name!r}: {field!r} must name a column and a field")
         if name.lower() in taken:
-            raise ValueError(f"images has a column {name.lower()!r} already; give another name, as in {{my_{name}: {field}}}")
+            raise ValueError(
+                f"images has a column {name.lower()!r} already; give another name, as in {{my_{name}: {field}}}"
+            )
         taken.add(name.lower())
     return columns
 
@@ -120,8 +122,8 @@ class InputConfig(Section):
     fields: FieldsConfig = FieldsConfig()
     columns: Columns = Field(
         {},
-        description="of your own, kept in the table images: fields as those above, [species, json.sex], or by the names "
-        "they are to have, {sex: json.sex}",
+        description="of your own, kept in the table images: fields as those above, [species, json.sex], or by the "
+        "names they are to have, {sex: json.sex}",
     )
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(

@@ -119,7 +119,9 @@ class Run(ExitStack):
         if not self.left:
             return
         reasons = Counter[str]()
-        stages = export_stages(as_begun(self._config, plan), self._classifier, plan.layout, self._folder.url, self._executor)
+        stages = export_stages(
+            as_begun(self._config, plan), self._classifier, plan.layout, self._folder.url, self._executor
+        )
         with ProgressBar(progress) as bar:
             for line in self._executor.run(self.left, stages):
                 progress = progress.advanced(line["images"] + line["failures"], line["failures"])

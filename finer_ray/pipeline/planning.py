@@ -306,9 +306,7 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
     return True
 
 
-def _count(
-    fields: dict[str, Any], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]
-) -> list[ShardIndex]:
+def _count(fields: dict[str, Any], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]) -> list[ShardIndex]:
     return [
         retry(
             partial(index_shard, ref, fields_of(ref.format, fields), rows_per_unit),

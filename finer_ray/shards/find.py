@@ -84,7 +84,10 @@ def _matches(text: str, format: str | None, listed: Listings) -> list[ShardRef]:
         if images:
             # What else is there but folders and shards, such as a sheet of the images, is none.
             paths = [match for match in set(paths) - set(images) if _named(match) or fs.isdir(match)]
-        return [*([IMAGES] if images else []), *(ref for match in sorted(paths) for ref in _shards(fs, str(match), format))]
+        return [
+            *([IMAGES] if images else []),
+            *(ref for match in sorted(paths) for ref in _shards(fs, str(match), format)),
+        ]
     # A range of many shards in one folder takes one listing, not a request each.
     parent = posixpath.dirname(path.rstrip("/"))
     if parent and parent not in listed:

@@ -87,8 +87,8 @@ class Layout:
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        parts = (self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts)
-        parts += tuple(sources for _, sources in self.own)
+        parts = [self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts]
+        parts += [sources for _, sources in self.own]
         return _to_read(source for part in parts for source in part)
 
 

@@ -64,7 +64,9 @@ class Sheet:
     def _types(self) -> Mapping[str, Callable[[str], Any]]:
         if not self.name.lower().endswith(".csv"):
             return dict.fromkeys(self.columns, str)
-        return {column: _type([line[column] for line in self.lines.values() if column in line]) for column in self.columns}
+        return {
+            column: _type([line[column] for line in self.lines.values() if column in line]) for column in self.columns
+        }
 
 
 def load_sheet(fs: Any, path: str, name: str) -> Sheet:
@@ -103,7 +105,9 @@ def read_sheet(name: str, content: bytes) -> Sheet:
     if not sheet.lines and not sheet.problems:
         sheet.problems.append(f"{name}: no line with a {FILE_NAME}; columns: {_some(sheet.columns)}")
     if twice:
-        sheet.problems.append(f"{name}: {len(twice)} files have other lines too, of which the first counts: {_some(twice)}")
+        sheet.problems.append(
+            f"{name}: {len(twice)} files have other lines too, of which the first counts: {_some(twice)}"
+        )
     return sheet
 
 
@@ -236,5 +240,3 @@ def _source(alternative: str, columns: Iterable[str]) -> Source | None:
         if (column := ".".join(parts[:cut])) in columns:
             return Source(column, tuple(parts[cut:]))
     return None
-
-

@@ -81,7 +81,7 @@ class Manifest(BaseModel):
         transform: how photos became inputs.
         layout: of the Zarr group.
         columns: kinds of the user's own columns of `images` by name, see `finer_ray.store.columns`.
-        usual_key: where the rows of a Parquet shard have their keys while `input.fields.key` is null: what was usual when
+        usual_key: where rows of Parquet shards have their keys while `input.fields.key` is null: what was usual when
             the export was begun.
         shards: in the order of their rows.
         retired: units of shards that were replaced or removed.

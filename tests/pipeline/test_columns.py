@@ -34,7 +34,7 @@ def own(config: Config) -> tuple[dict[str, str], dict[str, list[Any]]]:
     made = open_export(config.output.url)
     table = made.images.drop_columns(IMAGES.names)
     with connect(made) as connection:
-        again = connection.sql(f"SELECT {', '.join(table.column_names)} FROM images ORDER BY row").to_arrow_table()
+        again = connection.sql("FROM images ORDER BY row").to_arrow_table().select(table.column_names)
     assert again.to_pydict() == table.to_pydict()
     assert again.schema.types == table.schema.types
     assert verify_export(config.output.url) == []
@@ -135,7 +135,10 @@ def test_columns_of_parquet(tmp_path: Path, job: Job) -> None:
     types, values = own(job(str(place)))
     assert types == {
         **dict.fromkeys(columns, "string"),
-        **{"age": "int64", "mass": "double", "wild": "bool", "first": "int64"},
+        "age": "int64",
+        "mass": "double",
+        "wild": "bool",
+        "first": "int64",
     }
     assert values == {
         "age": [3, None, 5],
@@ -184,7 +187,9 @@ def test_names_that_cannot_be(job: Job, columns: Any, said: str) -> None:
 
 
 def test_a_list_and_a_mapping_are_the_same_job_and_none_is_what_it_was(job: Job) -> None:
-    one, two = (job("a.tar", input={"columns": columns}) for columns in (["b", "json.x;a"], {"x": "json.x;a", "b": "b"}))
+    one, two = (
+        job("a.tar", input={"columns": columns}) for columns in (["b", "json.x;a"], {"x": "json.x;a", "b": "b"})
+    )
     assert one.fingerprint() == two.fingerprint() != job("a.tar").fingerprint()
     assert job("a.tar", input={"columns": []}).fingerprint() == job("a.tar").fingerprint()
     # As of the version before there were columns.

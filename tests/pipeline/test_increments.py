@@ -346,9 +346,7 @@ def test_status_says_where_an_export_stands(shards: Path, job: Job, monkeypatch:
     assert json.loads(result.output)["state"] == "stopped"
 
 
-def test_an_earlier_versions_export_keeps_its_keys(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_earlier_versions_export_keeps_its_keys(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def shard(name: str, first: int) -> None:
         images, names = [photo(first + i) for i in range(3)], [f"u{first + i}" for i in range(3)]
         pq.write_table(pa.table({"image": images, "uuid": names}), tmp_path / "in" / name)

@@ -70,7 +70,7 @@ def tree(folder: str, recursive: bool) -> Iterator[dict[str, Any]]:
         if recursive or "/" not in name:
             sha = hashlib.sha256(body).hexdigest()
             lfs = {"oid": sha, "size": len(body), "pointerSize": 134}
-            blob = hashlib.sha1(f"oid sha256:{sha}".encode()).hexdigest()
+            blob = hashlib.sha256(f"oid sha256:{sha}".encode()).hexdigest()[:40]
             yield {"type": "file", "oid": blob, "size": len(body), "lfs": lfs, "path": start + name}
 
 
@@ -123,9 +123,7 @@ def test_a_folder_of_images_is_known_by_theirs(hub: None) -> None:
     assert stamps([ref]) != before
 
 
-def test_a_second_run_counts_nothing_anew(
-    hub: None, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_counts_nothing_anew(hub: None, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     put("data/a.tar", write_tar(tmp_path / "a.tar", [*sample("a", 1), *sample("b", 2)]).read_bytes())
     config = job("hf://datasets/me/birds/data/*.tar")
     assert export(config).new == 2

@@ -84,13 +84,19 @@ def test_what_a_pattern_names_beside_images(photos: Path, tmp_path: Path) -> Non
     }  # fmt: skip
     assert labels([ref for ref in refs if ref.url.endswith("*")]).keys() == {"1.jpg", "2.JPG", "3.png"}
     # One image each, where each is named by itself.
-    assert [Path(ref.url).name for ref in find_shards([str(photos / "1.jpg"), str(photos / "3.png")])] == ["1.jpg", "3.png"]
+    assert [Path(ref.url).name for ref in find_shards([str(photos / "1.jpg"), str(photos / "3.png")])] == [
+        "1.jpg",
+        "3.png",
+    ]
     with pytest.raises(InputError, match="nothing matches"):
         find_shards([f"{photos}/*.webp"])
 
 
 def test_a_sheet_beside_what_a_pattern_names(photos: Path) -> None:
-    for pattern, expected in (("*.jpg", {"1.jpg": "one"}), ("{1.jpg,cat/4.jpg}", {"1.jpg": "one", "cat/4.jpg": "four"})):
+    for pattern, expected in (
+        ("*.jpg", {"1.jpg": "one"}),
+        ("{1.jpg,cat/4.jpg}", {"1.jpg": "one", "cat/4.jpg": "four"}),
+    ):
         assert labels(find_shards([f"{photos}/{pattern}"]), label="x") == expected
 
 
@@ -133,7 +139,15 @@ def test_every_name_of_a_list_is_an_image_or_a_failure(photos: Path, many: int) 
     (photos / "inner.jpg").symlink_to("1.jpg")
     for i in range(many):
         put(photos / f"m{i}.jpg", photo(1))
-    bad = ["../secret.jpg", str(secret), "gone.jpg", "cat", "link.jpg", "file:///etc/passwd.jpg", "cat/../../secret.jpg"]
+    bad = [
+        "../secret.jpg",
+        str(secret),
+        "gone.jpg",
+        "cat",
+        "link.jpg",
+        "file:///etc/passwd.jpg",
+        "cat/../../secret.jpg",
+    ]
     good = ["1.jpg", "inner.jpg", "cat/deep/5.jpg", *(f"m{i}.jpg" for i in range(many))]
     ref = find_shards([str(put(photos / "list.txt", "\n".join([*bad, *good]).encode()))])[0]
     index = index_shard(ref, fields_of("folder"), 100)

@@ -43,7 +43,10 @@ def test_csv_as_hugging_face_has_it(tmp_path: Path) -> None:
     columns = ["age", "mass", "wild", "code", "nothing"]
     index, samples = read_all(tmp_path, label="label", box="bbox", columns=columns)
     assert (index.count, index.problem) == (3, None)
-    own = [dict(zip(columns, values, strict=True)) for values in [(3, 1.5, True, "007", None), (None, 2.0, False, "12", None)]]
+    own = [
+        dict(zip(columns, values, strict=True))
+        for values in [(3, 1.5, True, "007", None), (None, 2.0, False, "12", None)]
+    ]
     assert samples["a/1.jpg"] == Sample("a/1.jpg", photo(1), "barn owl, young", (1, 2, 30, 40), columns=own[0])
     assert samples["2.png"] == Sample("2.png", photo(2), "tit", columns=own[1])
     assert samples["unnamed.jpg"] == Sample("unnamed.jpg", photo(3), columns=dict.fromkeys(columns))
@@ -85,7 +88,14 @@ def test_the_nearest_sheet_counts_and_a_name_is_never_a_path(tmp_path: Path) -> 
     for name in ("train/a/1.jpg", "test/1.jpg", "1.jpg"):
         put(root / name, photo(1))
     put(root / "metadata.csv", b"file_name,x\n1.jpg,root\ntest/1.jpg,above\n")
-    lines = ["file_name,x", "a\\1.jpg,train", "../test/1.jpg,other", "../../secret.jpg,no", f"{secret},no", "/etc/passwd,no"]
+    lines = [
+        "file_name,x",
+        "a\\1.jpg,train",
+        "../test/1.jpg,other",
+        "../../secret.jpg,no",
+        f"{secret},no",
+        "/etc/passwd,no",
+    ]
     put(root / "train" / "metadata.csv", "\n".join(lines).encode())
     index, samples = read_all(root, columns=["x"])
     assert index.problem is None
@@ -109,14 +119,22 @@ def test_the_nearest_sheet_counts_and_a_name_is_never_a_path(tmp_path: Path) -> 
         (b"file_name;x\na.jpg;1,5\n", {"a.jpg": {"x": "1,5"}}, None),
         (b"x\tfile_name\r1\ta.jpg\r", {"a.jpg": {"x": "1"}}, None),
         (b' file_name , x\n"a ""b"".jpg","1\n2"\n', {'a "b".jpg': {"x": "1\n2"}}, None),
-        (b"file_name,x,x\na.jpg,1,2\nb.jpg\nc.jpg,3,4,5\n", {"a.jpg": {"x": "2"}, "b.jpg": {}, "c.jpg": {"x": "4"}}, None),
+        (
+            b"file_name,x,x\na.jpg,1,2\nb.jpg\nc.jpg,3,4,5\n",
+            {"a.jpg": {"x": "2"}, "b.jpg": {}, "c.jpg": {"x": "4"}},
+            None,
+        ),
         (b"file_name,x\na.jpg,caf\xe9\n", {"a.jpg": {"x": "caf\\xe9"}}, None),
         (
             b"file_name,x\na.jpg,1\nb.jpg,2\na.jpg,1\n./b.jpg,3\n",
             {"a.jpg": {"x": "1"}, "b.jpg": {"x": "2"}},
             "1 files have other lines too, of which the first counts: b.jpg",
         ),
-        (b'file_name,x\na.jpg,1\nb.jpg,"' + b"9" * 200_000, {"a.jpg": {"x": "1"}}, "after 1 files: Error: field larger"),
+        (
+            b'file_name,x\na.jpg,1\nb.jpg,"' + b"9" * 200_000,
+            {"a.jpg": {"x": "1"}},
+            "after 1 files: Error: field larger",
+        ),
     ],
 )
 def test_odd_csv(content: bytes, lines: dict[str, dict[str, str]], problem: str | None) -> None:
@@ -180,7 +198,10 @@ def test_a_sheet_of_other_files_is_a_problem(tmp_path: Path) -> None:
     put(tmp_path / "1.jpg", photo(1))
     put(tmp_path / "metadata.csv", b"file_name,x\nimages/1.jpg,5\n")
     index, samples = read_all(tmp_path, columns=["x"])
-    assert index.problem == "metadata.csv has lines of other files only, as of 'images/1.jpg'; one of the images is '1.jpg'"
+    assert (
+        index.problem
+        == "metadata.csv has lines of other files only, as of 'images/1.jpg'; one of the images is '1.jpg'"
+    )
     assert samples["1.jpg"].image == photo(1)
 
 
