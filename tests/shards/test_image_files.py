@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -194,3 +197,23 @@ def test_an_export_of_a_pattern_grows_as_asked(photos: Path, job: Job) -> None:
     assert export(again).images == 3
     assert set(open_export(again.output.url).images["key"].to_pylist()) == {"1.jpg", "3.png", "7.jpg"}
     assert verify_export(again.output.url) == []
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_web_server_that_gives_files_and_no_listing(photos: Path, status: int) -> None:
+    class Files(SimpleHTTPRequestHandler):
+        def list_directory(self, path: object) -> None:
+            self.send_error(status)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    put(photos / "list.txt", b"1.jpg\ncat/4.jpg\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=photos)) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert labels(find_shards([f"{url}/{{1.jpg,2.JPG}}"])) == {"1.jpg": None, "2.JPG": None}
+        assert labels(find_shards([f"{url}/list.txt"])) == {"1.jpg": None, "cat/4.jpg": "cat"}
+        server.shutdown()
+        thread.join()
