@@ -7,10 +7,11 @@ the parts that open them, still before Ray starts, and reported in the same form
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from finer_ray.config.section import Positive, Section, with_keys
@@ -24,6 +25,7 @@ from finer_ray.saliency.selection import Ranking
 from finer_ray.saliency.spec import FINER, MapSpec, maps_of
 from finer_ray.saliency.split_classifier import Activation
 from finer_ray.shards.formats import FORMATS
+from finer_ray.store.tables import IMAGES
 from finer_ray.urls import holds_secret
 
 LOCAL_DIR = "local-dir:"
@@ -84,12 +86,52 @@ class FieldsConfig(Section):
     box_format: Literal["xyxy", "xywh"] = "xyxy"
 
 
+def _named(columns: object) -> object:
+    """A list of fields as a mapping from names: the last part of each first alternative, of `json.a.sex` `sex`."""
+    if isinstance(columns, str):
+        columns = [columns]
+    if not isinstance(columns, list):
+        return columns
+    if other := [field for field in columns if not isinstance(field, str)]:
+        raise ValueError(f"must be a list of fields, or a mapping from names to fields; {other[0]!r} is no field")
+    names = [(re.split(r"[.;]", field.partition(";")[0].strip())[-1], field) for field in columns]
+    if twice := [name for name, count in Counter(name for name, _ in names).items() if count > 1]:
+        raise ValueError(f"two of them are called {twice[0]!r}; name them, as in {{my_{twice[0]}: FIELD, ...}}")
+    return dict(names)
+
+
+def _new_names(columns: dict[str, str]) -> dict[str, str]:
+    """The columns; DuckDB takes no notice of case, so names must differ in more than that."""
+    taken = {name.lower() for name in IMAGES.names}
+    for name, field in columns.items():
+        if not name or not field:
+            raise ValueError(f"{name!r}: {field!r} must name a column and a field")
+        if name.lower() in taken:
+            raise ValueError(
+                f"images has a column {name.lower()!r} already; give another name, as in {{my_{name}: {field}}}"
+            )
+        taken.add(name.lower())
+    return columns
+
+
+Columns = Annotated[
+    dict[str, str],
+    AfterValidator(_new_names),
+    BeforeValidator(_named, json_schema_input_type=list[str] | dict[str, str]),
+]
+
+
 class InputConfig(Section):
     """The image shards."""
 
     shards: list[Place] = Field(min_length=1, description="fsspec URLs, globs or {0000..0015} ranges")
     format: FormatName | None = Field(None, description="guessed from the URL when null")
     fields: FieldsConfig = FieldsConfig()
+    columns: Columns = Field(
+        {},
+        description="of your own, kept in the table images: fields as those above, [species, json.sex], or by the "
+        "names they are to have, {sex: json.sex}",
+    )
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(
         100_000_000,
@@ -103,6 +145,10 @@ class InputConfig(Section):
         "leave the export | their rows stay as they were",
     )
     fast_jpeg: bool = Field(False, description="let the JPEG decoder halve very large photos; not exact")
+
+    def places(self) -> dict[str, Any]:
+        """Where the parts of a sample stand, for `finer_ray.shards.fields_of`."""
+        return {**self.fields.model_dump(), "columns": tuple(self.columns.items())}
 
     @model_validator(mode="before")
     @classmethod
@@ -596,6 +642,8 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     parts["input"]["fields"] = {
         before.get(key, key): value for key, value in fields.items() if key != "references" or value
     }
+    if not parts["input"].get("columns"):
+        parts["input"].pop("columns", None)
     # Of a file its content counts, not its place.
     for key in ("selection", "within"):
         if isinstance(section := parts["saliency"].get(key), Mapping):

@@ -1,9 +1,12 @@
 """A sample: one image of the input with its annotations, as read and not yet decoded."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 DIGEST_BYTES = 8
+# A value of a column of the user's own.
+Plain = bool | int | float | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,7 @@ class Sample:
         mask: an encoded single-channel image, non-zero inside the object, or None.
         text, contrast_text: what of the image is asked about, and what it is compared with, or None.
         references: the classes, by index or name, that the image is compared with, or None.
+        columns: values of `input.columns`, by name; null where the sample has none.
         error: why the sample cannot be used, or None. Then `image` is None.
     """
 
@@ -30,6 +34,7 @@ class Sample:
     contrast_text: str | None = None
     error: str | None = None
     references: tuple[int | str, ...] | None = None
+    columns: Mapping[str, Plain] = field(default_factory=dict)
 
     def digest(self) -> str:
         """16 hex digits of all that was read of the sample, by which a change of its shard is told."""
@@ -38,8 +43,10 @@ class Sample:
             digest.update(b"none" if part is None else str(len(part)).encode())
             digest.update(part or b"")
         rest: tuple[object, ...] = (self.key, self.label, self.box, self.text, self.contrast_text, self.error)
+        # Only then, so that digests from before there were any stay.
         if self.references is not None:
-            # Only then, so that digests from before there were any stay.
             rest = (*rest, self.references)
+        if self.columns:
+            rest = (*rest, sorted(self.columns.items()))
         digest.update(repr(rest).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()

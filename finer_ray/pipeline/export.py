@@ -11,7 +11,7 @@ from finer_ray.errors import InputError, StoreError
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
-from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
+from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
 from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
 from finer_ray.pipeline.reference_files import with_references
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
@@ -121,7 +121,9 @@ class Run(ExitStack):
         if not self.left:
             return
         reasons = Counter[str]()
-        stages = export_stages(self._config, self._classifier, plan.layout, self._folder.url, self._executor)
+        stages = export_stages(
+            as_begun(self._config, plan), self._classifier, plan.layout, self._folder.url, self._executor
+        )
         with ProgressBar(progress) as bar:
             for line in self._executor.run(self.left, stages):
                 progress = progress.advanced(line["images"] + line["failures"], line["failures"])
@@ -148,6 +150,11 @@ class Run(ExitStack):
             create_tensors(self._folder, self._plan.layout, self._plan.rows())
             files, mapper = (self._plan_file, self._export_file), self._executor.map
             made = publish(self._folder, unpublished, *files, mapper, self._lease.confirm_held)
+        if empty := [name for name, kind in made.columns.items() if kind == "null"]:
+            self.notes.append(
+                f"input.columns: {', '.join(empty)} has no value in any image: is it called so in the shards? (in JSON "
+                "members of a tar: json.NAME)"
+            )
         new, seconds = sum(unit.count for unit in self.left), time.monotonic() - self._start
         return Summary(**made.counts, new=new, notes=self.notes, seconds=seconds)
 

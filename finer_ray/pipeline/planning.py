@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
+from typing import Any
 
 from braceexpand import braceexpand
 from fsspec.utils import glob_translate
@@ -20,6 +21,7 @@ from finer_ray.retry import retry
 from finer_ray.shards import ShardIndex, ShardRef, fields_of, find_shards, index_shard, stamps, unit_digest
 from finer_ray.shards.changes import is_tag
 from finer_ray.shards.files import locate
+from finer_ray.shards.parquet import FIELDS
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
 from finer_ray.store.parts import Mapper, committed, committed_digests
@@ -90,6 +92,8 @@ def draft(config: Config, classifier: Classifier) -> Manifest:
         concepts=len(classifier.concepts),
         transform=asdict(classifier.transform),
         layout=layout_of(config, classifier),
+        columns=dict.fromkeys(config.input.columns, "null"),
+        usual_key=FIELDS.key,
         shards=[],
         tables={},
         counts={"images": 0, "failures": 0},
@@ -177,7 +181,9 @@ def make_plan(
         before.check_same(empty)
         # Measured where the export was begun: another machine may round otherwise.
         kept = {"registration": before.layout.registration}
-        empty = empty.model_copy(update={"layout": empty.layout.model_copy(update=kept)})
+        layout = empty.layout.model_copy(update=kept)
+        empty = empty.model_copy(update={"layout": layout, "usual_key": before.usual_key})
+        config = as_begun(config, empty)
     # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
     known = [] if before is None else [entry for entry in before.shards if entry.index["starts"]]
     retired = [] if before is None else list(before.retired)
@@ -207,6 +213,12 @@ def make_plan(
         problems = "; ".join(f"{e.shard.ref.url}: {e.shard.problem or 'empty'}" for e in plan.shards[:MAX_NAMED])
         raise InputError(f"input.shards: no image in {len(plan.shards)} shards ({problems})")
     return plan, notes
+
+
+def as_begun(config: Config, plan: Manifest) -> Config:
+    """The config by which keys are what they are in the export that a plan is of."""
+    fields = config.input.fields.model_copy(update={"key": plan.fields()["key"]})
+    return config.model_copy(update={"input": config.input.model_copy(update={"fields": fields})})
 
 
 def units_left(plan: Manifest, published: Manifest | None, folder: Folder) -> tuple[list[Unit], list[int]]:
@@ -245,7 +257,7 @@ def _survey(config: Config, known: Sequence[ShardEntry], digests: DigestsOf, map
     wanted = {ref.url: ref for ref in refs}
     open_ = [ref for ref in refs if ref.url not in same and ref.url in marks]
     batches = [open_[first : first + BATCH] for first in range(0, len(open_), BATCH)]
-    count = partial(_count, config.input.fields.model_dump(), config.output.rows_per_unit, retry_seconds)
+    count = partial(_count, config.input.places(), config.output.rows_per_unit, retry_seconds)
     indexes = [index for found in mapper(count, batches) for index in found]
     entries = [entry for url, entry in by_url.items() if url in same or (url in marks and url not in wanted)]
     changed, replaced, new, doubtful = [], [], [], []
@@ -289,7 +301,7 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
         # As far as can be told: of an image folder nothing says that it has changed.
         return entry.stamp is None
     shard = fresh.shard
-    fields = fields_of(shard.ref.format, config.input.fields.model_dump())
+    fields = fields_of(shard.ref.format, config.input.places())
     for unit, digest in zip(entry_units(fresh, config.output.rows_per_unit), digests, strict=True):
         if digest is None:
             continue
@@ -299,9 +311,7 @@ def _is_same(config: Config, shard_then_and_now: tuple[ShardEntry, ShardEntry, l
     return True
 
 
-def _count(
-    fields: dict[str, str | None], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]
-) -> list[ShardIndex]:
+def _count(fields: dict[str, Any], rows_per_unit: int, retry_seconds: float, refs: list[ShardRef]) -> list[ShardIndex]:
     return [
         retry(
             partial(index_shard, ref, fields_of(ref.format, fields), rows_per_unit),

@@ -112,8 +112,9 @@ class Targets:
         self._classes, self._classifier = classifier.classes, classifier
         self._concept, self._wanted = config.saliency.concept, config.saliency.target
         self._pairs = {} if self._concept is None else _pairs(self._concept, classifier)
-        chosen = isinstance(self._wanted, TargetsConfig) or self._wanted in ("predicted", "label", "concept")
-        self._fixed = None if chosen else self._classes.index(self._wanted)
+        self._fixed = None
+        if not isinstance(self._wanted, TargetsConfig) and self._wanted not in ("predicted", "label", "concept"):
+            self._fixed = self._classes.index(self._wanted)
         # Unknown labels come again and again, and their nearest names take long to find.
         self._label = lru_cache(MAX_LABELS)(self._find_label)
 

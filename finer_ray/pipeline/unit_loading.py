@@ -1,5 +1,6 @@
 """Loading stage: a unit's images from their shard as pixels, on CPU tasks."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class Loader:
         pixels = np.zeros((unit.count, *self.transform.size, 3), np.uint8)
         regions = np.zeros((unit.count, *self.transform.size), bool)
         lines = []
-        fields = fields_of(unit.format, self.config.fields.model_dump())
+        fields = fields_of(unit.format, self.config.places())
         ref = ShardRef(unit.url, unit.format)
         samples = read_unit(ref, fields, unit.start, unit.count, self.config.max_member_bytes)
         for position, sample in enumerate(samples):
@@ -108,4 +109,5 @@ def _line(unit: Unit, position: int, sample: Sample) -> dict[str, Any]:
         "text": sample.text,
         "contrast_text": sample.contrast_text,
         "references": references,
+        "columns": json.dumps(dict(sample.columns)) if sample.columns else None,
     }

@@ -33,6 +33,8 @@ NOTES = pa.schema(
         pa.field("input_height", pa.int32()),
         pa.field("view", pa.list_(pa.float32())),
         pa.field("region_kind", pa.string()),
+        # Of the user's own, by name, as a JSON object; null where none are asked for.
+        pa.field("columns", pa.string()),
         pa.field("stage", pa.string()),
         pa.field("error", pa.string()),
     ]

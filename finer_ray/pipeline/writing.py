@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finer_ray.metrics.table import METRICS as COLUMNS
 from finer_ray.pipeline.unit_tables import MODEL_COLUMNS, OF_PREDICTION, WRITTEN, from_column, to_column
 from finer_ray.shards.formats import joined_digest
+from finer_ray.store.columns import with_own
 from finer_ray.store.layout import Layout
 from finer_ray.store.parts import commit
 from finer_ray.store.storage import Folder
@@ -86,7 +87,7 @@ def unit_tables(table: pa.Table, layout: Layout) -> dict[str, pa.Table]:
     ranks = [] if layout.targets == 1 else [_of_rank(images, rank) for rank in range(layout.targets)]
     first = ranks[0] if ranks else images
     tables = {
-        "images": _answers(first, IMAGES),
+        "images": with_own(_answers(first, IMAGES), first["columns"]),
         "metrics": _metrics(first, layout.maps, METRICS),
         "failures": failed.select(FAILURES.names).cast(FAILURES),
     }

@@ -56,7 +56,7 @@ def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tupl
     last = {row // size: row for row in sorted(wanted)}
     for number, end in last.items():
         unit = units[number]
-        fields = fields_of(unit.format, config.fields.model_dump())
+        fields = fields_of(unit.format, config.fields.model_dump() | {"key": export.manifest.fields().get("key")})
         # What comes after the last wanted photo of a unit need not be read.
         count = 1 + end - number * size
         samples = read_unit(ShardRef(unit.url, unit.format), fields, unit.start, count, config.max_member_bytes)

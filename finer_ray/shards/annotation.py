@@ -1,9 +1,14 @@
 """Annotations: labels and boxes as data sets write them, made strict."""
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Any
+
+from finer_ray.config.messages import clipped, printable
+from finer_ray.images.sample import Plain
 
 INT64 = 2**63
 # Python objects take up to 24 times the room of the JSON that they were.
@@ -11,6 +16,10 @@ MAX_JSON_BYTES = 16 * 2**20
 MAX_TEXT_LENGTH = 1000
 MAX_COORDINATE = 1e9
 MAX_REFERENCES = 64
+# Of a text in a column of the user's own.
+MAX_PLAIN_LENGTH = 10_000
+# Up to which float64 holds every integer.
+MAX_INTEGER = 2**53
 
 
 class FieldError(ValueError):
@@ -131,6 +140,41 @@ def parse_box(name: str, value: Any, box_format: str) -> tuple[float, float, flo
     if not (x2 > x1 and y2 > y1):
         raise FieldError(f"{name}: an empty box, x1 y1 x2 y2 = {x1:g} {y1:g} {x2:g} {y2:g}")
     return x1, y1, x2, y2
+
+
+def plain(value: Any) -> Plain:
+    """A value from JSON or Arrow for a column of the user's own: null, a boolean, a number or a text.
+
+    NaN is null, a decimal a float; whatever else there is becomes text, objects and lists that of JSON, and of it at
+    most 10,000 characters stay. So do integers beyond 2^53.
+    """
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_INTEGER):
+        return value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    if isinstance(value, list | tuple | dict):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return clipped(printable(str(value)), MAX_PLAIN_LENGTH)
+
+
+def own_columns(names: Iterable[tuple[str, Any]], value: Callable[[Any], Any]) -> dict[str, Plain]:
+    """Values of the user's own columns, by name; null where one cannot be read: no image fails for the sake of it.
+
+    Args:
+        names: (name, sources) of each column.
+        value: what stands at these sources; raises FieldError.
+    """
+    found: dict[str, Plain] = {}
+    for name, sources in names:
+        try:
+            found[name] = plain(value(sources))
+        except FieldError:
+            found[name] = None
+    return found
 
 
 def _class_name(name: str, label: str) -> str:

@@ -23,6 +23,7 @@ class Fields:
         text, contrast_text, references: see `Sample`; off unless named, and unknown in a folder.
         key: the sample's name. Parquet only; elsewhere the key is the path.
         box_format: 'xyxy' (corners) or 'xywh' (corner and size).
+        columns: (name, field) of each column of the user's own, where the field is as those above.
     """
 
     image: str = ""
@@ -34,6 +35,7 @@ class Fields:
     text: str = ""
     contrast_text: str = ""
     references: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 def alternatives(field: str) -> tuple[str, ...]:

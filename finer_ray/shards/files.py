@@ -12,6 +12,8 @@ import fsspec
 SCAN_BLOCK = 2**20
 READ_BLOCK = 4 * 2**20
 DRAFT = ".tmp"
+# Of web servers that give the files of a folder, and not the folder.
+NO_LISTING = (401, 403, 405)
 
 
 def locate(url: str) -> tuple[Any, str]:
@@ -50,11 +52,15 @@ def size_of(file: BinaryIO) -> int:
 
 
 def listing(fs: Any, parent: str) -> dict[str, dict[str, Any]]:
-    """What a folder holds, by path; nothing where there is no such folder."""
+    """What a folder holds, by path; nothing where there is no such folder, or where a web server gives files alone."""
     try:
         infos = fs.ls(parent, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except Exception as error:
+        if getattr(error, "status", None) in NO_LISTING:
+            return {}
+        raise
     return {str(info["name"]).rstrip("/"): info for info in infos}
 
 

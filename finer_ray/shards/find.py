@@ -18,11 +18,14 @@ from finer_ray.images.image_formats import SUFFIXES as IMAGE_SUFFIXES
 from finer_ray.shards.files import is_local, listing, locate
 from finer_ray.shards.folder import FOLDER
 from finer_ray.shards.formats import FORMATS
+from finer_ray.shards.image_files import is_list
 from finer_ray.shards.shard import ShardRef
 
 SUFFIXES = {suffix: format.name for format in FORMATS.values() for suffix in format.suffixes}
 Listings = dict[str, dict[str, dict[str, Any]]]
 MAX_EXPANSIONS = 10**6
+# In place of image files that a pattern names, which are one shard.
+IMAGES = ShardRef("", FOLDER.name)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -31,7 +34,8 @@ def find_shards(patterns: Sequence[str], format: str | None = None) -> list[Shar
 
     Args:
         patterns: fsspec URLs or local paths: files, folders, globs, `{0000..0015}` ranges. A folder that holds
-            shards stands for them, any other for an image folder.
+            shards stands for them, any other for an image folder. The image files that one pattern names, or that a
+            list (.txt, .csv, .jsonl) names, are one shard.
         format: of all of them; guessed from names when None.
 
     Raises:
@@ -53,6 +57,8 @@ def _expand(pattern: str, format: str | None, listed: Listings) -> list[ShardRef
         raise InputError(f"input.shards: {clipped(pattern)!r} may name {count:.0e} shards, more than a million")
     try:
         found = [ref for text in braceexpand(pattern) for ref in _matches(text, format, listed)]
+        if IMAGES in found:
+            found = [ShardRef(_url(*locate(pattern)), FOLDER.name), *(ref for ref in found if ref != IMAGES)]
     except InputError:
         raise
     except Exception as error:
@@ -74,7 +80,14 @@ def _matches(text: str, format: str | None, listed: Listings) -> list[ShardRef]:
         paths = sorted(fs.glob(path))
         if not paths:
             raise InputError(f"input.shards: nothing matches {text!r}{_siblings(fs, path)}")
-        return [ref for match in paths for ref in _shards(fs, str(match), format)]
+        images = [match for match in paths if _is_image(str(match), format) and not (is_local(fs) and fs.isdir(match))]
+        if images:
+            # What else is there but folders and shards, such as a sheet of the images, is none.
+            paths = [match for match in set(paths) - set(images) if _named(match) or fs.isdir(match)]
+        return [
+            *([IMAGES] if images else []),
+            *(ref for match in sorted(paths) for ref in _shards(fs, str(match), format)),
+        ]
     # A range of many shards in one folder takes one listing, not a request each.
     parent = posixpath.dirname(path.rstrip("/"))
     if parent and parent not in listed:
@@ -83,7 +96,17 @@ def _matches(text: str, format: str | None, listed: Listings) -> list[ShardRef]:
     info = listed.get(parent, {}).get(path.rstrip("/"), {})
     if not info and not fs.exists(path):
         raise InputError(f"input.shards: there is no {text!r}{_siblings(fs, path)}")
-    return _shards(fs, path, format, {"file": False, "directory": True}.get(info.get("type", "")))
+    is_folder = {"file": False, "directory": True}.get(info.get("type", ""))
+    if _is_image(path, format) and not (fs.isdir(path) if is_folder is None and is_local(fs) else is_folder):
+        return [IMAGES]
+    if format in (None, FOLDER.name) and is_list(path) and not fs.isdir(path):
+        return [ShardRef(_url(fs, path), FOLDER.name)]
+    return _shards(fs, path, format, is_folder)
+
+
+def _is_image(path: str, format: str | None) -> bool:
+    """Whether a path is that of an image file, by its name and what the user says of it."""
+    return format in (None, FOLDER.name) and path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _shards(fs: Any, path: str, format: str | None, is_folder: bool | None = None) -> list[ShardRef]:

@@ -1,54 +1,48 @@
-"""Image folders: root/class/**/image.ext, one shard per root."""
+"""Image files as a shard: CLASS/**/NAME.EXTENSION of a folder, and what a sheet beside them says of each."""
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from finer_ray.config.messages import brief, printable
+from finer_ray.config.messages import brief
 from finer_ray.images.image_formats import EXTENSIONS
 from finer_ray.images.sample import Sample
 from finer_ray.retry import of_store
+from finer_ray.shards.annotation import (
+    FieldError,
+    only_label,
+    own_columns,
+    parse_box,
+    parse_json,
+    parse_references,
+    parse_text,
+)
 from finer_ray.shards.fields import Fields, alternatives
-from finer_ray.shards.files import is_local, locate
 from finer_ray.shards.format import Format
+from finer_ray.shards.image_files import LINK, File, Place, image_files, infos, place_of
 from finer_ray.shards.shard import ShardIndex, ShardRef
+from finer_ray.shards.sheets import SHEETS, Sheet, Sheets, load_sheet
 
-LINK = "a link out of the folder (or to a folder, or to nothing): give the real folder, or copy"
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """An image file: its path for fsspec, its path below the root (the key), its bytes, and why it is not read."""
-
-    path: str
-    key: str
-    size: int
-    fault: str | None = None
-
-    @property
-    def label(self) -> str | None:
-        """Name of the folder below the root; None for files in the root itself."""
-        return self.key.split("/")[0] if "/" in self.key else None
+OF_FOLDER = "folder"
+# What an image is asked about.
+ASKED: Mapping[str, Any] = {"text": parse_text, "contrast_text": parse_text, "references": parse_references}
 
 
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
-    """Count a folder's images by one listing; the fingerprint covers relative paths and sizes."""
-    if fields.label not in ("", "folder"):
-        wrong = f"label {fields.label!r}: an image folder has the field 'folder' or '' only"
+    """Count images by one listing; the fingerprint covers relative paths and sizes."""
+    _, files, sheets = _listing(ref, fields)
+    if wrong := sheets.missing(_needed(fields)):
         return ShardIndex(ref, 0, "", (), wrong)
-    if fields.text or fields.contrast_text or fields.references:
-        return ShardIndex(ref, 0, "", (), "text, contrast_text, references: an image folder has no such fields")
-    _, files = _listing(ref, fields)
     digest = sha256()
     for file in files:
         digest.update(f"{file.size if file.fault is None else file.fault} {file.key}\0".encode())
-    problem = None if files else f"no image in the folder: looked for {', '.join(_extensions(fields))}"
+    problems = [*sheets.problems([file.key for file in files])]
+    if not files:
+        problems.append(f"no image in the folder: looked for {', '.join(_extensions(fields))}")
     starts = tuple(range(0, len(files), rows_per_unit))
-    return ShardIndex(ref, len(files), digest.hexdigest(), starts, problem)
+    return ShardIndex(ref, len(files), digest.hexdigest(), starts, "; ".join(problems) or None)
 
 
 def keys(ref: ShardRef, fields: Fields) -> Iterator[str]:
@@ -61,17 +55,25 @@ def read(ref: ShardRef, fields: Fields, start: int, count: int, max_member_bytes
 
     The folder is listed again for each call, so a folder of very many files is better packed into shards.
     """
-    fs, files = _listing(ref, fields)
+    place, files, sheets = _listing(ref, fields)
     for file in islice(files, start, start + count):
-        yield _sample(fs, file, fields, max_member_bytes)
+        yield _sample(place.fs, file, fields, sheets, max_member_bytes)
 
 
 def class_names(shards: Sequence[ShardRef], fields: Fields) -> list[str]:
-    """Names of the folders below the roots, sorted."""
-    return sorted({file.label for ref in shards for file in _listing(ref, fields)[1] if file.label is not None})
+    """Names of the folders below the roots, or of the classes in their sheets, sorted."""
+    found = set()
+    for ref in shards:
+        _, files, sheets = _listing(ref, fields)
+        for file in files:
+            try:
+                found.add(_label(file, fields, sheets))
+            except FieldError:
+                continue
+    return sorted(label for label in found if isinstance(label, str))
 
 
-def _sample(fs: Any, file: File, fields: Fields, limit: int) -> Sample:
+def _sample(fs: Any, file: File, fields: Fields, sheets: Sheets, limit: int) -> Sample:
     if file.fault is not None:
         return Sample(file.key, error=file.fault)
     if file.size > limit:
@@ -85,92 +87,89 @@ def _sample(fs: Any, file: File, fields: Fields, limit: int) -> Sample:
         return Sample(file.key, error=f"the file cannot be read: {brief(error)}")
     if len(image) > limit:
         return Sample(file.key, error=f"more than the allowed {limit} bytes")
-    return Sample(file.key, image, label=file.label if fields.label == "folder" else None)
-
-
-def _listing(ref: ShardRef, fields: Fields) -> tuple[Any, list[File]]:
-    """The file system and the images below the root, sorted by key. Raises OSError where it cannot be listed."""
-    fs, root = locate(ref.url)
-    if is_local(fs):
-        root = os.path.realpath(root)
-    root = root.rstrip("/")
-    if not fs.isdir(root):
-        raise FileNotFoundError(f"no folder {ref.url}")
-    suffixes = tuple(f".{ext}" for ext in _extensions(fields))
-    found = _local(root, suffixes) if is_local(fs) else _remote(fs, root, suffixes)
-    return fs, sorted(found, key=lambda file: file.key)
-
-
-def _remote(fs: Any, root: str, suffixes: tuple[str, ...]) -> Iterator[File]:
-    for path, info in fs.find(root, detail=True).items():
-        relative = path[len(root) :].lstrip("/")
-        hidden = any(part.startswith(".") for part in relative.split("/"))
-        if hidden or not relative.lower().endswith(suffixes):
-            continue
-        if info.get("islink") or info.get("type") == "link":
-            yield File(path, _utf8(relative), 0, LINK)
-        elif info.get("type", "file") == "file":
-            yield File(path, _utf8(relative), int(info.get("size") or 0))
-
-
-def _local(root: str, suffixes: tuple[str, ...]) -> Iterator[File]:
-    """The images below a local root. Links are followed to files of the root only; all others that may stand for
-    images, and folders that cannot be listed, are files with a fault, so that nothing is missed without a word.
-
-    Raises:
-        OSError: the root cannot be listed.
-    """
-    unlisted: list[OSError] = []
-    for place, folders, names in os.walk(root, onerror=unlisted.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in (*folders, *names):
-            path, is_image = os.path.join(place, name), name.lower().endswith(suffixes)
-            if name.startswith("."):
-                continue
-            if os.path.islink(path):
-                fault = None if _inside(root, path) else LINK
-                wanted = is_image or os.path.isdir(path)
-            else:
-                fault, wanted = None, is_image and os.path.isfile(path)
-            if wanted:
-                yield _file(root, path, fault)
-    for error in unlisted:
-        if error.filename == root:
-            raise error
-        yield _file(root, error.filename, f"the folder cannot be listed: {brief(error)}")
-
-
-def _file(root: str, path: str, fault: str | None) -> File:
     try:
-        size = os.path.getsize(path) if fault is None else 0
-    except OSError:
-        size = 0
-    return File(path, _utf8(os.path.relpath(path, root)), size, fault)
+        return Sample(file.key, image, _label(file, fields, sheets), **_annotations(file, fields, sheets))
+    except FieldError as error:
+        return Sample(file.key, error=str(error))
+
+
+def _label(file: File, fields: Fields, sheets: Sheets) -> int | str | None:
+    for alternative in alternatives(fields.label):
+        if alternative == OF_FOLDER:
+            if file.label is not None:
+                return file.label
+        elif found := sheets.typed(file.key, alternative):
+            name, value = found
+            return only_label(name, str(value) if isinstance(value, bool) else value)
+    return None
+
+
+def _annotations(file: File, fields: Fields, sheets: Sheets) -> dict[str, Any]:
+    """What sheets say of a file beside its label. Raises FieldError."""
+    box = sheets.value(file.key, fields.box)
+    asked = {part: sheets.value(file.key, getattr(fields, part)) for part in ASKED}
+    return {
+        "box": box and parse_box(box[0], _from_json(*box), fields.box_format),
+        **{part: found and ASKED[part](*found) for part, found in asked.items()},
+        "columns": own_columns(fields.columns, lambda field: (sheets.typed(file.key, field) or ("", None))[1]),
+    }
+
+
+def _from_json(name: str, value: Any) -> Any:
+    return parse_json(name, value) if isinstance(value, str) else value
+
+
+def _needed(fields: Fields) -> Mapping[str, tuple[str, ...]]:
+    """Columns by field, of which a sheet must have one."""
+    labels = alternatives(fields.label)
+    found = {part: alternatives(getattr(fields, part)) for part in ("box", *ASKED)}
+    return {"label": () if OF_FOLDER in labels else labels, **found}
+
+
+def _listing(ref: ShardRef, fields: Fields) -> tuple[Place, list[File], Sheets]:
+    """The place, the images and what is asked of their sheets. Raises OSError where the place cannot be listed."""
+    place = place_of(ref.url)
+    images, found = image_files(place, tuple(f".{ext}" for ext in _extensions(fields)))
+    asked = fields.columns or any(set(alternatives(text)) - {OF_FOLDER} for text in _texts(fields))
+    return place, images, _sheets(place, images, found) if asked else Sheets({})
+
+
+def _sheets(place: Place, images: Sequence[File], found: Sequence[File]) -> Sheets:
+    """The list itself, or the sheets beside the images; of two in one folder the CSV."""
+    if place.sheet is not None:
+        return Sheets({"": place.sheet})
+    by_folder: dict[str, Sheet] = {}
+    paths = {file.key: None if file.fault else file.path for file in found}
+    if place.names is not None:
+        folders = {posixpath.dirname(file.key) for file in images} | {""}
+        names = [posixpath.join(folder, name) for folder in sorted(folders) for name in SHEETS]
+        paths = {name: f"{place.root}/{name}" for name in infos(place.fs, place.root, names)}
+    for name, path in paths.items():
+        sheet = Sheet(name, problems=[f"{name}: {LINK}"]) if path is None else load_sheet(place.fs, path, name)
+        by_folder.setdefault(posixpath.dirname(name), sheet)
+    return Sheets(by_folder)
+
+
+def _texts(fields: Fields) -> tuple[str, ...]:
+    return fields.label, fields.box, fields.text, fields.contrast_text
 
 
 def _extensions(fields: Fields) -> tuple[str, ...]:
     return tuple(ext.lower().lstrip(".") for ext in alternatives(fields.image)) or EXTENSIONS
 
 
-def _inside(root: str, link: str) -> bool:
-    """Whether a link leads to a file of this folder."""
-    target = os.path.realpath(link)
-    return os.path.isfile(target) and Path(target).is_relative_to(root)
-
-
-def _utf8(name: str) -> str:
-    """A file name as text that can be written; bytes that are not UTF-8 become backslash escapes."""
-    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
-
-
 FOLDER = Format(
     name="folder",
     description="a folder, read as a whole: `CLASS/**/NAME.EXTENSION`",
     suffixes=(),
-    fields=Fields(label="folder"),
+    fields=Fields(label=OF_FOLDER),
     index=index,
     keys=keys,
     read=read,
     class_names=class_names,
     folder=True,
+    other_fields={
+        "label": ("label", "class", "class_name", "category", "species", "category_id"),
+        "box": ("box_xyxy", "box", "bbox"),
+    },
 )

@@ -20,6 +20,7 @@ from finer_ray.shards.annotation import (
     FieldError,
     descend,
     only_label,
+    own_columns,
     parse_box,
     parse_json,
     parse_references,
@@ -42,7 +43,9 @@ LARGE_GROUP = 2**28
 MAX_UNPACKED = 50
 # Hive's name for the folder of rows whose value is null.
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-FIELDS = Fields("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", "__key__;key;id")
+# Where earlier versions looked for a key; exports that they have begun go on with it.
+FIRST_KEY = "__key__;key;id"
+FIELDS = Fields("image;jpg;jpeg;png;webp", "label;cls", "box_xyxy", "mask", f"{FIRST_KEY};uuid;file_name")
 
 NO_FOLDERS: Mapping[str, int | str | None] = {}
 
@@ -69,7 +72,7 @@ class Layout:
         self, fields: Fields, columns: list[str], folders: Mapping[str, int | str | None] = NO_FOLDERS
     ) -> None:
         usual = FIELDS
-        own_key = fields.key != usual.key
+        own_key = fields.key not in (usual.key, FIRST_KEY)
         self.images = _sources("image", fields.image, columns, needed=True)
         self.labels = _sources("label", fields.label, columns, fields.label != usual.label, folders)
         self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
@@ -81,14 +84,13 @@ class Layout:
         )
         self.references = _sources("references", fields.references, columns, bool(fields.references))
         self.box_format = fields.box_format
+        self.own = tuple((name, _sources(name, text, columns, False, folders)) for name, text in fields.columns)
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        parts = (
-            self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts,
-            self.references,
-        )  # fmt: skip
+        parts = [self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts]
+        parts += [self.references, *(sources for _, sources in self.own)]
         return _to_read(source for part in parts for source in part)
 
 
@@ -252,9 +254,10 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
         mask = _bytes(*found, limit) if found else None
         text, contrast_text = (_parsed(sources, row, parse_text) for sources in (layout.texts, layout.contrast_texts))
         references = _parsed(layout.references, row, parse_references)
+        own = own_columns(layout.own, partial(_own, row))
     except FieldError as error:
         return Sample(key, error=str(error))
-    return Sample(key, image, label, box, mask, text, contrast_text, references=references)
+    return Sample(key, image, label, box, mask, text, contrast_text, references=references, columns=own)
 
 
 def _key(layout: Layout, row: Row) -> str:
@@ -290,6 +293,11 @@ def _first(sources: tuple[Source, ...], row: Row, field: str, limit: int) -> tup
 def _parsed(sources: tuple[Source, ...], row: Row, parse: Any) -> Any:
     found = _value(sources, row, MAX_JSON_BYTES)
     return parse(*found) if found else None
+
+
+def _own(row: Row, sources: tuple[Source, ...]) -> Any:
+    found = _value(sources, row, MAX_JSON_BYTES)
+    return found and found[1]
 
 
 def _bytes(name: str, value: Any, limit: int) -> bytes:

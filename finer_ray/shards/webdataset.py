@@ -18,6 +18,7 @@ from finer_ray.shards.annotation import (
     FieldError,
     descend,
     only_label,
+    own_columns,
     parse_box,
     parse_json,
     parse_references,
@@ -71,6 +72,8 @@ class Layout:
         self.contrast_texts = sources(fields.contrast_text)
         self.references = sources(fields.references)
         self.box_format = fields.box_format
+        # No member is a sample for their sake.
+        self.own = tuple((name, sources(text)) for name, text in fields.columns)
         parts = (
             self.images, self.labels, self.boxes, self.masks, self.texts, self.contrast_texts, self.references
         )  # fmt: skip
@@ -247,6 +250,7 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limi
             parts.first(layout.texts, parse_text),
             parts.first(layout.contrast_texts, parse_text),
             references=parts.first(layout.references, parse_references),
+            columns=own_columns(layout.own, parts.plain),
         )
     except FieldError as error:
         return Sample(key, error=str(error))
@@ -300,6 +304,18 @@ class _Parts:
             value = descend(source.place, self._tree(source.place), source.path)
             if value is not None:
                 return parse(source.name, value)
+        return None
+
+    def plain(self, alternatives: tuple[Source, ...]) -> Any:
+        """The first alternative that has a value, as it is: of a member without JSON, its text."""
+        for source in alternatives:
+            if source.place not in self._members:
+                continue
+            if source.place.split(".")[-1] != "json":
+                return self._body(source.place).decode("utf-8", "backslashreplace").strip()
+            value = descend(source.place, self._tree(source.place), source.path)
+            if value is not None:
+                return value
         return None
 
     def _whole(self, source: Source, parse: Any) -> Any:

@@ -10,6 +10,7 @@ from finer_ray.config.messages import differences
 from finer_ray.config.schema import fingerprinted
 from finer_ray.errors import ExportError
 from finer_ray.shards import ShardIndex
+from finer_ray.shards.parquet import FIELDS, FIRST_KEY
 from finer_ray.store.layout import Layout
 from finer_ray.store.storage import Folder
 
@@ -79,6 +80,9 @@ class Manifest(BaseModel):
         classes: names, in the head's order; the last `concepts` of them are concepts, which are never predicted.
         transform: how photos became inputs.
         layout: of the Zarr group.
+        columns: kinds of the user's own columns of `images` by name, see `finer_ray.store.columns`.
+        usual_key: where rows of Parquet shards have their keys while `input.fields.key` is null: what was usual when
+            the export was begun.
         shards: in the order of their rows.
         retired: units of shards that were replaced or removed.
         revision: how many times the export was published before.
@@ -100,6 +104,8 @@ class Manifest(BaseModel):
     concepts: int = 0
     transform: dict[str, Any]
     layout: Layout
+    columns: dict[str, str] = {}
+    usual_key: str = FIRST_KEY
     shards: list[ShardEntry]
     retired: list[Retired] = []
     revision: int = 0
@@ -121,6 +127,12 @@ class Manifest(BaseModel):
         """The first unit number that no shard has, or ever had."""
         live = (entry.first_unit + len(entry.index["starts"]) for entry in self.shards)
         return max([0, *live, *(span.first_unit + span.units for span in self.retired)])
+
+    def fields(self) -> dict[str, Any]:
+        """`input.fields` of the config, by which samples get the keys that they have in this export."""
+        given: dict[str, Any] = self.config["input"]["fields"]
+        keep = given.get("key") is None and self.usual_key != FIELDS.key
+        return {**given, "key": self.usual_key} if keep else given
 
     def images(self) -> int:
         """Images that the shards hold, unusable ones included."""

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from finer_ray.errors import FinerRayError, LeaseError, StoreError
 from finer_ray.metrics.table import AVERAGED
+from finer_ray.store.columns import schemas_with, widest
 from finer_ray.store.manifest import EXPORT, Manifest, ManifestFile, Retired, ShardEntry, Unit, read_manifest
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import (
@@ -51,12 +52,15 @@ def commit(folder: Folder, unit: int, tables: dict[str, pa.Table], digest: str =
     Args:
         folder: of the export.
         unit: its number.
-        tables: its lines of metrics, failures and images, and of several targets where it has them.
+        tables: its lines of metrics, failures and images, these with columns of the user's own, and of several targets
+            where it has them.
         digest: of what was read for it, kept beside its lines.
     """
     for name, schema in (SEVERAL | PARTS).items():
         if name in tables:
-            table = tables[name].cast(schema).replace_schema_metadata({DIGEST: digest})
+            table = tables[name]
+            own = [field for field in table.schema if field.name not in schema.names]
+            table = table.cast(pa.schema([*schema, *own])).replace_schema_metadata({DIGEST: digest})
             folder.write_table(_part(name, unit), table)
 
 
@@ -118,7 +122,11 @@ def publish(
     wanted = [unit for unit in draft.units() if unit.number in numbers]
     groups = [wanted[first : first + UNITS_PER_FILE] for first in range(0, len(wanted), UNITS_PER_FILE)]
     kept = _kept(before)
-    ours = [*_new_files(groups, kept, tag, _schemas(draft)), f"failures/shards-{tag}.parquet", f"classes/{tag}.parquet"]
+    ours = [
+        *_new_files(groups, kept, tag, part_schemas(draft.layout.targets)),
+        f"failures/shards-{tag}.parquet",
+        f"classes/{tag}.parquet",
+    ]
     listed = [] if before is None else [file for name in SCHEMAS for file in before.tables.get(name, [])]
     plan.write(draft.model_copy(update={"obsolete": list(dict.fromkeys([*draft.obsolete, *listed, *ours]))}))
     try:
@@ -150,7 +158,7 @@ def clean_up(folder: Folder, plan: ManifestFile, export: ManifestFile) -> None:
     _copy_classes(folder, manifest)
     for file in manifest.obsolete:
         folder.move(file, f"{RETIRED}/{file}")
-    for name in (*_schemas(manifest), LOST):
+    for name in (*part_schemas(manifest.layout.targets), LOST):
         # Of published units alone: those of later ones are another run's, which may have taken over.
         found = ((base, UNIT_FILE.match(base)) for base in folder.names(f"parts/{name}", ""))
         ended = [base for base, unit in found if unit and int(unit[1]) < manifest.next_unit()]
@@ -168,15 +176,17 @@ def _planned(file: ManifestFile) -> Manifest:
     return file.manifest
 
 
-def _schemas(manifest: Manifest) -> dict[str, pa.Schema]:
-    return part_schemas(manifest.layout.targets)
+def _schemas(manifest: Manifest, columns: Mapping[str, str]) -> dict[str, pa.Schema]:
+    """Schemas of a unit's parts, with columns of the user's own, of these kinds, in `images`."""
+    schemas = schemas_with(columns)
+    return {name: schemas[name] for name in part_schemas(manifest.layout.targets)}
 
 
 def _kept(before: Manifest | None) -> list[tuple[str, ...]]:
     """Table files of the state before that hold lines of units: metrics, failures, images of the same units."""
     if before is None:
         return []
-    names = _schemas(before)
+    names = part_schemas(before.layout.targets)
     return list(zip(*([file for file in before.tables[name] if "shards-" not in file] for name in names), strict=True))
 
 
@@ -200,7 +210,9 @@ def _new_state(
     mapper: Mapper,
 ) -> Manifest:
     """Write the table files of the new state; its manifest."""
-    size, schemas = draft.layout.rows_per_unit, _schemas(draft)
+    size = draft.layout.rows_per_unit
+    columns = _columns(folder, draft, before, groups, mapper)
+    schemas = _schemas(draft, columns)
     made = list(mapper(partial(_compact, folder, tag, size, schemas), groups))
     known = [] if before is None else before.retired
     ended = [span for span in draft.retired if span not in known and not span.erased]
@@ -220,6 +232,7 @@ def _new_state(
     digests = {unit: digest for _, found in made for unit, digest in found.items()}
     news: dict[str, Any] = {
         "tables": tables,
+        "columns": columns,
         "shards": [_with_digests(entry, digests) for entry in draft.shards],
         "counts": {name: sum(map(folder.count_rows, tables[name])) for name in ("images", "failures")},
         "status": "complete",
@@ -227,6 +240,25 @@ def _new_state(
         "base": None,
     }
     return draft.model_copy(update=news)
+
+
+def _columns(
+    folder: Folder, draft: Manifest, before: Manifest | None, groups: list[list[Unit]], mapper: Mapper
+) -> dict[str, str]:
+    """Kinds of the user's own columns, by name: wide enough for what is published and for the parts of some units."""
+    known = {**draft.columns, **({} if before is None else before.columns)}
+    if not known:
+        return {}
+    return widest(known, (schema for found in mapper(partial(_own_schemas, folder), groups) for schema in found))
+
+
+def _own_schemas(folder: Folder, units: list[Unit]) -> list[pa.Schema]:
+    """The schemas of some units' parts of images, each once. A part that is not there is missed when it is read."""
+    found: set[pa.Schema] = set()
+    for unit in units:
+        with suppress(FileNotFoundError):
+            found.add(folder.read_schema(_part("images", unit.number)).remove_metadata())
+    return list(found)
 
 
 def _with_digests(entry: ShardEntry, digests: dict[int, str]) -> ShardEntry:

@@ -9,7 +9,7 @@ from finer_ray.store.failures import unpublished_parts
 from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import SCHEMAS, part_schemas
+from finer_ray.store.tables import part_schemas
 
 TABLES = ("images", "metrics", "classes", "failures", "similarity", "targets", "target_metrics")
 VIEWS = (*TABLES, "names")
@@ -21,8 +21,9 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
     names of an export.
 
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
-    its columns are those of `finer_ray.store.tables`, empty where there is no file. `names` has the columns class and
-    name, in which `predicted`, `target`, `label` and `references` point. Arrow reads the files, from any fsspec URL;
+    its columns are those of `finer_ray.store.tables` and the user's own, empty where there is no file. `names` has the
+    columns class and name, in which `predicted`, `target`, `label` and `references` point. Arrow reads the files, from
+    any fsspec URL;
     DuckDB itself has no access to files, networks or extensions, and its settings are locked. Tables that a statement
     creates lie in memory.
 
@@ -41,7 +42,7 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
     options = {"enable_external_access": "false", "temp_directory": ""}
     connection = duckdb.connect(config=options if threads is None else {**options, "threads": str(threads)})
     for name in TABLES:
-        connection.register(name, _dataset(made.folder, made.manifest.tables.get(name, []), SCHEMAS[name]))
+        connection.register(name, _dataset(made.folder, made.manifest.tables.get(name, []), made.schemas[name]))
     connection.register("names", _names(made.manifest.classes))
     connection.execute("SET lock_configuration = true")
     return connection

@@ -15,12 +15,12 @@ from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.store.columns import schemas_with
 from finer_ray.store.grids import drawn
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
 from finer_ray.store.parts import iter_tables, read_tables
 from finer_ray.store.placing import on_photo, to_unit
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import SCHEMAS
 from finer_ray.store.tensors import open_tensors
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
@@ -71,6 +71,11 @@ class Export:
     def similarity(self) -> pa.Table:
         """How similar the classifier's classes are, a line per rank; empty where there is no classifier."""
         return self._table("similarity")
+
+    @cached_property
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The tables' schemas by name, with the user's own columns of `images`."""
+        return schemas_with(self.manifest.columns)
 
     def batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a table, batch by batch, for tables that are larger than memory."""
@@ -268,7 +273,7 @@ class Export:
         return wanted
 
     def _table(self, name: str) -> pa.Table:
-        return read_tables(self.folder, self.manifest.tables.get(name, []), SCHEMAS[name])
+        return read_tables(self.folder, self.manifest.tables.get(name, []), self.schemas[name])
 
 
 def open_export(url: str) -> Export:

@@ -117,6 +117,7 @@ SIMILARITY = pa.schema(
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SEVERAL: dict[str, pa.Schema] = {"targets": TARGETS, "target_metrics": TARGET_METRICS}
 SCHEMAS: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
+FIXED = {name for schema in SCHEMAS.values() for name in schema.names}
 
 
 def part_schemas(targets: int) -> dict[str, pa.Schema]:
@@ -163,14 +164,16 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table as it was written, with the columns of a schema of now: a metric may have come since, or be away.
 
     Args:
-        table: with all columns of the schema but those that may lack, `COME_AND_GO` and `ADDED`.
-        schema: of SCHEMAS, or of some of its columns.
+        table: with all columns of the schema but the user's own and those that may lack, `COME_AND_GO` and `ADDED`.
+        schema: of SCHEMAS, or of some of its columns, and the user's own.
 
     Returns:
-        The table without other columns; those that it lacks are null, and counts of metrics 0.
+        The table without other columns; those that it lacks are null, and counts of metrics 0. So are columns of the
+        user's own, which a unit of failures alone has none of.
     """
+    may_lack = COME_AND_GO | ADDED
     for field in schema:
-        if field.name not in table.column_names and field.name in COME_AND_GO | ADDED:
+        if field.name not in table.column_names and (field.name in may_lack or field.name not in FIXED):
             missing = pa.nulls(len(table), field.type) if field.nullable else pa.repeat(pa.scalar(0), len(table))
             table = table.append_column(field, missing)
     return table.select(schema.names).cast(schema)

@@ -155,8 +155,7 @@ def _fewer_targets(export: Export, written: np.ndarray) -> np.ndarray:
 
 def _keys(export: Export, entry: ShardEntry) -> Iterator[str]:
     shard = entry.shard
-    given = export.manifest.config["input"]["fields"]
-    fields = fields_of(shard.ref.format, given)
+    fields = fields_of(shard.ref.format, export.manifest.fields())
     try:
         keys = list(list_keys(shard.ref, fields))
     except Exception as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +20,10 @@ from finer_ray.cli import app
 from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError, LeaseError
 from finer_ray.models import build_classifier
+from finer_ray.pipeline import planning
 from finer_ray.pipeline.export import export
+from finer_ray.shards import Fields
+from finer_ray.shards.parquet import FIRST_KEY
 from finer_ray.store import tensors
 from finer_ray.store.lease import acquire
 from finer_ray.store.query import connect
@@ -27,7 +31,7 @@ from finer_ray.store.reading import Export, open_export
 from finer_ray.store.similarity import similarity_table
 from finer_ray.store.storage import Folder
 from finer_ray.store.verify import verify_export
-from tests.conftest import write_tar
+from tests.conftest import photo, write_tar
 from tests.pipeline.exports import by_key, files_of, many, same
 
 Job = Callable[..., Config]
@@ -369,3 +373,34 @@ def test_exports_without_later_columns_of_images_are_read_and_grow(shards: Path,
         assert connection.sql("SELECT count(*), count(input_width), max(view[3]) FROM images").fetchall() == [
             (22, 3, 72)
         ]
+
+
+def test_an_earlier_versions_export_keeps_its_keys(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shard(name: str, first: int) -> None:
+        images, names = [photo(first + i) for i in range(3)], [f"u{first + i}" for i in range(3)]
+        pq.write_table(pa.table({"image": images, "uuid": names}), tmp_path / "in" / name)
+
+    (tmp_path / "in").mkdir()
+    shard("a.parquet", 0)
+    config = job(str(tmp_path / "in"))
+    with monkeypatch.context() as then:
+        then.setattr(planning, "FIELDS", Fields(key=FIRST_KEY))
+        export(config)
+    manifest = tmp_path / "out" / "export.json"
+    tree = json.loads(manifest.read_text())
+    assert tree.pop("usual_key") == FIRST_KEY
+    manifest.write_text(json.dumps(tree))
+    assert verify_export(config.output.url) == []
+
+    shard("b.parquet", 3)
+    os.utime(tmp_path / "in" / "a.parquet", (1, 1))
+    assert export(config).new == 3
+    made = open_export(config.output.url)
+    assert made.images["key"].to_pylist() == ["0", "1", "2"] * 2
+    assert verify_export(config.output.url) == []
+    # A new one has the names that are there.
+    other = job(str(tmp_path / "in"), output={"url": str(tmp_path / "new")})
+    assert other.fingerprint() == config.fingerprint()
+    export(other)
+    assert open_export(other.output.url).images["key"].to_pylist() == [f"u{i}" for i in range(6)]
+    assert verify_export(other.output.url) == []

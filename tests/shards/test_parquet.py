@@ -12,7 +12,7 @@ import pytest
 
 from finer_ray.images.sample import Sample
 from finer_ray.shards import Fields, ShardRef, fields_of, find_shards, index_shard, list_keys, read_unit
-from finer_ray.shards.parquet import hive_columns
+from finer_ray.shards.parquet import FIRST_KEY, hive_columns
 from tests.conftest import photo
 
 
@@ -97,3 +97,14 @@ def test_a_damaged_page_is_told_by_its_checksum_alone(tmp_path: Path) -> None:
         assert [sample.error is None for sample in samples] == [True, True, not checksums, not checksums, True, True]
         assert right == [True, True, False, not checksums, True, True]
     assert all("row group 1 cannot be read" in (sample.error or "") for sample in samples[2:4])
+
+
+@pytest.mark.parametrize("name", ["__key__", "key", "id", "uuid", "file_name"])
+def test_keys_by_the_names_that_people_give_them(tmp_path: Path, name: str) -> None:
+    table = pa.table({"image": [photo(1), photo(2)], name: ["a/1.jpg", None]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    ref = ShardRef(str(tmp_path / "a.parquet"), "parquet")
+    assert [sample.key for sample in read_all(ref)] == ["a/1.jpg", "1"]
+    # In an earlier version's export, and where none of them is there, it is the row's number.
+    first = ["a/1.jpg", "1"] if name in FIRST_KEY else ["0", "1"]
+    assert [sample.key for sample in read_all(ref, key=FIRST_KEY)] == first
