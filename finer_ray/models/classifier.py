@@ -1,5 +1,6 @@
 """The classifier that is explained: a cut backbone and a head, checked against the library's own forward."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ class Classifier(nn.Module):
         grid_size: (h, w) of the maps.
         embedding_size: E.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
+        sources: see `Backbone.sources`.
     """
 
     head: LinearHead | JoinedHead
@@ -49,6 +51,7 @@ class Classifier(nn.Module):
         self.transform, self.classes, self.concepts = transform, classes, concepts
         self.grid_size, self.embedding_size = (0, 0), 0
         self.model_fingerprint = self.head_fingerprint = ""
+        self.sources: dict[str, str] = {}
 
     @property
     def class_count(self) -> int:
@@ -123,6 +126,8 @@ def build_classifier(config: ModelConfig) -> Classifier:
         head, listed = read_probe(Path(config.head).expanduser())
         if names is None and listed is not None:
             names = ClassNames(tuple(listed))
+    if names is None and backbone.classes:
+        names = ClassNames(backbone.classes)
     names = names or ClassNames.numbered(len(head.weight))
     if len(names) != len(head.weight):
         raise ConfigError(f"model.classes: {len(names)} names for a head with {len(head.weight)} classes")
@@ -131,6 +136,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
     joined = head if backbone.concepts is None else JoinedHead(head, backbone.concepts)
     classifier = Classifier(backbone.split, joined, backbone.transform, names, concepts)
     classifier.eval().requires_grad_(False)
+    classifier.sources = dict(backbone.sources)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
 
@@ -162,7 +168,7 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
     classifier.grid_size = (grid.shape[2], grid.shape[3])
     classifier.embedding_size = embedding.shape[1]
     classifier.model_fingerprint = fingerprint(
-        classifier.split.state_dict(), identity, str(config.pool), repr(classifier.transform)
+        classifier.split.state_dict(), identity, str(config.pool), repr(classifier.transform), *_arguments(config)
     )
     classifier.head_fingerprint = fingerprint(
         classifier.head.state_dict(),
@@ -170,6 +176,11 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
         *classifier.classes.names,
         *classifier.concepts.names,
     )
+
+
+def _arguments(config: ModelConfig) -> list[str]:
+    """What `model.kwargs` add to a fingerprint; nothing where there are none, as before there were any."""
+    return [json.dumps(config.kwargs, sort_keys=True)] if config.kwargs else []
 
 
 def _unsupported(config: ModelConfig, why: str) -> ConfigError:
