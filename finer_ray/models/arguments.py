@@ -1,24 +1,32 @@
 """`model.kwargs`: further arguments of a library's create function, none of which may choose weights."""
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from finer_ray.config.messages import nearest
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
 
-# Arguments of create functions for which the section has keys of its own.
-OWN_KEYS = {
-    "num_classes": "model.head",
-    "num_labels": "model.head",
-    "in_chans": "the photos, which have three channels,",
-    "num_channels": "the photos, which have three channels,",
-    **dict.fromkeys(
-        ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir")
-        + ("weights", "state_dict", "trust_remote_code", "revision", "token"),
-        "model.weights",
-    ),
+# Names of arguments by which a create function would take weights, or code, past the checks of `model.weights`.
+LOADING = (
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "revision",
+    "state_dict",
+    "token",
+    "trust_remote_code",
+    "weights",
+)
+# Arguments of create functions that are decided elsewhere, and by what.
+DECIDED: Mapping[str, str] = {
+    **dict.fromkeys(("num_classes", "num_labels", "id2label", "label2id"), "model.head"),
+    **dict.fromkeys(("in_chans", "num_channels"), "the photos, which have three channels,"),
+    **dict.fromkeys(LOADING, "model.weights"),
 }
 
 
@@ -33,11 +41,11 @@ def extra_arguments(config: ModelConfig, known: Collection[str]) -> dict[str, An
         ConfigError: an unknown name, with the nearest known ones; or one that has a key of its own.
     """
     for name in config.kwargs:
-        if name in OWN_KEYS:
-            raise ConfigError(f"model.kwargs: {name} cannot be given: {OWN_KEYS[name]} decides it")
+        if name in DECIDED:
+            raise ConfigError(f"model.kwargs: {name} cannot be given: {DECIDED[name]} decides it")
         if name not in known:
             raise ConfigError(
-                f"model.kwargs: {config.backbone} takes no {name!r}{nearest(name, sorted({*known} - OWN_KEYS.keys()))}"
+                f"model.kwargs: {config.backbone} takes no {name!r}{nearest(name, sorted({*known} - DECIDED.keys()))}"
             )
     return dict(config.kwargs)
 

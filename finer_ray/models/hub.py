@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from huggingface_hub import constants, is_offline_mode, snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from finer_ray.config.messages import clipped
@@ -60,11 +60,11 @@ def repository(config: ModelConfig, files: Sequence[str]) -> Repository:
         path = _snapshot(name, revision or None, files)
         found = Repository(path, name, path.name)
     if not (path / files[0]).is_file():
-        if found.commit and is_offline_mode():
+        if found.commit and constants.HF_HUB_OFFLINE:
             _refuse_offline(f"{files[0]} of {found.name}")
         raise ConfigError(
-            f"model.backbone: {str(path / files[0])!r} is missing; a folder or repository of {config.library.name} holds "
-            "the model's config under this name"
+            f"model.backbone: {str(path / files[0])!r} is missing; a folder or repository of "
+            f"{config.library.name} holds the model's config under this name"
         )
     return found
 
@@ -87,7 +87,7 @@ def weights_of(config: ModelConfig, found: Repository | None, patterns: Sequence
             _snapshot(found.name, found.commit, [pattern])
         if files := sorted(found.path.glob(pattern)):
             return files[0]
-    if found.commit and is_offline_mode():
+    if found.commit and constants.HF_HUB_OFFLINE:
         _refuse_offline(f"the weights of {found.name} ({', '.join(patterns)})")
     raise ConfigError(
         f"model.weights: {config.backbone} has none of the files {', '.join(patterns)}{WEIGHTS_ONLY}: give the path of "
@@ -118,7 +118,7 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         raise ConfigError(f"model.backbone: {name} has no revision {revision!r}") from None
     except Exception as error:
         # Of several libraries: no network, a proxy, a server's fault, a file that is missing in the cache.
-        reason = "" if is_offline_mode() else clipped(" ".join(str(error.__cause__ or error).split()), 200)
+        reason = "" if constants.HF_HUB_OFFLINE else clipped(" ".join(str(error.__cause__ or error).split()), 200)
         _refuse_offline(f"{name}{at}", reason)
 
 

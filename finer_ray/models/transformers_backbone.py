@@ -1,6 +1,5 @@
-"""transformers' image models: repositories and folders, weights, preprocessing and classifiers. None runs foreign code."""
+"""transformers' image models: repositories and folders, weights, preprocessing and classifiers; no code of theirs."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ from finer_ray.models.backbone import Backbone, check_pool, transform_of
 from finer_ray.models.checkpoint import check_numbers, read_checkpoint
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hub import Repository, repository, weights_of
-from finer_ray.models.preprocessing import chosen
 from finer_ray.models.transformers_split import TransformersSplit
 
 try:
@@ -49,6 +47,12 @@ def build(config: ModelConfig, classes: tuple[str, ...] = (), concepts: tuple[st
     if config.match == "order":
         raise ConfigError("model.match: order is not for transformers, which knows the names of its checkpoints")
     found = repository(config, [CONFIG, PROCESSOR, INDEX])
+    with _quiet():
+        return _built(found, config)
+
+
+def _built(found: Repository, config: ModelConfig) -> Backbone:
+    """The backbone of a folder."""
     settings = _settings(found.path, config)
     path = weights_of(config, found, WEIGHTS)
     if path is None and config.weights != "random":
@@ -117,27 +121,26 @@ def _model(settings: Any, path: Path | None, found: Repository, config: ModelCon
     if path.suffix == ".bin":
         # Refused here where it holds code; transformers reads it with weights_only, too.
         read_checkpoint(path)
-    with _quiet():
-        try:
-            model, report = kind.from_pretrained(
-                found.path if own else None,
-                config=settings,
-                state_dict=None if own else read_checkpoint(path),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=path.suffix == ".safetensors" if own else None,
-                output_loading_info=True,
-                **options,
-            )
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {brief(error)}") from None
+    try:
+        model, report = kind.from_pretrained(
+            found.path if own else None,
+            config=settings,
+            state_dict=None if own else read_checkpoint(path),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=path.suffix == ".safetensors" if own else None,
+            output_loading_info=True,
+            **options,
+        )
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"model.weights: {str(path)!r} does not fit the backbone: {brief(error)}") from None
     faults = [*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])]
     if faults:
         raise ConfigError(
-            f"model.weights: {str(path)!r} does not fit the backbone: {len(faults)} tensors missing or of another shape "
-            f"({', '.join(sorted(faults)[:3])}{', ...' if len(faults) > 3 else ''})"
+            f"model.weights: {str(path)!r} does not fit the backbone: {len(faults)} tensors missing or of another "
+            f"shape ({', '.join(sorted(faults)[:3])}{', ...' if len(faults) > 3 else ''})"
         )
     check_numbers(model.state_dict(), f"model.weights: {str(path)!r}")
     return model
@@ -179,8 +182,7 @@ def _preprocessing(folder: Path, config: ModelConfig) -> dict[str, Any]:
     if not (folder / PROCESSOR).is_file():
         return _default(config)
     try:
-        with _quiet():
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         return _described(processor)
     except Exception as error:
         raise ConfigError(f"model.backbone: {str(folder / PROCESSOR)!r} cannot be used: {brief(error)}") from None
@@ -239,10 +241,13 @@ def _sides(size: Mapping[str, int]) -> tuple[int, ...]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers tells its log what it found in a checkpoint; here that becomes an error where it matters."""
-    logger = logging.getLogger("transformers")
-    level, before = logging.ERROR, logger.level
-    logger.setLevel(level)
+    log = transformers.utils.logging
+    before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(before)
+        log.set_verbosity(before)
+        if bars:
+            log.enable_progress_bar()

@@ -1,20 +1,25 @@
 """Models by their names on the hub, from a cache laid out by hand and from a server of our own: no network."""
 
+import hashlib
 import json
 import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import huggingface_hub.constants
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save, save_file
+from typer.testing import CliRunner
 
+from finer_ray.cli import app
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config, ModelConfig
 from finer_ray.errors import ConfigError
@@ -43,7 +48,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def birds(cache: Path, **others: bytes | Path | None) -> Path:
     """The demo's model as the repository birds/clip; files that are None are left out."""
     files: dict[str, bytes | Path | None] = {path.name: path for path in BIRDS.iterdir()}
-    names = {"config": "open_clip_config.json", "weights": "open_clip_model.safetensors", "binary": "open_clip_pytorch_model.bin"}
+    names = {
+        "config": "open_clip_config.json",
+        "weights": "open_clip_model.safetensors",
+        "binary": "open_clip_pytorch_model.bin",
+    }
     files |= {names[key]: content for key, content in others.items()}
     return lay_out(cache, "birds/clip", {name: content for name, content in files.items() if content is not None})
 
@@ -128,9 +137,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["open_clip", "timm"])
-def test_pickles_with_code_are_refused(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_pickles_with_code_are_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     code = pickle.dumps(Evil(), protocol=2)
     birds(cache, weights=None, binary=code)
@@ -171,7 +178,10 @@ def test_another_file_or_random_weights_in_a_repository_of_ones_choice(cache: Pa
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("open_clip:hf-hub:no/such", r"no/such is not in the cache \S+hub, and HF_HUB_OFFLINE is set: run `finer-ray fetch"),
+        (
+            "open_clip:hf-hub:no/such",
+            r"no/such is not in the cache \S+hub, and HF_HUB_OFFLINE is set: run `finer-ray fetch",
+        ),
         ("timm:hf-hub:no/such@v3", r"no/such@v3 is not in the cache"),
         ("timm:hf-hub:some/net@v3", r"some/net@v3 is not in the cache"),
         ("timm:hf-hub:a/b/c", r"'a/b/c' is no name of a repository on the hub: write ORG/NAME"),
@@ -202,3 +212,111 @@ def test_a_name_that_is_no_repositorys_needs_weights(tmp_path: Path) -> None:
         for model in ({"backbone": backbone}, {"backbone": backbone, "weights": "pretrained"}):
             with pytest.raises(ConfigError, match=r"model\.weights: this key is needed"):
                 parse_config({**tree, "model": model})
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a snapshot asks for: a commit, a list of files, and the files."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        place = self.path.partition("?")[0]
+        if place == "/api/models/birds/clip/revision/main":
+            self.answer(json.dumps({"id": "birds/clip", "sha": COMMIT}).encode())
+        elif place == f"/api/models/birds/clip/tree/{COMMIT}":
+            listed = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324
+                for name, data in self.files.items()
+            ]
+            self.answer(json.dumps(listed).encode())
+        elif place.startswith(f"/birds/clip/resolve/{COMMIT}/") and place.rpartition("/")[2] in self.files:
+            self.answer(self.files[place.rpartition("/")[2]])
+        else:
+            self.send_response(404)
+            found = "RevisionNotFound" if "/birds/clip/" in place else "RepoNotFound"
+            self.send_header("X-Error-Code", found)
+            self.end_headers()
+
+    def answer(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')  # noqa: S324
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    """A hub that has birds/clip, and a process that may ask it."""
+    Hub.files = {path.name: path.read_bytes() for path in BIRDS.iterdir()}
+    Hub.files["README.md"] = b"not needed"
+    Hub.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    yield Hub
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_fetch_brings_what_a_job_then_finds_offline(
+    hub: type[Hub], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"backbone": "open_clip:hf-hub:birds/clip", "head": "text", "classes": NAMES}
+    job = {"input": {"shards": "x.tar"}, "model": model, "output": {"url": "out"}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    done = CliRunner().invoke(app, ["fetch", str(tmp_path / "job.yaml")])
+    assert done.exit_code == 0, done.output
+    assert re.search(rf"5\.\d MB fetched: {cache}/models--birds--clip", done.output)
+    assert f"hf-hub:birds/clip is at commit {COMMIT}" in done.output
+    assert f"on another machine it needs {cache}" in done.output
+    assert not any("README" in line or "training.json" in line for line in hub.asked)
+    fetched = len(hub.asked)
+    assert "nothing had to be fetched" in CliRunner().invoke(app, ["fetch", str(tmp_path / "job.yaml")]).output
+    assert not [line for line in hub.asked[fetched:] if "/resolve/" in line]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    asked = len(hub.asked)
+    assert build_classifier(clip()).sources == {"hf-hub:birds/clip": COMMIT}
+    assert len(hub.asked) == asked
+    done = CliRunner().invoke(app, ["fetch", str(tmp_path / "job.yaml")])
+    assert "HF_HUB_OFFLINE is set, with which nothing can be fetched" in str(done.exception)
+
+
+def test_what_the_hub_does_not_have(hub: type[Hub]) -> None:
+    for name, message in (
+        ("no/such", r"the hub has no repository 'no/such', or it is private"),
+        ("birds/clip@v9", r"birds/clip has no revision 'v9'"),
+    ):
+        with pytest.raises(ConfigError, match=rf"model\.backbone: {message}"):
+            build_classifier(clip(f"hf-hub:{name}"))
+    del hub.files["open_clip_model.safetensors"]
+    with pytest.raises(ConfigError, match=r"model\.weights: .* has none of the files open_clip_model\.safetensors, "):
+        build_classifier(clip())
+    del hub.files["open_clip_config.json"]
+
+
+def test_a_hub_that_does_not_answer_is_told_from_a_missing_repository(
+    hub: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=rf"is not in the cache {cache}, and the hub cannot be reached \(.*fetch"):
+        build_classifier(clip())
+    # What the cache has is used, whatever the network does.
+    birds(cache)
+    assert build_classifier(clip()).sources == {"hf-hub:birds/clip": COMMIT}
