@@ -60,7 +60,10 @@ def agreed(tags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def advice(settings: Mapping[str, Any]) -> str:
     """What to do where weights cannot be fetched, with the preprocessing that belongs to them."""
     keys = ", ".join(f"model.{key}: {shown(settings[key])}" for key in KEYS if key in settings)
-    return f"download them elsewhere and give the file's path, with {keys}"
+    return (
+        "run `finer-ray fetch job.yaml` on a machine with network, or download them elsewhere and give the file's path, "
+        f"with {keys}"
+    )
 
 
 def read_beside(weights: Path, name: str) -> dict[str, Any]:

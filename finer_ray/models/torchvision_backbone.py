@@ -93,8 +93,7 @@ def _fetched(weights: WeightsEnum, config: ModelConfig) -> dict[str, torch.Tenso
     except Exception as error:
         raise ConfigError(
             f"model.weights: the pretrained weights {config.weights!r} of {config.backbone} are not in the cache "
-            f"{torch.hub.get_dir()}, and cannot be fetched ({brief(error)}): run `finer-ray fetch job.yaml` on a "
-            f"machine with network, and bring that folder here; or {advice(_published(weights))}"
+            f"{torch.hub.get_dir()}, and cannot be fetched ({brief(error)}): {advice(_published(weights))}"
         ) from None
     return {OLD_NAMES.sub(r"\1\2.", name): value for name, value in state.items()}
 

@@ -1,5 +1,6 @@
 """transformers' image models: repositories and folders, weights, preprocessing and classifiers; no code of theirs."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from finer_ray.models.backbone import Backbone, check_pool, transform_of
 from finer_ray.models.checkpoint import check_numbers, read_checkpoint
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hub import Repository, repository, weights_of
+from finer_ray.models.preprocessing import read_json
 from finer_ray.models.transformers_split import TransformersSplit
 
 try:
@@ -31,11 +33,14 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 INDEX = "*.index.json"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 CLASSIFIERS = ("classifier", "cls_classifier", "distillation_classifier")
-# Image towers of models of images and texts, by type.
-TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+IMAGE_CLASSIFIER = "ForImageClassification"
+# Image towers of models of images and texts, by type; a classifier made of one has no projection.
+TOWERS = {"clip": ("CLIPVisionModelWithProjection", "CLIPVisionModel"), "siglip": ("SiglipVisionModel",) * 2}
 # Types whose pooler has a layer that was trained for another task, or not at all: the embedding is the class token.
 UNPOOLED = ("vit", "deit")
 MODES = {"shortest": "shortest", "squash": "squash"}
+# Keys of a config that say where and how it was saved.
+VOLATILE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 # PIL's filters by number.
 FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
@@ -63,7 +68,7 @@ def _built(found: Repository, config: ModelConfig) -> Backbone:
     model = _model(settings, path, found, config).float().eval()
     data = _preprocessing(found.path, config)
     transform = transform_of(config, data, data["size"], "resize", MODES)
-    shared: dict[str, Any] = {"identity": f"transformers: {type(model).__name__}", "sources": found.sources}
+    shared: dict[str, Any] = {"identity": _identity(model, found), "sources": found.sources}
     kind = model.config.model_type
     if config.head != "native":
         return Backbone(TransformersSplit(model, kind, _embedding), transform, **shared)
@@ -86,25 +91,25 @@ def _settings(folder: Path, config: ModelConfig) -> Any:
     arguments = extra_arguments(config, [key for key, value in tower.to_dict().items() if not isinstance(value, dict)])
     for name, value in arguments.items():
         setattr(tower, name, value)
+    tower.architectures = settings.architectures or []
     return tower
 
 
 def _class(settings: Any, config: ModelConfig) -> Any:
     """transformers' class for a config: with a classifier where the config asks for the model's own."""
+    named = [name for name in settings.architectures if IMAGE_CLASSIFIER in name]
     if config.head == "native":
-        named = [name for name in settings.architectures or [] if "ForImageClassification" in name]
-        auto = transformers.AutoModelForImageClassification
-        found = getattr(transformers, named[0], None) if named else auto._model_mapping.get(type(settings), None)
-        if not named or found is None:
+        found = getattr(transformers, named[0], None) if named else None
+        if found is None:
             raise ConfigError(
                 f"model.head: {config.backbone} is no image classifier (its architecture: "
-                f"{', '.join(settings.architectures or ['none'])}): give a safetensors file with weight, bias, or none"
+                f"{', '.join(settings.architectures) or 'none'}): give a safetensors file with weight, bias, or none"
             )
         return found
-    tower = TOWERS.get(settings.model_type.removesuffix("_vision_model"))
-    if tower is not None:
-        return getattr(transformers, tower)
-    found = transformers.AutoModel._model_mapping.get(type(settings), None)
+    towers = TOWERS.get(settings.model_type.removesuffix("_vision_model"))
+    if towers is not None:
+        return getattr(transformers, towers[bool(named)])
+    found = transformers.MODEL_MAPPING.get(type(settings), None)
     if found is None:
         raise ConfigError(f"model.backbone: {config.backbone} is a {settings.model_type!r}, no model of images")
     return found
@@ -144,6 +149,13 @@ def _model(settings: Any, path: Path | None, found: Repository, config: ModelCon
         )
     check_numbers(model.state_dict(), f"model.weights: {str(path)!r}")
     return model
+
+
+def _identity(model: Any, found: Repository) -> str:
+    """What decides the outputs, the weights apart; the same wherever the folder lies."""
+    tree = read_json(found.path / CONFIG, f"model.backbone: {str(found.path / CONFIG)!r}")
+    kept = {key: value for key, value in tree.items() if key not in VOLATILE}
+    return f"transformers: {type(model).__name__} {json.dumps(kept, sort_keys=True)}"
 
 
 def _embedding(output: Any) -> Tensor:

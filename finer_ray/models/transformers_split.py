@@ -21,6 +21,7 @@ LAYERS: Mapping[str, str] = {
     "swin": r"layernorm",
     "swinv2": r"layernorm",
 }
+RESAMPLE = "interpolate_pos_encoding"
 FIRST_NORM = r"(layernorm_before|norm1|layer_norm1)"
 # Parameters that are tokens before the patch tokens.
 CLASS_TOKENS = ("cls_token", "class_embedding", "distillation_token")
@@ -44,9 +45,9 @@ class TransformersSplit(HookedSplit):
     ) -> None:
         super().__init__(model, _layer(model, kind), classifiers, _prefix(model))
         self._output = read
-        # Position embeddings are resampled only where that is asked for.
-        resized = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-        self._options = {"interpolate_pos_encoding": True} if resized else {}
+        # Position embeddings are resampled only where that is asked for, which some models hand on to a part of them.
+        resized = any(RESAMPLE in inspect.signature(module.forward).parameters for module in model.modules())
+        self._options = {RESAMPLE: True} if resized else {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits or embedding, as the model gives them."""

@@ -208,7 +208,8 @@ def test_what_cannot_be_done_is_said(name: str, options: dict[str, Any], message
 
 def test_kwargs_of_transformers_change_the_model(tmp_path: Path) -> None:
     saved(tmp_path, "vit")
-    usual, other = folder_model(tmp_path), folder_model(tmp_path, kwargs={"hidden_act": "relu"})
+    usual = folder_model(tmp_path, image_size=32)
+    other = folder_model(tmp_path, image_size=32, kwargs={"hidden_act": "relu"})
     assert usual.model_fingerprint != other.model_fingerprint
     assert (
         other.split.encoder.vit.layers[0].mlp.activation_fn is not usual.split.encoder.vit.layers[0].mlp.activation_fn

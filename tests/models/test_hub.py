@@ -16,6 +16,7 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import load_file, save, save_file
 from typer.testing import CliRunner
 
@@ -90,6 +91,24 @@ def test_a_whole_job_by_a_name_of_the_hub_offline(cache: Path, tmp_path: Path, j
     own["input"] = {"shards": [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]}
     assert parse_config(own).fingerprint() == config.fingerprint()
     assert (export(parse_config(own)).images, open_export(config.output.url).manifest.status) == (3, "complete")
+
+
+def test_a_job_with_a_classifier_of_transformers_offline(cache: Path, tmp_path: Path, job: Job) -> None:
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    names = {"id2label": {0: "finch", 1: "wren"}, "label2id": {"finch": 0, "wren": 1}}
+    torch.manual_seed(0)
+    made = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, num_attention_heads=2, **names))
+    made.save_pretrained(tmp_path / "saved")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "saved")
+    lay_out(cache, "some/vit", {path.name: path for path in (tmp_path / "saved").iterdir()})
+    write_tar(tmp_path / "a.tar", [*sample("a", 0, label="wren"), *sample("b", 1, label=0)])
+    model = {"backbone": "transformers:some/vit@main", "weights": "pretrained", "image_size": None}
+    config = job([str(tmp_path / "a.tar")], model=model, saliency={"target": "label", "references": 1})
+    assert export(config).images == 2
+    made_export = open_export(config.output.url)
+    assert made_export.manifest.classes == ["finch", "wren"]
+    assert made_export.images["label"].to_pylist() == [1, 0]
+    assert made_export.manifest.versions["hf-hub:some/vit"] == COMMIT
 
 
 def test_the_repository_is_read_as_its_folder_is(cache: Path) -> None:
