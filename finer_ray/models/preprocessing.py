@@ -61,8 +61,8 @@ def advice(settings: Mapping[str, Any]) -> str:
     """What to do where weights cannot be fetched, with the preprocessing that belongs to them."""
     keys = ", ".join(f"model.{key}: {shown(settings[key])}" for key in KEYS if key in settings)
     return (
-        "run `finer-ray fetch job.yaml` on a machine with network, or download them elsewhere and give the file's path, "
-        f"with {keys}"
+        "run `finer-ray fetch job.yaml` on a machine with network, or download them elsewhere and give the file's "
+        f"path, with {keys}"
     )
 
 

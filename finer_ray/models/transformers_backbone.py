@@ -19,7 +19,7 @@ from finer_ray.models.checkpoint import check_numbers, read_checkpoint
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hub import Repository, repository, weights_of
 from finer_ray.models.preprocessing import read_json
-from finer_ray.models.transformers_split import TransformersSplit
+from finer_ray.models.transformers_split import split_transformers
 
 try:
     import transformers
@@ -71,9 +71,9 @@ def _built(found: Repository, config: ModelConfig) -> Backbone:
     shared: dict[str, Any] = {"identity": _identity(model, found), "sources": found.sources}
     kind = model.config.model_type
     if config.head != "native":
-        return Backbone(TransformersSplit(model, kind, _embedding), transform, **shared)
+        return Backbone(split_transformers(model, kind, _embedding), transform, **shared)
     linears = _classifiers(model)
-    split = TransformersSplit(model, kind, lambda output: output.logits, linears)
+    split = split_transformers(model, kind, lambda output: output.logits, linears)
     return Backbone(split, transform, _head(linears), classes=_label_names(settings), **shared)
 
 

@@ -23,6 +23,7 @@ from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.classes import ClassNames
 from finer_ray.models.head import LinearHead
 from finer_ray.models.torchvision_split import split_torchvision
+from finer_ray.models.transformers_split import TransformersViT
 from tests.conftest import photo
 
 BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -126,11 +127,23 @@ def check_against_autograd(model: Classifier, layer: nn.Module, size: tuple[int,
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)], ids=["square", "wide"])
 def test_models_of_transformers_against_autograd(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     saved(tmp_path, name)
+    # Those whose last block is plain are differentiated in closed form.
+    closed = name in ("vit", "deit")
     native = "Classification" in MODELS[name][0]
     model = folder_model(tmp_path, image_size=size, **({} if native else {"head": "none", "classes": ["a", "b"]}))
     layer = model.split.encoder.get_submodule(MODELS[name][2])
+    assert isinstance(model.split, TransformersViT) == closed
     assert check_against_autograd(model, layer, size) < 1e-10
     assert model.classes.names == (("finch", "wren", "tern") if native else ("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "registers"])
+def test_embeddings_of_class_tokens_are_differentiated_in_closed_form(name: str, tmp_path: Path) -> None:
+    saved(tmp_path, name)
+    model = folder_model(tmp_path, image_size=(64, 96), head="none", classes=["a", "b"])
+    assert isinstance(model.split, TransformersViT)
+    layer = model.split.encoder.get_submodule(model.split.layer)
+    assert check_against_autograd(model, layer, (64, 96)) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["vit", "dinov2", "resnet", "swin", "clip-classifier", "beit", "deit-distilled"])
