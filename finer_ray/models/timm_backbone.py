@@ -18,14 +18,12 @@ from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform
 from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint, unwrapped
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hub import Repository, repository, weights_of
-from finer_ray.models.library import LOCAL_DIR
+from finer_ray.models.library import HF_HUB, LOCAL_DIR
 from finer_ray.models.preprocessing import advice, chosen, read_beside, read_json, with_preprocessing
 from finer_ray.models.timm_split import split_timm
 
 # `model.resize` for timm's crop modes; the third one, border, is none of ours.
 MODES = {"center": "shortest", "squash": "squash"}
-
-
 CONFIG = "config.json"
 # Weights in a folder or repository, the best first.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -94,7 +92,10 @@ def _named(config: ModelConfig) -> Named:
         tree = read_json(found.path / CONFIG, f"model.backbone: {str(found.path / CONFIG)!r}")
         architecture, arguments = tree.get("architecture"), tree.get("model_args", {})
         if not isinstance(architecture, str):
-            raise ConfigError(f"model.backbone: {config.backbone}: its {CONFIG} names no `architecture` of timm's")
+            other = f"; it is of transformers: write transformers:{name.removeprefix(HF_HUB)}" * ("model_type" in tree)
+            raise ConfigError(
+                f"model.backbone: {config.backbone}: its {CONFIG} names no `architecture` of timm's{other}"
+            )
         if not timm.is_model(architecture):
             raise ConfigError(
                 f"model.backbone: {config.backbone} is of the architecture {architecture!r}, which timm does not have"
@@ -125,7 +126,7 @@ def _published(name: str) -> dict[str, dict[str, Any]]:
 
 def _beside(path: Path, name: str) -> dict[str, Any]:
     """The preprocessing that a timm config beside a file of weights tells, if it is of this architecture."""
-    tree = read_beside(path, "config.json")
+    tree = read_beside(path, CONFIG)
     if tree.get("architecture") != name.partition(".")[0]:
         return {}
     settings = tree.get("pretrained_cfg", tree)

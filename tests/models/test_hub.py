@@ -208,6 +208,7 @@ def test_another_file_or_random_weights_in_a_repository_of_ones_choice(cache: Pa
         ("timm:hf-hub:birds/clip", r"config\.json of birds/clip is not in the cache"),
         ("open_clip:hf-hub:some/net", r"open_clip_config\.json of some/net is not in the cache"),
         ("timm:hf-hub:odd/name", r"of the architecture 'test_resnt', .*nearest: .*test_resnet"),
+        ("timm:hf-hub:odd/vit", r"it is of transformers: write transformers:odd/vit"),
         ("timm:hf-hub:odd/text", r"its config\.json names no `architecture` of timm.s"),
         ("timm:local-dir:/no/such", r"no folder '/no/such'"),
         ("timm:hf-hub:odd/empty", r"the weights of odd/empty \(model\.safetensors, pytorch_model\.bin\) is not in"),
@@ -217,6 +218,7 @@ def test_what_is_not_there_is_said_in_one_line(cache: Path, backbone: str, messa
     birds(cache)
     tiny(cache)
     lay_out(cache, "odd/name", {"config.json": b'{"architecture": "test_resnt"}'})
+    lay_out(cache, "odd/vit", {"config.json": b'{"model_type": "vit"}'})
     lay_out(cache, "odd/text", {"config.json": b"{}"})
     lay_out(cache, "odd/empty", {"config.json": json.dumps(ARCHITECTURE).encode()})
     text = {"head": "text", "classes": NAMES} if backbone.startswith("open_clip") else {}
