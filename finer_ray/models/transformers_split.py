@@ -75,21 +75,23 @@ class TransformersViT(TransformersSplit):
         self, model: Any, kind: str, read: Callable[[Any], Tensor], classifiers: Sequence[nn.Module] = ()
     ) -> None:
         super().__init__(model, kind, read, classifiers)
-        model.get_submodule(self.layer).register_forward_hook(_caught)
+        model.get_submodule(self.layer).register_forward_hook(_catch)
 
     # Inference mode and autograd are not for the compiler.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def cut(self, images: Tensor) -> Cut:
         """As `Split.cut`."""
         with torch.inference_mode():
-            return self._cut(images)
+            residual, activation = self._caught(images)
+        return PlainCut(self.block((images.shape[2], images.shape[3])), activation, residual)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """As `Split.embed`."""
-        return self._cut(images).embedding
+        return self.cut(images).embedding
 
-    def _cut(self, images: Tensor) -> Cut:
+    def _caught(self, images: Tensor) -> list[Tensor]:
+        """Input and output of the CAM layer, at which the forward pass ends."""
         caught: list[Tensor] = []
         token = CAUGHT.set(caught)
         try:
@@ -97,8 +99,7 @@ class TransformersViT(TransformersSplit):
                 self(images)
         finally:
             CAUGHT.reset(token)
-        residual, activation = caught
-        return PlainCut(self.block((images.shape[2], images.shape[3])), activation, residual)
+        return caught
 
     def block(self, size: tuple[int, int]) -> PlainBlock:
         """The last block."""
@@ -130,7 +131,7 @@ class TransformersViT(TransformersSplit):
 CAUGHT: ContextVar[list[Tensor] | None] = ContextVar("caught", default=None)
 
 
-def _caught(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+def _catch(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
     """The hook: keep, and end the forward pass, where that is asked for."""
     caught = CAUGHT.get()
     if caught is not None:

@@ -264,7 +264,7 @@ CNNS = {
     "mobilenet_v3_small": "features",
     "convnext_tiny": "features",
     "regnet_y_400mf": "trunk_output",
-    "vgg11": "features",
+    "alexnet": "features",
     "swin_t": "permute",
     "shufflenet_v2_x0_5": "conv5",
 }

@@ -336,6 +336,8 @@ def test_a_hub_that_does_not_answer_is_told_from_a_missing_repository(
     hub: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    # Between tries.
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(ConfigError, match=rf"is not in the cache {cache}, and the hub cannot be reached \(.*fetch"):
         build_classifier(clip())
     # What the cache has is used, whatever the network does.
