@@ -84,6 +84,22 @@ def export(
 
 
 @app.command(rich_help_panel=EXPLAIN)
+def fetch(
+    config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
+    set_: Overrides = None,
+) -> None:
+    """Fetch all that a job's model needs, for machines without a network.
+
+    Says what was fetched, how large it is, and which folders a job needs elsewhere.
+    """
+    job = load_config(config, set_ or [])
+    from finer_ray.models.fetching import fetch as run
+
+    for line in run(job.model).lines():
+        typer.echo(line)
+
+
+@app.command(rich_help_panel=EXPLAIN)
 def probe(
     config: Annotated[Path, typer.Argument(help="The probing job's YAML file.")],
     set_: Overrides = None,

@@ -11,13 +11,22 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from finer_ray.config.section import Positive, Section, with_keys
 from finer_ray.metrics.table import SWITCHES
 from finer_ray.models.libraries import LIBRARIES
-from finer_ray.models.library import Library
+from finer_ray.models.library import LOCAL_DIR, Library
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
@@ -28,7 +37,8 @@ from finer_ray.shards.formats import FORMATS
 from finer_ray.store.tables import IMAGES
 from finer_ray.urls import holds_secret
 
-LOCAL_DIR = "local-dir:"
+# Of `model.weights`: those that the backbone's folder or repository holds.
+OWN_WEIGHTS = "pretrained"
 NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
 MAP_NAMES = tuple(f"{prefix}{method}" for method in METHODS for prefix in ("", FINER))
 if TYPE_CHECKING:
@@ -38,6 +48,8 @@ if TYPE_CHECKING:
 else:
     CamName, MapName, FormatName = Literal[*METHODS], Literal[*MAP_NAMES], Literal[*FORMATS]
 
+# A value of `model.kwargs`.
+Plain: TypeAlias = bool | int | float | str
 Side = Annotated[int, Field(ge=1, le=8192)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Gamma = Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
@@ -172,8 +184,11 @@ class ModelConfig(Section):
         description=" | ".join(library.usage for library in LIBRARIES.values()),
     )
     weights: Place = Field(
+        OWN_WEIGHTS,
+        validate_default=True,
         description="pretrained tag | path to safetensors or a weights_only checkpoint | "
-        "package:NAME/FILE inside an installed Python package | random (seeded)"
+        "package:NAME/FILE inside an installed Python package | random (seeded) | pretrained: those of a repository or "
+        "folder, which need not be said; all other backbones need this key",
     )
     match: Literal["name", "order"] = Field(
         "name",
@@ -227,6 +242,18 @@ class ModelConfig(Section):
         "(blocks.9)",
     )
     seed: int = Field(0, description="for weights: random")
+    kwargs: dict[str, Plain | list[Plain]] = Field(
+        {}, description="further arguments of the library's create function, such as pad_type: same (timm)"
+    )
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _only_folders_have_weights_of_their_own(cls, value: object, info: ValidationInfo) -> object:
+        library, _, name = str(info.data.get("backbone", "")).partition(":")
+        if value == OWN_WEIGHTS and library in LIBRARIES and not LIBRARIES[library].is_folder(name):
+            # In place of pydantic's own, which knows no key that some values of another one need.
+            raise PydanticCustomError("missing", "this key is needed")
+        return value
 
     @field_validator("templates")
     @classmethod
@@ -653,10 +680,14 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     if parts["input"].get("decoder") == "cpu":
         # Of exports made while there was a choice.
         del parts["input"]["decoder"]
-    # Of a local folder the content counts, not its place: the model's fingerprint covers it.
-    parts["model"]["backbone"] = re.sub(f"(?<=:{LOCAL_DIR}).*", "", parts["model"]["backbone"])
+    # Of a folder or a repository the content counts, not its place: the model's fingerprint covers it.
+    library, _, name = parts["model"]["backbone"].partition(":")
+    if library in LIBRARIES and LIBRARIES[library].is_folder(name):
+        parts["model"]["backbone"] = f"{library}:{LOCAL_DIR}"
+    # Of exports made before there was a choice.
     if parts["model"].get("cam_layer") == "default":
-        # Of exports made before there was a choice.
         del parts["model"]["cam_layer"]
+    if not parts["model"].get("kwargs"):
+        parts["model"].pop("kwargs", None)
     parts["compute"] = {"precision": parts["compute"]["precision"]}
     return parts

@@ -169,3 +169,14 @@ class Transform:
 def _offset(size: int, crop: int) -> int:
     """Where torchvision's centre crop begins; negative where the image is smaller and is padded."""
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+
+
+def crop_share(crop: int, resized: int) -> float:
+    """`crop_pct` of a crop of so many pixels from an image resized to so many; `Transform.resized` gives these back.
+
+    >>> Transform(size=(224, 224), crop_pct=crop_share(224, 232)).resized(232, 400)
+    (232, 400)
+    """
+    share = crop / resized
+    # Rounded up, it would leave a pixel less.
+    return share if math.floor(crop / share) == resized else math.nextafter(share, 0.0)

@@ -1,7 +1,7 @@
 """A backbone: a cut encoder, the transform its images need, and the classifier it came with; what libraries share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from finer_ray.config.messages import nearest
@@ -25,6 +25,8 @@ class Backbone:
         head: the classes, where the config wants the model's own classifier or its text tower.
         concepts: the texts of `model.concepts`, where there are any.
         identity: what the model's fingerprint says of its architecture; '' where that is `model.backbone` itself.
+        sources: repositories that it comes from, and their commits, for the manifest.
+        classes: names of the head's classes, where the model brings them; () where it does not.
     """
 
     split: Split
@@ -32,6 +34,8 @@ class Backbone:
     head: LinearHead | None = None
     concepts: LinearHead | None = None
     identity: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 def unknown_model(config: "ModelConfig", models: Sequence[str]) -> ConfigError:

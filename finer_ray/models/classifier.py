@@ -1,5 +1,6 @@
 """The classifier that is explained: a cut backbone and a head, checked against the library's own forward."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ class Classifier(nn.Module):
         embedding_size: E.
         activation: how logits become probabilities.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
+        sources: see `Backbone.sources`.
     """
 
     head: LinearHead | JoinedHead
@@ -57,6 +59,7 @@ class Classifier(nn.Module):
         self.grid_size, self.embedding_size = (0, 0), 0
         self.model_fingerprint = self.head_fingerprint = ""
         self.activation: Activation = "softmax"
+        self.sources: dict[str, str] = {}
 
     @property
     def class_count(self) -> int:
@@ -145,6 +148,8 @@ def build_classifier(config: ModelConfig) -> Classifier:
         head, listed = read_probe(Path(config.head).expanduser(), config.head_scale)
         if names is None and listed is not None:
             names = ClassNames(tuple(listed))
+    if names is None and backbone.classes:
+        names = ClassNames(backbone.classes)
     names = names or ClassNames.numbered(len(head.weight))
     if len(names) != len(head.weight):
         raise ConfigError(f"model.classes: {len(names)} names for a head with {len(head.weight)} classes")
@@ -155,6 +160,7 @@ def build_classifier(config: ModelConfig) -> Classifier:
     classifier = Classifier(backbone.split, joined, transform, names, concepts)
     classifier.activation = config.activation
     classifier.eval().requires_grad_(False)
+    classifier.sources = dict(backbone.sources)
     _measure(classifier, config, backbone.identity or config.backbone)
     return classifier
 
@@ -186,6 +192,7 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
         str(config.pool),
         transform.key,
         *([] if config.cam_layer == DEFAULT else [config.cam_layer]),
+        *_arguments(config),
     )
     classifier.head_fingerprint = fingerprint(
         classifier.head.state_dict(),
@@ -230,6 +237,11 @@ def _refusals(config: ModelConfig, size: tuple[int, int]) -> Iterator[None]:
         raise _unsupported(config, str(error)) from None
     except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise _unsupported(config, f"its forward pass at {size[0]}x{size[1]} fails: {error}") from error
+
+
+def _arguments(config: ModelConfig) -> list[str]:
+    """What `model.kwargs` add to a fingerprint; nothing where there are none, as before there were any."""
+    return [json.dumps(config.kwargs, sort_keys=True)] if config.kwargs else []
 
 
 def _unsupported(config: ModelConfig, why: str) -> ConfigError:

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from finer_ray.config.schema import ModelConfig
     from finer_ray.models.backbone import Backbone
 
+# What begins names of backbones that a folder, or a repository of the Hugging Face hub, describes.
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+
 
 @dataclass(frozen=True)
 class Library:
@@ -21,6 +24,7 @@ class Library:
             is the same module.
         native_head: whether its models bring a linear classifier (`model.head: native`).
         text_tower: whether its models embed texts, too (`model.head: text`, `model.concepts`).
+        repositories: whether all its names are of repositories of the hub, without `hf-hub:`.
     """
 
     name: str
@@ -29,6 +33,15 @@ class Library:
     module: str
     native_head: bool = False
     text_tower: bool = False
+    repositories: bool = False
+
+    def is_folder(self, name: str) -> bool:
+        """Whether a backbone's name is of a folder or repository, which holds its config and weights.
+
+        >>> Library("clip", "clip:NAME", "CLIP", "clip").is_folder("hf-hub:imageomics/bioclip")
+        True
+        """
+        return self.repositories or name.startswith((LOCAL_DIR, HF_HUB))
 
     def build(self, config: "ModelConfig", classes: tuple[str, ...], concepts: tuple[str, ...]) -> "Backbone":
         """The backbone of a config.

@@ -13,8 +13,9 @@ from open_clip.transform import PreprocessCfg
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from finer_ray.config.schema import LOCAL_DIR, ModelConfig
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
+from finer_ray.models.arguments import extra_arguments
 from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform_of, unknown_model
 from finer_ray.models.checkpoint import (
     check_kinds,
@@ -23,16 +24,19 @@ from finer_ray.models.checkpoint import (
     name_faults,
     read_checkpoint,
     unwrapped,
-    weights_file,
 )
 from finer_ray.models.head import LinearHead
-from finer_ray.models.openclip_folder import CONFIG, OpenClipFolder
+from finer_ray.models.hub import weights_of
+from finer_ray.models.library import LOCAL_DIR
+from finer_ray.models.openclip_folder import CONFIG, WEIGHTS, OpenClipFolder
 from finer_ray.models.openclip_split import split_openclip
 from finer_ray.models.preprocessing import advice, agreed, chosen, read_beside, with_preprocessing
 
 POOL_TYPES = {"token": "tok", "avg": "avg"}
-# Of open_clip's names: from its hub, and of models with the activation of OpenAI's CLIP.
-HF_HUB, QUICK = "hf-hub:", "-quickgelu"
+# Ends open_clip's names of models with the activation of OpenAI's CLIP.
+QUICK = "-quickgelu"
+# Arguments of its create function that `model.kwargs` may give.
+ARGUMENTS = ("force_quick_gelu", "force_context_length", "force_custom_text")
 # `model.resize` for open_clip's resize modes.
 MODES = {"shortest": "shortest", "squash": "squash", "longest": "pad"}
 
@@ -40,17 +44,12 @@ MODES = {"shortest": "shortest", "squash": "squash", "longest": "pad"}
 def build(config: ModelConfig, classes: tuple[str, ...], concepts: tuple[str, ...]) -> Backbone:
     """An open_clip backbone with the heads that its text tower makes, see `Library.build`."""
     name, folder = config.backbone.removeprefix("open_clip:"), None
-    if name.startswith(LOCAL_DIR):
-        folder = OpenClipFolder.read(name.removeprefix(LOCAL_DIR))
+    if config.library.is_folder(name):
+        folder = OpenClipFolder.read(config)
         name = folder.name
-    elif name.startswith(HF_HUB):
-        raise ConfigError(
-            "model.backbone: open_clip's hf-hub: names are not supported yet: download the repository's folder, and "
-            "write model.backbone: open_clip:local-dir:FOLDER and model.weights: FOLDER/FILE"
-        )
     elif name not in open_clip.list_models():
         raise unknown_model(config, open_clip.list_models())
-    path = weights_file(config.weights)
+    path = weights_of(config, folder.repository if folder else None, WEIGHTS)
     if path is not None and folder is None:
         config = with_preprocessing(config, _beside(path, name), _published(name))
     elif config.weights == "random" and folder is None:
@@ -63,10 +62,10 @@ def build(config: ModelConfig, classes: tuple[str, ...], concepts: tuple[str, ..
     }
     if config.pool is not None:
         _set_pool(model.visual, config.pool)
-    identity = folder.identity if folder else ""
     data = {**asdict(PreprocessCfg()), "crop_pct": 1.0, **open_clip.get_model_preprocess_cfg(model)}
     transform = transform_of(config, data, data["size"], "resize_mode", MODES)
-    return Backbone(split_openclip(model.visual), transform, **heads, identity=identity)
+    identity, sources = (folder.identity, folder.repository.sources) if folder else ("", {})
+    return Backbone(split_openclip(model.visual), transform, **heads, identity=identity, sources=sources)
 
 
 def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: list[str]) -> LinearHead:
@@ -134,6 +133,7 @@ def _create(name: str, path: Path | None, config: ModelConfig) -> Any:
     if tag is not None:
         check_tag(config, open_clip.list_pretrained_tags_by_model(name))
         check_activation(name, bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)), repr(tag))
+    arguments = extra_arguments(config, ARGUMENTS)
     # open_clip warns of random weights even where a checkpoint follows.
     logging.getLogger().addFilter(_no_pretrained)
     try:
@@ -145,6 +145,7 @@ def _create(name: str, path: Path | None, config: ModelConfig) -> Any:
             force_image_size=config.image_size,
             weights_only=True,
             pretrained_text=False,
+            **arguments,
         )
     except Exception as error:
         away = f"; where the network is missing, {advice(_published(name)[tag])}" if tag is not None else ""

@@ -1,4 +1,4 @@
-"""Folders in open_clip's local-dir layout: open_clip_config.json, and a merges file where the tokenizer is its own."""
+"""Folders and repositories in open_clip's layout: open_clip_config.json, weights, and files of a tokenizer."""
 
 import json
 from dataclasses import dataclass
@@ -7,48 +7,50 @@ from typing import Any, Self
 
 import open_clip
 
-from finer_ray.config.schema import LOCAL_DIR
+from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
-from finer_ray.models.checkpoint import package_path
+from finer_ray.models.hub import Repository, repository
+from finer_ray.models.library import LOCAL_DIR
+from finer_ray.models.preprocessing import read_json
 
 CONFIG, MERGES = "open_clip_config.json", "bpe.txt.gz"
+TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*spiece.model")
+# Weights in a folder or repository, the best first.
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class OpenClipFolder:
-    """A model that a folder describes. Its weights are no part of it: `model.weights` names their file.
+    """A model that a folder describes.
 
     Attributes:
-        path: of the folder.
+        repository: the folder, local or of the hub's cache.
         model_cfg: open_clip's description of both towers.
     """
 
-    path: Path
+    repository: Repository
     model_cfg: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: str) -> Self:
-        """The folder that `open_clip:local-dir:FOLDER` names, a path or `package:NAME/FOLDER`.
+    def read(cls, config: ModelConfig) -> Self:
+        """The folder that `open_clip:local-dir:FOLDER` or `open_clip:hf-hub:ORG/NAME` names.
 
         Raises:
-            ConfigError: no such folder or package, or no config of both towers in it.
+            ConfigError: no such folder, package or repository, or no config of both towers in it.
         """
-        path = package_path(folder, "model.backbone") or Path(folder).expanduser()
-        if not path.is_dir():
-            raise ConfigError(f"model.backbone: no folder {str(path)!r}")
-        file = path / CONFIG
+        found = repository(config, [CONFIG, MERGES, *TOKENIZER, "config.json"])
+        file = found.path / CONFIG
         where = f"model.backbone: {str(file)!r}"
-        if not file.is_file():
-            raise ConfigError(f"{where} is missing; a local-dir folder holds the model's config under this name")
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{where} cannot be read as JSON: {error}") from None
-        model = tree.get("model_cfg") if isinstance(tree, dict) else None
+        model = read_json(file, where).get("model_cfg")
         towers = ("vision_cfg", "text_cfg")
         if not isinstance(model, dict) or not all(isinstance(model.get(tower), dict) for tower in towers):
             raise ConfigError(f"{where} needs a key `model_cfg` with the keys {' and '.join(towers)}")
-        return cls(path, model)
+        return cls(found, model)
+
+    @property
+    def path(self) -> Path:
+        """Of the folder."""
+        return self.repository.path
 
     @property
     def name(self) -> str:
@@ -71,10 +73,12 @@ class OpenClipFolder:
             found = open_clip.get_tokenizer(self.name, **({"bpe_path": str(merges)} if merges.is_file() else {}))
         except Exception as error:
             raise ConfigError(f"model.backbone: the tokenizer in {str(self.path)!r} cannot be made: {error}") from error
-        wanted = self.model_cfg["text_cfg"].get("vocab_size", found.vocab_size)
-        if found.vocab_size > wanted:
+        # open_clip's own tokenizer knows its size; of one of transformers it is the length.
+        size = found.vocab_size if hasattr(found, "vocab_size") else len(found.tokenizer)
+        wanted = self.model_cfg["text_cfg"].get("vocab_size", size)
+        if size > wanted:
             raise ConfigError(
-                f"model.backbone: the tokenizer in {str(self.path)!r} has {found.vocab_size} tokens, its text tower "
+                f"model.backbone: the tokenizer in {str(self.path)!r} has {size} tokens, its text tower "
                 f"{wanted}; put the right merges there as {MERGES}"
             )
         return found

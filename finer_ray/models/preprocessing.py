@@ -60,7 +60,10 @@ def agreed(tags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def advice(settings: Mapping[str, Any]) -> str:
     """What to do where weights cannot be fetched, with the preprocessing that belongs to them."""
     keys = ", ".join(f"model.{key}: {shown(settings[key])}" for key in KEYS if key in settings)
-    return f"download them elsewhere and give the file's path, with {keys}"
+    return (
+        "run `finer-ray fetch job.yaml` on a machine with network, or download them elsewhere and give the file's "
+        f"path, with {keys}"
+    )
 
 
 def read_beside(weights: Path, name: str) -> dict[str, Any]:
@@ -70,12 +73,23 @@ def read_beside(weights: Path, name: str) -> dict[str, Any]:
         ConfigError: it cannot be read.
     """
     file = weights.parent / name
-    if not file.is_file():
-        return {}
+    return read_json(file, f"model.weights: {str(file)!r}, beside the file,") if file.is_file() else {}
+
+
+def read_json(file: Path, where: str) -> dict[str, Any]:
+    """A JSON object; {} for any other value.
+
+    Args:
+        file: its path.
+        where: beginning of the message.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"model.weights: {str(file)!r}, beside the file, cannot be read as JSON: {error}") from None
+        raise ConfigError(f"{where} cannot be read as JSON: {error}") from None
     return tree if isinstance(tree, dict) else {}
 
 

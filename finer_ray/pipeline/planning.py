@@ -97,7 +97,7 @@ def draft(config: Config, classifier: Classifier) -> Manifest:
         shards=[],
         tables={},
         counts={"images": 0, "failures": 0},
-        versions={"finer_ray": __version__, **{name: version(name) for name in PACKAGES}},
+        versions={"finer_ray": __version__, **{name: version(name) for name in PACKAGES}, **classifier.sources},
     )
 
 

@@ -166,7 +166,8 @@ def _check_exports(place: str, source: ExportConfig, backbone: BackboneConfig) -
     ours = backbone.model(["a class", "another"]).model_dump(mode="json", exclude=FREE)
     for url in source.urls(backbone.title):
         try:
-            theirs = open_export(url).manifest.config["model"]
+            # Exports of earlier versions have no kwargs.
+            theirs = {"kwargs": {}, **open_export(url).manifest.config["model"]}
         except ExportError as error:
             raise ExportError(f"{place}.export: {error}") from None
         if other := [name for name, value in ours.items() if theirs.get(name) != value]:

@@ -18,7 +18,7 @@ PLAN, EXPORT = "plan.json", "export.json"
 LEASE_FILE = re.compile(r"lock|\d{8,}\.json(\..*)?")
 MAX_NAMED = 5
 # Keys of the section `model` by which its files are found; the fingerprints of model and head cover the contents.
-MODEL_KEYS = ("backbone", "weights", "match", "seed")
+MODEL_KEYS = ("backbone", "weights", "match", "seed", "kwargs")
 HEAD_KEYS = ("head", "head_scale", "classes", "concepts", "templates", "weights", "seed")
 
 
@@ -92,7 +92,7 @@ class Manifest(BaseModel):
         obsolete: table files that this run, or one before it, has written or was about to write, and that `tables` does
             not list. When the state is published they go to `retired/`, and are deleted at the next publication.
         counts: images, failures.
-        versions: of the packages that decide results.
+        versions: of the packages that decide results; commits of repositories that the model comes from.
     """
 
     status: Literal["running", "complete"]

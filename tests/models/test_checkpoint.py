@@ -161,7 +161,6 @@ def test_what_is_no_checkpoint_of_the_backbone_is_refused_in_words(
     [
         ("timm:resnet18.tv_in1k", "tv_in1k", r"write model\.backbone: timm:resnet18 and model\.weights: tv_in1k"),
         ("timm:resnet18.tv_in2k", "random", r"timm:resnet18 has no pretrained tag 'tv_in2k' \(nearest: tv_in1k"),
-        ("open_clip:hf-hub:imageomics/bioclip", "random", r"not supported yet: .*open_clip:local-dir:FOLDER"),
     ],
 )
 def test_full_names_of_other_libraries(backbone: str, weights: str, message: str) -> None:
