@@ -28,7 +28,7 @@ class Cut:
         grid: Callable[[Tensor], Tensor],
     ) -> None:
         # A clone, because autograd cannot keep what was made under inference mode.
-        self._leaf = activation.clone().requires_grad_()
+        self._leaf = wide(activation).clone().requires_grad_()
         self._grid = grid
         with torch.enable_grad():
             self._embedding = tail(self._leaf)

@@ -5,10 +5,11 @@ from threading import Lock
 from typing import Literal
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from finer_ray.models.classifier import Classifier
-from finer_ray.models.split import MapSplit
+from finer_ray.models.split import MapSplit, Split
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,8 +20,12 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
     - Matrix products and convolutions in float32 are IEEE float32 on a GPU, too, unless `precision` is tf32. (torch
       itself lets cuDNN's convolutions use TF32, with 10 bits of mantissa.) This is a setting of the whole process.
     - CNNs have their channels last on a GPU, as its tensor cores read them.
-    - For bf16 and fp16, weights of linear layers and convolutions are kept in half precision. Autocast would make them
-      so for each batch anew: 0.5 GB of traffic for a ViT-B.
+    - For bf16 and fp16, weights of the trunk's linear layers and convolutions are kept in half precision. Autocast
+      would make them so for each batch anew: 0.5 GB of traffic for a ViT-B.
+    - Keys lose their bias for these two. It adds the same to all of a query's scores, which the softmax drops; where it
+      is large (DINOv2's), half precision would round the rest of the key away.
+    - A ViT's patch embedding stays in float32 on a CPU, where it takes a hundredth of the time: whatever it rounds, all
+      blocks carry on.
 
     Args:
         classifier: is changed itself.
@@ -34,7 +39,10 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
         if isinstance(classifier.split, MapSplit):
             classifier.split.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision in HALVES:
-        _halve(classifier, HALVES[precision])
+        _halve(classifier, HALVES[precision], device)
+        _drop_key_biases(classifier.split)
+        if device.type == "cpu" and not isinstance(classifier.split, MapSplit):
+            _keep_patches_whole(classifier.split)
     return classifier
 
 
@@ -74,10 +82,58 @@ def compiled(trunk: Trunk, mode: Literal[True] | str) -> Trunk:
     return run
 
 
-def _halve(classifier: Classifier, dtype: torch.dtype) -> None:
-    block = classifier.split.block()
-    # The class token's attention is computed in float32 from the last block's own weights, see `OneQuery`.
-    kept = [] if block is None else [block.qkv_weight, block.qkv_bias]
-    for layer in classifier.split.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and not any(layer.weight is weight for weight in kept):
-            layer.to(dtype)
+class InFloat32(nn.Module):
+    """A layer that autocast leaves alone.
+
+    Args:
+        layer: any module of one input, with its weights in float32.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's output, in float32."""
+        with torch.autocast(values.device.type, enabled=False):
+            output: Tensor = self.layer(values)
+        return output
+
+
+def _halve(classifier: Classifier, dtype: torch.dtype, device: torch.device) -> None:
+    split, block = classifier.split, classifier.split.block()
+    layers = _layers_of_trunk(split, torch.zeros((1, 3, *classifier.transform.size), device=device))
+    if block is not None and block.pool == "avg":
+        layers |= {block.out, block.fc1, block.fc2}
+    for layer in layers:
+        layer.to(dtype)
+
+
+@torch.no_grad()
+def _layers_of_trunk(split: Split, image: Tensor) -> set[nn.Module]:
+    """The linear layers and convolutions that an image goes through before the CAM layer."""
+    used: set[nn.Module] = set()
+
+    def note(module: nn.Module, _: object) -> None:
+        # torch's own attention reads the weights of its layer, and does not call it.
+        used.add(module.out_proj if isinstance(module, nn.MultiheadAttention) else module)
+
+    handles = [module.register_forward_pre_hook(note) for module in split.modules()]
+    split.trunk(image)
+    for handle in handles:
+        handle.remove()
+    return {module for module in used if isinstance(module, nn.Linear | nn.Conv2d)}
+
+
+def _drop_key_biases(split: Split) -> None:
+    """Of timm's attention; open_clip's keys are also compared with each other (GEM), where a bias counts."""
+    for module in split.modules():
+        if type(module) is Attention and isinstance(module.k_norm, nn.Identity) and module.qkv.bias is not None:
+            query, key, value = module.qkv.bias.chunk(3)
+            module.qkv.bias = nn.Parameter(torch.cat([query, torch.zeros_like(key), value]), requires_grad=False)
+
+
+def _keep_patches_whole(split: Split) -> None:
+    path, layer = next((path, layer) for path, layer in split.named_modules() if isinstance(layer, nn.Conv2d))
+    parent, _, name = path.rpartition(".")
+    setattr(split.get_submodule(parent), name, InFloat32(layer.float()))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainBlock, PlainCut
+from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import Attention
 
 
@@ -84,7 +85,7 @@ class Split(nn.Module, ABC):
         block = self.block()
         if block is not None and residual is not None:
             return PlainCut(block, activation, residual).embedding
-        return self.tail(activation, residual)
+        return self.tail(wide(activation), residual)
 
     def forward(self, images: Tensor) -> Tensor:
         """What the library's own forward gives: logits where the encoder kept its classifier, else embeddings."""
