@@ -40,7 +40,7 @@ class LinearHead(nn.Module):
         self._scaled = float(scale) != 1.0
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, E) embeddings to (B, C) logits; in float32, because classes may differ by less than half precision has."""
+        """(B, E) embeddings to (B, C) logits; in float32: classes may differ by less than half precision shows."""
         with torch.autocast(embedding.device.type, enabled=False):
             embedding = embedding.to(torch.promote_types(embedding.dtype, self.weight.dtype))
             if self.normalize:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import Attention
@@ -39,11 +39,16 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
         if isinstance(classifier.split, MapSplit):
             classifier.split.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision in HALVES:
-        _halve(classifier, HALVES[precision], device)
-        _drop_key_biases(classifier.split)
-        if device.type == "cpu" and not isinstance(classifier.split, MapSplit):
+        if device.type == "cpu" and not is_cnn(classifier.split):
             _keep_patches_whole(classifier.split)
+        _drop_key_biases(classifier.split)
+        _halve(classifier, HALVES[precision], device)
     return classifier
+
+
+def is_cnn(split: Split) -> bool:
+    """Whether the CAM layer is a feature map, of the encoder itself or of open_clip's timm tower."""
+    return isinstance(getattr(split, "tower", (split,))[0], MapSplit)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -122,18 +127,22 @@ def _layers_of_trunk(split: Split, image: Tensor) -> set[nn.Module]:
     split.trunk(image)
     for handle in handles:
         handle.remove()
-    return {module for module in used if isinstance(module, nn.Linear | nn.Conv2d)}
+    whole = {module.layer for module in used if isinstance(module, InFloat32)}
+    return {module for module in used - whole if isinstance(module, nn.Linear | nn.Conv2d)}
 
 
 def _drop_key_biases(split: Split) -> None:
     """Of timm's attention; open_clip's keys are also compared with each other (GEM), where a bias counts."""
     for module in split.modules():
-        if type(module) is Attention and isinstance(module.k_norm, nn.Identity) and module.qkv.bias is not None:
-            query, key, value = module.qkv.bias.chunk(3)
-            module.qkv.bias = nn.Parameter(torch.cat([query, torch.zeros_like(key), value]), requires_grad=False)
+        projection: Any = getattr(module, "qkv", None)
+        if type(module) is Attention and isinstance(module.k_norm, nn.Identity) and projection.bias is not None:
+            query, key, value = projection.bias.chunk(3)
+            projection.bias = nn.Parameter(torch.cat([query, torch.zeros_like(key), value]), requires_grad=False)
 
 
 def _keep_patches_whole(split: Split) -> None:
-    path, layer = next((path, layer) for path, layer in split.named_modules() if isinstance(layer, nn.Conv2d))
-    parent, _, name = path.rpartition(".")
-    setattr(split.get_submodule(parent), name, InFloat32(layer.float()))
+    """The first convolution, where patches are embedded by one."""
+    convolutions = [path for path, layer in split.named_modules() if isinstance(layer, nn.Conv2d)]
+    for path in convolutions[:1]:
+        parent, _, name = path.rpartition(".")
+        setattr(split.get_submodule(parent), name, InFloat32(split.get_submodule(path)))

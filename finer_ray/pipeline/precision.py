@@ -4,7 +4,7 @@ import torch
 
 from finer_ray.config.schema import Config
 from finer_ray.models import Classifier
-from finer_ray.models.split import MapSplit
+from finer_ray.models.preparing import is_cnn
 from finer_ray.pipeline.executor import Executor
 
 # Of torch.cpu, each for a kind of processor; where torch does not have one by this name, no processor is of its kind.
@@ -32,7 +32,7 @@ def with_precision(config: Config, classifier: Classifier, executor: Executor) -
     """
     if config.compute.precision != "auto":
         return config, []
-    if isinstance(classifier.split, MapSplit):
+    if is_cnn(classifier.split):
         precision, why = "fp32", "CNNs gain little by bf16, and lose more by it than ViTs do"
     elif executor.runs_on_cpus(config.compute, has_bf16_products):
         precision, why = "bf16", "the CPUs have matrix products in it"
