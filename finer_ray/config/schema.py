@@ -537,10 +537,11 @@ class ComputeConfig(Section):
     masked_memory: Positive | None = Field(
         None, description="bytes that masked images may take at a time; null: 1 GiB, on GPUs up to an eighth of theirs"
     )
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "fp32",
         description="of the model: fp32 is IEEE float32 on GPUs too | tf32: matrix products and convolutions on a "
-        "GPU's tensor cores, 10 bits of mantissa | bf16, fp16: autocast",
+        "GPU's tensor cores, 10 bits of mantissa | bf16, fp16: autocast, but for the head and the class token's last "
+        "block | auto: bf16 for ViTs where all CPUs of the job multiply in it (AMX, AVX512-BF16), else fp32",
     )
     compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
         False,

@@ -46,13 +46,15 @@ class LinearHead(nn.Module):
         self._scaled = float(scale) != 1.0
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, E) embeddings to (B, C) logits."""
-        if self.normalize:
-            embedding = functional.normalize(embedding, dim=-1)
-        # Without a scale the bias stays inside the product, as in nn.Linear: the native logits, bit for bit.
-        if not self._scaled:
-            return functional.linear(embedding, self.weight, self.bias)
-        return self.scale * functional.linear(embedding, self.weight) + self.bias
+        """(B, E) embeddings to (B, C) logits; in float32: classes may differ by less than half precision shows."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding = embedding.to(torch.promote_types(embedding.dtype, self.weight.dtype))
+            if self.normalize:
+                embedding = functional.normalize(embedding, dim=-1)
+            # Without a scale the bias stays inside the product, as in nn.Linear: the native logits, bit for bit.
+            if not self._scaled:
+                return functional.linear(embedding, self.weight, self.bias)
+            return self.scale * functional.linear(embedding, self.weight) + self.bias
 
     @classmethod
     def from_linear(cls, linear: nn.Linear) -> Self:

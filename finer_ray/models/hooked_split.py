@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from finer_ray.models.cells import cells
 from finer_ray.models.cut import Cut
 from finer_ray.models.split import Split, Unsupported
+from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import Attention
 
 
@@ -98,7 +99,7 @@ class HookedSplit(Split):
 
         def record(output: Tensor) -> Tensor:
             # Neither what comes before nor what comes after may write over the leaf.
-            leaf = output.detach().clone().requires_grad_()
+            leaf = wide(output.detach()).clone().requires_grad_()
             leaves.append(leaf)
             torch.set_grad_enabled(True)
             return leaf.clone()

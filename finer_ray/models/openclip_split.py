@@ -128,6 +128,7 @@ class OpenClipTimm(Split):
         # In a tuple, because the tower's parameters already stand in the module tree under `encoder`.
         self.tower = (tower,)
         self.prefix, self.channels_last, self.patch = tower.prefix, tower.channels_last, tower.patch
+        self.convolutional = tower.convolutional
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tower's trunk."""

@@ -12,6 +12,8 @@ is one matmul for all J cotangents together.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +72,23 @@ class PlainBlock:
         return (OneQuery if self.pool == "token" else PatchQueries)(*given)
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _whole_for_one(method: Method) -> Method:
+    """Leave autocast out where the class token alone is pooled: next to the blocks before it that is little, so that
+    half precision would cost accuracy and save nothing."""
+
+    @wraps(method)
+    def run(self: "PlainCut", *given: Any) -> Any:
+        block, kind = vars(self).get("_block", given[0]), given[-1].device.type
+        enabled = block.pool != "token" and torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled):
+            return method(self, *given)
+
+    return cast(Method, run)
+
+
 class PlainCut(Cut):
     """A batch after the forward pass of its last block.
 
@@ -80,12 +99,13 @@ class PlainCut(Cut):
     """
 
     @torch.no_grad()
+    @_whole_for_one
     def __init__(self, block: PlainBlock, activation: Tensor, residual: Tensor) -> None:
         tokens = wide(activation)
         self.activation = tokens[:, block.prefix :].transpose(1, 2).unflatten(2, block.shape)
         self._block = block
         self._attention = block.attention(tokens)
-        residual = residual[:, :1] if block.pool == "token" else residual[:, block.prefix :]
+        residual = wide(residual[:, :1]) if block.pool == "token" else residual[:, block.prefix :]
         hidden = residual + _scaled(block.out(self._attention.output), block.scale1)
         self._normal2, self._inverse2 = _normalise(hidden, block.norm2)
         self._before = block.fc1(_affine(self._normal2, block.norm2))
@@ -98,6 +118,7 @@ class PlainCut(Cut):
         self.embedding = block.neck(self._pooled)
 
     @torch.no_grad()
+    @_whole_for_one
     def gradient(self, cotangent: Tensor) -> Tensor:
         """As `Cut.gradient`."""
         parts = [self._attention.gradient(inner, images) for images, inner in self._groups(cotangent)]
@@ -105,6 +126,7 @@ class PlainCut(Cut):
         return cells.reshape(*cells.shape[:3], *self._block.shape)
 
     @torch.no_grad()
+    @_whole_for_one
     def mean_gradient(self, cotangent: Tensor) -> Tensor:
         """As `Cut.mean_gradient`."""
         parts = [self._attention.mean_gradient(inner, images) for images, inner in self._groups(cotangent)]

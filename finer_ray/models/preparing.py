@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from finer_ray.models.classifier import Classifier
+from finer_ray.models.split import Split
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,8 +20,12 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
     - Matrix products and convolutions in float32 are IEEE float32 on a GPU, too, unless `precision` is tf32. (torch
       itself lets cuDNN's convolutions use TF32, with 10 bits of mantissa.) This is a setting of the whole process.
     - CNNs have their channels last on a GPU, as its tensor cores read them.
-    - For bf16 and fp16, weights of linear layers and convolutions are kept in half precision. Autocast would make them
-      so for each batch anew: 0.5 GB of traffic for a ViT-B.
+    - For bf16 and fp16, weights of the trunk's linear layers and convolutions are kept in half precision. Autocast
+      would make them so for each batch anew: 0.5 GB of traffic for a ViT-B.
+    - Keys lose their bias for these two. It adds the same to all of a query's scores, which the softmax drops; where it
+      is large (DINOv2's), half precision would round the rest of the key away.
+    - A ViT's patch embedding stays in float32 on a CPU, where it takes a hundredth of the time: whatever it rounds, all
+      blocks carry on.
 
     Args:
         classifier: is changed itself.
@@ -33,7 +39,10 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
         if classifier.split.convolutional:
             classifier.split.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision in HALVES:
-        _halve(classifier, HALVES[precision])
+        if device.type == "cpu" and not classifier.split.convolutional:
+            _keep_patches_whole(classifier.split)
+        _drop_key_biases(classifier.split)
+        _halve(classifier, HALVES[precision], device)
     return classifier
 
 
@@ -73,10 +82,62 @@ def compiled(trunk: Trunk, mode: Literal[True] | str) -> Trunk:
     return run
 
 
-def _halve(classifier: Classifier, dtype: torch.dtype) -> None:
-    block = classifier.split.block(classifier.transform.size)
-    # The class token's attention is computed in float32 from the last block's own weights, see `OneQuery`.
-    kept = [] if block is None else [block.qkv_weight, block.qkv_bias]
-    for layer in classifier.split.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and not any(layer.weight is weight for weight in kept):
-            layer.to(dtype)
+class InFloat32(nn.Module):
+    """A layer that autocast leaves alone.
+
+    Args:
+        layer: any module of one input, with its weights in float32.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's output, in float32."""
+        with torch.autocast(values.device.type, enabled=False):
+            output: Tensor = self.layer(values)
+        return output
+
+
+def _halve(classifier: Classifier, dtype: torch.dtype, device: torch.device) -> None:
+    split, block = classifier.split, classifier.split.block(classifier.transform.size)
+    layers = _layers_of_trunk(split, torch.zeros((1, 3, *classifier.transform.size), device=device))
+    if block is not None and block.pool == "avg":
+        layers |= {block.out, block.fc1, block.fc2}
+    for layer in layers:
+        layer.to(dtype)
+
+
+@torch.no_grad()
+def _layers_of_trunk(split: Split, image: Tensor) -> set[nn.Module]:
+    """The linear layers and convolutions that an image goes through before the CAM layer."""
+    used: set[nn.Module] = set()
+
+    def note(module: nn.Module, _: object) -> None:
+        # torch's own attention reads the weights of its layer, and does not call it.
+        used.add(module.out_proj if isinstance(module, nn.MultiheadAttention) else module)
+
+    handles = [module.register_forward_pre_hook(note) for module in split.modules()]
+    split.trunk(image)
+    for handle in handles:
+        handle.remove()
+    whole = {module.layer for module in used if isinstance(module, InFloat32)}
+    return {module for module in used - whole if isinstance(module, nn.Linear | nn.Conv2d)}
+
+
+def _drop_key_biases(split: Split) -> None:
+    """Of timm's attention; open_clip's keys are also compared with each other (GEM), where a bias counts."""
+    for module in split.modules():
+        projection: Any = getattr(module, "qkv", None)
+        if type(module) is Attention and isinstance(module.k_norm, nn.Identity) and projection.bias is not None:
+            query, key, value = projection.bias.chunk(3)
+            projection.bias = nn.Parameter(torch.cat([query, torch.zeros_like(key), value]), requires_grad=False)
+
+
+def _keep_patches_whole(split: Split) -> None:
+    """The first convolution, where patches are embedded by one."""
+    convolutions = [path for path, layer in split.named_modules() if isinstance(layer, nn.Conv2d)]
+    for path in convolutions[:1]:
+        parent, _, name = path.rpartition(".")
+        setattr(split.get_submodule(parent), name, InFloat32(split.get_submodule(path)))

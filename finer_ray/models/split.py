@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainBlock, PlainCut
+from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import Attention
 
 
@@ -119,7 +120,7 @@ class Split(nn.Module, ABC):
         if block is not None and residual is not None:
             return PlainCut(block, activation, residual)
         # Clones, because autograd cannot keep what was made under inference mode.
-        leaf = activation.clone().requires_grad_()
+        leaf = wide(activation).clone().requires_grad_()
         beside = None if residual is None else residual.clone()
         with torch.enable_grad():
             embedding = self.tail(leaf, beside)
@@ -132,7 +133,7 @@ class Split(nn.Module, ABC):
         block = self.block((images.shape[2], images.shape[3]))
         if block is not None and residual is not None:
             return PlainCut(block, activation, residual).embedding
-        return self.tail(activation, residual)
+        return self.tail(wide(activation), residual)
 
     def encode(self, images: Tensor) -> Tensor:
         """The embedding, (B, E), with a graph down to the images where gradients are enabled."""

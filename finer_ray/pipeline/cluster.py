@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
@@ -304,6 +305,30 @@ def _stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def joins_others() -> bool:
+    """Whether a job on Ray runs on a cluster that is there already, and not on one of our own on this machine."""
+    return ray.is_initialized() or os.environ.get("RAY_ADDRESS", OUR_OWN) not in ("", OUR_OWN)
+
+
+def on_each_node(question: Callable[[], Any]) -> list[Any]:
+    """A question's answers from the connected cluster's nodes that have CPUs to give, as a task on each."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    ask = ray.remote(num_cpus=0)(_answer)
+    with plain_errors():
+        found: list[Any] = ray.get(
+            [
+                ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote(question)
+                for node in nodes
+            ]
+        )
+    return found
+
+
+def _answer(question: Callable[[], Any]) -> Any:
+    """A question, as a Ray task."""
+    return question()
+
+
 def check_device(compute: ComputeConfig) -> None:
     """Whether the GPUs that are asked for are here, where the work will be; a cluster may yet start nodes with some.
 
@@ -315,7 +340,7 @@ def check_device(compute: ComputeConfig) -> None:
     address = os.environ.get("RAY_ADDRESS") or OUR_OWN
     if not inline and address != OUR_OWN and not ray.is_initialized():
         check_address(address)
-    if compute.device != "cuda" or (not inline and (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))):
+    if compute.device != "cuda" or (not inline and joins_others()):
         return
     needed, found = 1.0 if inline else compute.gpus_per_actor * compute.actors_min, torch.cuda.device_count()
     if found < needed:

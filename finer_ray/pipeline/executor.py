@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import WorkerError
 from finer_ray.pipeline.batch_size import is_lost
-from finer_ray.pipeline.cluster import connected, plain_errors
+from finer_ray.pipeline.cluster import connected, joins_others, on_each_node, plain_errors
 from finer_ray.pipeline.resources import Resources, cluster_resources, own_resources
 from finer_ray.pipeline.source import UnitSource
 from finer_ray.pipeline.stage import LOST, Stage
@@ -54,6 +54,14 @@ class Executor(AbstractContextManager[Any], Protocol):
 
     def resources(self, compute: ComputeConfig) -> Resources:
         """What a job's processes get here."""
+
+    def runs_on_cpus(self, compute: ComputeConfig, check: Callable[[], bool]) -> bool:
+        """Whether a job's model will run on CPUs, and all machines that it may run on pass a check.
+
+        Args:
+            compute: the section of the job's config.
+            check: is called on each of them.
+        """
 
     def share(self, value: Any) -> Shared:
         """An object for processes that use it."""
@@ -109,6 +117,10 @@ class InlineExecutor(ExitStack):
         """One actor, with all of this machine."""
         return own_resources(compute)
 
+    def runs_on_cpus(self, compute: ComputeConfig, check: Callable[[], bool]) -> bool:
+        """Of this machine."""
+        return self.resources(compute).device == "cpu" and check()
+
     def share(self, value: Any) -> LocalObject:
         """The object itself."""
         return LocalObject(value)
@@ -149,6 +161,12 @@ class RayExecutor(ExitStack):
         """Shares of the cluster."""
         self.connect()
         return cluster_resources(compute)
+
+    def runs_on_cpus(self, compute: ComputeConfig, check: Callable[[], bool]) -> bool:
+        """Of the cluster's nodes; a cluster of our own, which is this machine, is not started for it."""
+        if not joins_others():
+            return own_resources(compute).device == "cpu" and check()
+        return self.resources(compute).device == "cpu" and all(on_each_node(check))
 
     def share(self, value: Any) -> StoredObject:
         """A reference to a copy in the object store."""

@@ -12,6 +12,7 @@ from finer_ray.models import build_classifier
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
+from finer_ray.pipeline.precision import with_precision
 from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
 from finer_ray.pipeline.reference_files import with_references
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
@@ -86,6 +87,7 @@ class Run(ExitStack):
         check_saliency(config, self._classifier)
         self._lease = self.enter_context(acquire(folder, config.output.lease_seconds))
         self._executor = self.enter_context(executor_of(config.compute))
+        self._config, self.notes = with_precision(config, self._classifier, self._executor)
         self.enter_context(_lost_lease_first(folder, self._lease))
         return self
 
@@ -97,8 +99,8 @@ class Run(ExitStack):
         if published is not None and planned is None and self._plan_file.manifest is not None:
             clean_up(self._folder, self._plan_file, self._export_file)
         empty = draft(self._config, self._classifier)
-        plan, self.notes = make_plan(self._config, empty, planned, published, self._folder, self._executor.map)
-        self._plan = plan
+        plan, notes = make_plan(self._config, empty, planned, published, self._folder, self._executor.map)
+        self._plan, self.notes = plan, self.notes + notes
         self.left, self._unpublished = units_left(plan, published, self._folder)
         if self._is_current():
             return

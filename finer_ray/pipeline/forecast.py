@@ -10,6 +10,7 @@ from finer_ray.models import Classifier, build_classifier
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import InlineExecutor, executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
+from finer_ray.pipeline.precision import with_precision
 from finer_ray.pipeline.reference_files import with_references
 from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_saliency
@@ -81,6 +82,7 @@ def forecast(config: Config) -> Forecast:
     published = read_manifest(folder, EXPORT)
     planned = pending(read_manifest(folder, PLAN), published)
     with executor_of(config.compute) as executor:
+        config, chosen = with_precision(config, classifier, executor)
         plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, executor.map)
     left, unpublished = units_left(plan, published, folder)
     failures, limit = plan.counts["failures"] + failure_count(folder, unpublished), config.input.max_failures
@@ -91,7 +93,7 @@ def forecast(config: Config) -> Forecast:
         images=plan.images(),
         units_left=len(left),
         images_left=sum(unit.count for unit in left),
-        notes=notes,
+        notes=chosen + notes,
         over_limit=over_limit(folder, failures, plan.images(), limit) if stops else "",
         problems=[f"{e.shard.ref.url}: {e.shard.problem}" for e in plan.shards if e.shard.problem],
     )
