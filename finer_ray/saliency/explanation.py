@@ -71,8 +71,9 @@ def explain(
         spec: maps and references.
         target: (B,) int64 class to explain, or (B, T) several, -1 for none; where None, those that `spec` asks for: the
             predicted class, what `spec.pairs` has for it, or `spec.targets` classes.
-        references: (B, K) int64, or (B, T, K), -1 for none; as the spec says where None, and where `spec.by_image` is
-            set for the rows of (B, K) that hold CHOOSE (see `finer_ray.saliency.selection`).
+        references: (B, K) int64, which serve each target but itself, or (B, T, K), -1 for none; as the spec says where
+            None, and where `spec.by_image` is set for the rows of (B, K) that hold CHOOSE (see
+            `finer_ray.saliency.selection`).
 
     >>> from finer_ray.config.schema import ModelConfig
     >>> from finer_ray.models import build_classifier
