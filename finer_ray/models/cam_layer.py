@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finer_ray.config.messages import nearest
 from finer_ray.models.cells import cells
+from finer_ray.models.cut import Cut
 from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.split import Split, Unsupported
 
@@ -80,9 +81,9 @@ def _final_layer(split: Split, images: Tensor) -> str:
     return found[-1]
 
 
-def _derivative(split: Split, images: Tensor) -> Tensor:
+def _derivative(split: HookedSplit, images: Tensor) -> Tensor:
     """Of the same random combination of the embedding for both images, by all that the layer gives."""
-    cut = split.cut(images)
+    cut: Cut = split.cut(images)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(cut.embedding.shape[1], generator=generator, dtype=cut.embedding.dtype)
     return cut.leaf_gradient(direction.expand(len(images), -1))

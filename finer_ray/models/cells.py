@@ -45,7 +45,8 @@ def prefix_tokens(count: int, size: tuple[int, int], usual: int) -> int | None:
         The usual number, none, or the smallest that leaves a grid of exactly the images' aspect; else the usual number
         if it leaves one of about that aspect; else None.
     """
-    for prefix in (usual, *range(MOST_PREFIX + 1)):
+    tried: list[int] = [usual, *range(MOST_PREFIX + 1)]
+    for prefix in tried:
         grid = token_grid(count - prefix, size) if prefix < count else None
         if grid is not None and grid[0] * size[1] == grid[1] * size[0]:
             return prefix

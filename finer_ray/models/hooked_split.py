@@ -165,14 +165,15 @@ class HookedSplit(Split):
     def side_stream(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
         """As `Split.side_stream`."""
         (beside,) = self._beside
-        return (beside or super()).side_stream(images, attention, blocks)
+        stream = super().side_stream if beside is None else beside.side_stream
+        return stream(images, attention, blocks)
 
     def _run(self, images: Tensor, replace: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The embedding, (B, E)."""
         current = Pass(self, replace)
         token = PASS.set(current)
         try:
-            output = self(images)
+            output: Tensor = self(images)
         finally:
             PASS.reset(token)
         if replace is not None and current.met != 1:

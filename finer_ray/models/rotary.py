@@ -49,20 +49,22 @@ class RotaryOneQuery(OneQuery):
         spread = query[:, :, None].expand_as(keys)
         # What each key is multiplied with before it is turned.
         self._read = torch.cat([spread[:, :, : self._prefix], self._rotation.back(spread[:, :, self._prefix :])], dim=2)
-        return (self._read * keys).sum(-1)
+        scores: Tensor = (self._read * keys).sum(-1)
+        return scores
 
     def mean_gradient(self, cotangent: Tensor, images: slice) -> Tensor:
         """As `OneQuery.mean_gradient`."""
         share, scores, read, value = self._patches(cotangent, images)
         keys = torch.einsum("bjhn,bhnd->bjhd", scores, read).flatten(2)
-        total = torch.einsum("bh,bjhc->bjc", share.sum(-1), value) + keys @ self._key.flatten(0, 1)
+        total: Tensor = torch.einsum("bh,bjhc->bjc", share.sum(-1), value) + keys @ self._key.flatten(0, 1)
         return total / share.shape[2]
 
     def gradient(self, cotangent: Tensor, images: slice) -> Tensor:
         """As `OneQuery.gradient`."""
         share, scores, read, value = self._patches(cotangent, images)
         keys = (scores[..., None] * read[:, None]).transpose(2, 3).flatten(3)
-        return torch.einsum("bhn,bjhc->bjnc", share, value) + keys @ self._key.flatten(0, 1)
+        gradient: Tensor = torch.einsum("bhn,bjhc->bjnc", share, value) + keys @ self._key.flatten(0, 1)
+        return gradient
 
     def _patches(self, cotangent: Tensor, images: slice) -> tuple[Tensor, ...]:
         """Of the patch tokens: the softmax (b, H, N), its cotangent (b, J, H, N) and what reads the keys (b, H, N, d);

@@ -201,7 +201,8 @@ def _rotation(rope: Tensor, half: bool) -> Rotation:
 def _gated(mlp: GluMlp, before: Tensor) -> Tensor:
     """What timm's GluMlp makes of the outputs of its first layer."""
     first, second = before.chunk(2, dim=-1)
-    return first * mlp.act(second) if mlp.gate_last else mlp.act(first) * second
+    after: Tensor = first * mlp.act(second) if mlp.gate_last else mlp.act(first) * second
+    return after
 
 
 class TimmCNN(MapSplit):
