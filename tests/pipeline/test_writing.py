@@ -31,6 +31,7 @@ def explained(label: int | None, probability: float = 0.25, **scores: Any) -> pa
         "input_height": [4, None],
         "view": [[0.0, 0.0, 4.0, 4.0], None],
         "region_kind": ["box", None],
+        "columns": ['{"sex": "f", "age": 3}', '{"sex": "m", "age": 0.5}'],
         "stage": [None, "decode"],
         "error": [None, "no image"],
     }
@@ -67,6 +68,8 @@ def test_what_is_not_known_is_null() -> None:
     (image,) = tables["images"].to_pylist()
     assert (image["label"], image["probability"], image["references"]) == (None, None, [3, -1])
     assert image["reference_logits"] == [0.5, None]
+    # Of the failed image, whose age would make a float of it, nothing.
+    assert (image["sex"], image["age"], tables["images"].schema.field("age").type) == ("f", 3, pa.int64())
     first, second = tables["metrics"].to_pylist()
     assert (first["deletion_auc"], second["deletion_auc"]) == (0.5, None)
     assert first["insertion_auc"] is None
