@@ -65,7 +65,14 @@ def build(config: ModelConfig, classes: tuple[str, ...], concepts: tuple[str, ..
     data = {**asdict(PreprocessCfg()), "crop_pct": 1.0, **open_clip.get_model_preprocess_cfg(model)}
     transform = transform_of(config, data, data["size"], "resize_mode", MODES)
     identity, sources = (folder.identity, folder.repository.sources) if folder else ("", {})
-    return Backbone(split_openclip(model.visual), transform, **heads, identity=identity, sources=sources)
+    return Backbone(
+        split_openclip(model.visual),
+        transform,
+        heads.get("head"),
+        heads.get("concepts"),
+        identity=identity,
+        sources=sources,
+    )
 
 
 def text_head(model: Any, tokenizer: Any, names: tuple[str, ...], templates: list[str]) -> LinearHead:

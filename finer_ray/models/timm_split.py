@@ -256,9 +256,10 @@ def _patch(model: Any, layer: str) -> tuple[int, int] | None:
     """The patch of a ViT of one row of blocks, by its line of `TOKEN_LAYERS`; None of a hierarchical one."""
     if isinstance(model, Hiera) or not layer.startswith(("blocks.-1.norm", "blocks_token_only", "cls_attn_blocks")):
         return None
-    embedding = model.embeds if hasattr(model, "embeds") else model.patch_embed
-    size = embedding.patch_size
-    return (size, size) if isinstance(size, int) else tuple(size)
+    names = ("patch_embed", "embeds", "stem", "pixel_embed")
+    embedding = next(getattr(model, name) for name in names if hasattr(model, name))
+    size = getattr(embedding, "patch_size", None)
+    return (size, size) if isinstance(size, int) else None if size is None else tuple(size)
 
 
 def classifiers(model: Any) -> tuple[nn.Module, ...]:

@@ -137,7 +137,8 @@ def _sketch(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     """A module's name in a model."""
-    return next(name for name, module in model.named_modules() if module is wanted)
+    found: str = next(name for name, module in model.named_modules() if module is wanted)
+    return found
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -161,7 +161,8 @@ def _identity(model: Any, found: Repository) -> str:
 def _embedding(output: Any) -> Tensor:
     """The image's embedding in a model's output: the projected one, the pooled one, or the class token."""
     for name in ("image_embeds", "pooler_output"):
-        if (found := output.get(name)) is not None:
+        found: Tensor | None = output.get(name)
+        if found is not None:
             return found.flatten(1)
     tokens: Tensor = output.last_hidden_state
     return tokens[:, 0]
@@ -179,7 +180,7 @@ def _classifiers(model: Any) -> list[nn.Linear]:
 def _head(linears: list[nn.Linear]) -> LinearHead:
     """The head; of two classifiers the mean of their logits."""
     weight = torch.cat([linear.weight for linear in linears], dim=1) / len(linears)
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     return LinearHead(weight, torch.stack(biases).mean(0) if biases else None)
 
 

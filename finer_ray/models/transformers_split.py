@@ -88,7 +88,8 @@ class TransformersViT(TransformersSplit):
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """As `Split.embed`."""
-        return self.cut(images).embedding
+        cut: Cut = self.cut(images)
+        return cut.embedding
 
     def _caught(self, images: Tensor) -> list[Tensor]:
         """Input and output of the CAM layer, at which the forward pass ends."""
@@ -169,7 +170,7 @@ def _scale(layer: Any, number: int) -> Tensor | None:
 def _layer(model: nn.Module, kind: str) -> str:
     """The name of the CAM layer."""
     pattern = re.compile(rf"(.*\.)?{LAYERS.get(kind, FIRST_NORM)}")
-    names = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    names: list[str] = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     if not names:
         raise Unsupported(f"a model of type {kind!r}")
     return names[-1]

@@ -93,7 +93,7 @@ def test_heads_tell_classes_apart_that_half_precision_does_not(dtype: torch.dtyp
 
 def test_the_class_tokens_last_block_is_in_float32() -> None:
     classifier = vit()
-    block = classifier.split.block()
+    block = classifier.split.block(classifier.transform.size)
     assert block is not None
     activation, residual = classifier.split.trunk(noise(classifier))
     cotangent = torch.randn((3, 4, classifier.embedding_size), generator=torch.Generator().manual_seed(2))

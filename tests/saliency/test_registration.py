@@ -112,9 +112,16 @@ def test_pooled_and_drawn_a_spot_stays_where_it_is(offset: float) -> None:
         assert max(abs(place - centre) for place in peak) <= 0.5
 
 
-def looking_at(places: torch.Tensor) -> object:
+class LookingAt:
     """A model whose logits are the brightness of some pixels."""
-    return lambda images: images[:, 0, places[:, 0], places[:, 1]]
+
+    activation = "softmax"
+
+    def __init__(self, places: torch.Tensor) -> None:
+        self.places, self.class_count = places, len(places)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0, self.places[:, 0], self.places[:, 1]]
 
 
 def test_rise_finds_a_pixel_where_it_is() -> None:
@@ -122,7 +129,7 @@ def test_rise_finds_a_pixel_where_it_is() -> None:
     places = torch.tensor([[80, 144], [0, 0]])
     images, classes = torch.full((1, 3, 224, 224), 5.0), torch.tensor([[0, 1]])
     here = Registration((-16.0, -16.0), (32.0, 32.0))
-    args = (looking_at(places), images, classes, 2, (7, 7), Rise(masks=600), 2**26)
+    args = (LookingAt(places), images, classes, (7, 7), Rise(masks=600), 2**26)
     maps = rise_basis(*args, here)[:, :1]
     peak = divmod(int(draw(maps, (224, 224), here).argmax()), 224)
     assert max(abs(a - b) for a, b in zip(peak, (80, 144), strict=True)) <= 8

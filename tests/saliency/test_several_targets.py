@@ -58,14 +58,14 @@ def test_one_forward_pass_and_each_class_once_through_the_tail() -> None:
     x = images(model, 2)
     spec = SaliencySpec((MapSpec("g"), MapSpec("l", "layercam", 0.6)), targets=4)
     sent: list[int] = []
-    back = Cut._product
+    back = Cut.leaf_gradient
 
     def counted(cut: Cut, cotangent: Tensor) -> Tensor:
         sent.append(len(cotangent))
         return back(cut, cotangent)
 
     with (
-        mock.patch.object(Cut, "_product", counted),
+        mock.patch.object(Cut, "leaf_gradient", counted),
         mock.patch.object(model.split, "trunk", wraps=model.split.trunk) as trunk,
     ):
         found = explain(model, x, spec)
