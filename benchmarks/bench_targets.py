@@ -62,7 +62,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    record = {
+    record: dict[str, Any] = {
         "batch": BATCH,
         "rounds": ROUNDS,
         "machine": {"processor": platform.machine(), "threads": 1, "torch": torch.__version__},
