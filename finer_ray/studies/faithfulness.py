@@ -170,7 +170,7 @@ def _maps(export: Export, rows: np.ndarray, name: str) -> Tensor:
 
 def _native(export: Export) -> bool:
     """Whether photos have sizes of their own."""
-    return bool(export.manifest.transform["resize"] == "native")
+    return bool(export.manifest.transform.get("resize") == "native")
 
 
 def _windows(made: Export, text: Export, part: pa.Table) -> tuple[Tensor, Tensor]:

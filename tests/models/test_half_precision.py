@@ -107,7 +107,7 @@ def test_the_class_tokens_last_block_is_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         for ours, theirs in zip(results(), expected, strict=True):
             assert torch.equal(ours, theirs)
-    prepared = prepare(vit(), CPU, "bf16").split.block()
+    prepared = prepare(vit(), CPU, "bf16").split.block((64, 64))
     assert prepared is not None
     assert {layer.weight.dtype for layer in (prepared.out, prepared.fc1, prepared.fc2)} == {torch.float32}
 

@@ -193,5 +193,6 @@ def test_a_list_and_a_mapping_are_the_same_job_and_none_is_what_it_was(job: Job)
     assert one.fingerprint() == two.fingerprint() != job("a.tar").fingerprint()
     assert job("a.tar", input={"columns": []}).fingerprint() == job("a.tar").fingerprint()
     # As of the version before there were columns.
-    plain = job("x.tar", model={"image_size": None}, output={"rows_per_unit": 512, "rows_per_chunk": 32})
+    before = {"output": {"rows_per_unit": 512, "rows_per_chunk": 32}, "saliency": {"registration": "stretch"}}
+    plain = job("x.tar", model={"image_size": None}, **before)
     assert plain.fingerprint() == "62bbb089129d9343"

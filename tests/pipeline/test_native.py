@@ -26,6 +26,7 @@ from finer_ray.report.image_figure import draw_image
 from finer_ray.report.photos import read_rows
 from finer_ray.report.site import write_report
 from finer_ray.saliency import explain
+from finer_ray.saliency.registration import draw
 from finer_ray.store.grids import own_grids
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
@@ -74,7 +75,7 @@ def test_each_photo_is_explained_at_its_own_size(backbone: str, tmp_path: Path, 
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.transform.mean, model.transform.std))
     step = 16 if backbone == "timm:test_vit" else 32
     metrics = {(line["row"], line["map"]): line["localisation"] for line in made.metrics.to_pylist()}
-    shapes = set()
+    shapes, registration = set(), made.manifest.layout.registration
     for line, (row, decoded) in zip(made.images.to_pylist(), photos_of(made).items(), strict=True):
         shape = decoded.image.shape[:2]
         shapes.add(shape)
@@ -99,9 +100,9 @@ def test_each_photo_is_explained_at_its_own_size(backbone: str, tmp_path: Path, 
             # Beyond its own grid there is nothing; brought to the photo's size, nothing of that is seen.
             assert np.isnan(found[height:]).all()
             assert np.isnan(found[:, width:]).all()
-            large = torch.nn.functional.interpolate(alone.maps[:, [place]], size=(90, 70), mode="bilinear")[0, 0]
+            large = draw(alone.maps[0, place], (90, 70), registration, shape)
             np.testing.assert_allclose(made.maps([row], name, size=(90, 70))[0], large, rtol=0, atol=tolerance)
-            share = localisation(alone.maps[:, [place]], torch.from_numpy(decoded.region)[None])
+            share = localisation(alone.maps[:, [place]], torch.from_numpy(decoded.region)[None], registration)
             np.testing.assert_allclose(metrics[row, name] or np.nan, share[0, 0], rtol=2e-3)
     assert len(shapes) > 5
 

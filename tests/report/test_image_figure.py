@@ -123,7 +123,10 @@ def test_without_sql_it_says_what_there_is_and_its_examples_work(demo_like: Path
         ("SELECT nothing FROM images", 'Referenced column "nothing" not found'),
         ("SELEC 1", "syntax error"),
         ("SELECT error(key) FROM images", "p000"),
-        ("FROM read_text('/etc/hostname')", "reads the tables images, metrics, classes, failures, similarity, names"),
+        (
+            "FROM read_text('/etc/hostname')",
+            "reads the tables images, metrics, classes, failures, similarity, targets, target_metrics, names",
+        ),
         ("SET threads = 1", "locked"),
         ("/* nothing */", "no statement"),
     ],

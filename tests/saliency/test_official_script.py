@@ -6,6 +6,7 @@ logits, and explained by the library's Grad-CAM.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def rescaled(maps: NDArray[Any]) -> NDArray[Any]:
 def theirs(model: Classifier, name: str, x: Tensor, method: Any, each: list[dict[str, Any]]) -> NDArray[Any]:
     """Image by image, as the script does."""
     whole, found = Whole(model), []
-    reshape = model.split.grid if name in TOKENS else None
+    reshape = partial(model.split.grid, size=model.transform.size) if name in TOKENS else None
     for place, options in enumerate(each):
         with method(whole, [layer_of(model, name)], reshape) as cam:
             found.append(np.asarray(cam(x[place : place + 1], **options))[0])

@@ -52,7 +52,8 @@ def test_the_study(tmp_path: Path, job: Job) -> None:
     images = (torch.from_numpy(np.stack([d.image for d in decoded])).permute(0, 3, 1, 2).float() / 255 - mean) / std
     regions = torch.from_numpy(np.stack([d.region for d in decoded if d.region is not None]))
     maps = (MapSpec("gradcam"), *(MapSpec(name, "gradcam", 0.8, name) for name in AGGREGATIONS))
-    values = localisation(explain(model, images, SaliencySpec(maps, 2)).maps, regions).double().numpy()
+    found = explain(model, images, SaliencySpec(maps, 2)).maps
+    values = localisation(found, regions, made.manifest.layout.registration).double().numpy()
     lines = {
         (line["map"], line["metric"]): line for line in pq.read_table(tmp_path / "s/aggregation.parquet").to_pylist()
     }
