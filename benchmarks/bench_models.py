@@ -12,15 +12,20 @@ gets.
 import gc
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub.constants
+import open_clip
 import torch
+import torchvision
+import transformers
 from open_clip import hf_model
 from torch import Tensor
-from transformers import XLMRobertaConfig
 
 from finer_ray.config.schema import ModelConfig
 from finer_ray.errors import ConfigError
@@ -28,9 +33,9 @@ from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.plain_block import PlainCut
-from finer_ray.models.split import MapSplit, TokenSplit
-from finer_ray.models.timm_split import native_head
+from finer_ray.models.split import MapSplit, Split, TokenSplit
 from finer_ray.saliency import SaliencySpec, explain
+from tests.models.hub_cache import lay_out
 
 RESULTS, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- benchmarks/bench_models.py writes from here -->", "<!-- to here -->"
@@ -102,7 +107,40 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("open_clip:MobileCLIP2-S0", BARE),
     ("open_clip:ViTamin-S", BARE),
     ("open_clip:xlm-roberta-base-ViT-B-32", BARE),
+    ("open_clip:hf-hub:imageomics/bioclip", BARE),
+    ("timm:hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", {"image_size": 128}),
+    ("torchvision:resnet50", {"image_size": 128}),
+    ("torchvision:efficientnet_b0", {"image_size": 128}),
+    ("torchvision:convnext_tiny", {"image_size": 128}),
+    ("torchvision:swin_t", {"image_size": 128}),
+    ("torchvision:vit_b_16", {"image_size": 128}),
+    ("torchvision:vgg16", {"image_size": 64}),
+    ("torchvision:googlenet", {"image_size": 128}),
+    ("transformers:google/vit-base-patch16-224", {"image_size": 128}),
+    ("transformers:facebook/dinov2-base", {"image_size": 140, **BARE}),
+    ("transformers:facebook/dinov2-with-registers-base", {"image_size": 140, **BARE}),
+    ("transformers:facebook/dinov3-vits16-pretrain-lvd1689m", {"image_size": 128, **BARE}),
+    ("transformers:microsoft/beit-base-patch16-224", {}),
+    ("transformers:openai/clip-vit-base-patch32", {"image_size": 128, **BARE}),
+    ("transformers:google/siglip-base-patch16-224", {"image_size": 128, **BARE}),
+    ("transformers:microsoft/swin-tiny-patch4-window7-224", {}),
+    ("transformers:facebook/convnext-tiny-224", {"image_size": 128}),
+    ("transformers:microsoft/resnet-50", {"image_size": 128}),
 ]
+# What repositories of transformers' hold, which nothing here fetches: the model's class, and what its config says other
+# than the class's own default.
+REPOSITORIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "google/vit-base-patch16-224": ("ViTForImageClassification", {}),
+    "facebook/dinov2-base": ("Dinov2Model", {"image_size": 518, "patch_size": 14}),
+    "facebook/dinov2-with-registers-base": ("Dinov2WithRegistersModel", {"image_size": 518, "patch_size": 14}),
+    "facebook/dinov3-vits16-pretrain-lvd1689m": ("DINOv3ViTModel", {"num_register_tokens": 4}),
+    "microsoft/beit-base-patch16-224": ("BeitForImageClassification", {"use_relative_position_bias": True}),
+    "openai/clip-vit-base-patch32": ("CLIPModel", {}),
+    "google/siglip-base-patch16-224": ("SiglipModel", {}),
+    "microsoft/swin-tiny-patch4-window7-224": ("SwinForImageClassification", {}),
+    "facebook/convnext-tiny-224": ("ConvNextForImageClassification", {}),
+    "microsoft/resnet-50": ("ResNetForImageClassification", {}),
+}
 
 
 def line_of(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,9 +172,7 @@ def _measured(model: Classifier, head: str) -> dict[str, Any]:
     x = torch.randn((1, 3, *model.transform.size), generator=torch.Generator().manual_seed(1)).to(dtype)
     if head == "native":
         # Its weights have been drawn.
-        own = native_head(model.split.encoder)
-        assert own is not None
-        model.head = own.to(dtype)
+        model.head = _drawn_head(model.split).to(dtype)
     found = explain(model, x, SaliencySpec(references=1))
     classes = torch.cat([found.target[:, None], found.references], dim=1)[0]
     layer, expected = _by_autograd(model, x, classes, head == "native")
@@ -150,9 +186,16 @@ def _measured(model: Classifier, head: str) -> dict[str, Any]:
     }
 
 
+def _drawn_head(split: Split) -> LinearHead:
+    """The library's own classifier as it is now; of two the mean."""
+    layers: Any = split.classifiers
+    weight = torch.cat([layer.weight.flatten(1) for layer in layers], dim=1) / len(layers)
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    return LinearHead(weight, torch.stack(biases).mean(0) if biases else None)
+
+
 def _by_autograd(model: Classifier, x: Tensor, classes: Tensor, native: bool) -> tuple[str, Tensor]:
     """The CAM layer's name and the basis, (1, J, h, w), by the library's own forward and backward."""
-    encoder: Any = model.split.encoder
     kept: list[Tensor] = []
 
     def keep(*given: Any) -> Any:
@@ -162,9 +205,8 @@ def _by_autograd(model: Classifier, x: Tensor, classes: Tensor, native: bool) ->
         return (kept[0].clone(), *output[1:]) if isinstance(output, tuple) else output.clone()
 
     name, restore = _keep_layer(model, keep)
-    output = encoder(x.clone().requires_grad_())
+    output = model.split(x.clone().requires_grad_())
     restore()
-    output = output[0] if isinstance(output, tuple) else output
     logits = output if native else model.head(output)
     gradients = [torch.autograd.grad(logits[0, index], kept[0], retain_graph=True)[0] for index in classes]
     activation, *slopes = (model.split.grid(values.detach(), model.transform.size) for values in (kept[0], *gradients))
@@ -179,6 +221,8 @@ def _keep_layer(model: Classifier, keep: Callable[..., Any]) -> tuple[str, Calla
     inside, where = (encoder.trunk, "trunk.") if hasattr(encoder, "trunk") else (encoder, "")
     if isinstance(split, HookedSplit):
         name = split.layer
+    elif isinstance(encoder, torchvision.models.VisionTransformer):
+        name = f"encoder.layers.encoder_layer_{len(encoder.encoder.layers) - 1}.ln_1"
     elif hasattr(encoder, "transformer"):
         name = f"transformer.resblocks.{len(encoder.transformer.resblocks) - 1}.ln_1"
     elif hasattr(encoder, "attnpool"):
@@ -209,13 +253,34 @@ def page_of(lines: list[dict[str, Any]]) -> str:
 
 def _without_texts() -> None:
     """XLM-RoBERTa's config is on the hub; the text tower, which plays no part here, becomes a small one."""
-    small = XLMRobertaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    hf_model.AutoConfig.from_pretrained = lambda *_given, **_options: small
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    small = transformers.XLMRobertaConfig(**sizes)
+    # open_clip's name for it, not transformers' own, which other lines need.
+    vars(hf_model)["AutoConfig"] = SimpleNamespace(from_pretrained=lambda *_given, **_options: small)
+
+
+def _lay_out_hub(cache: Path) -> None:
+    """Configs of repositories as the hub's cache holds them, for a process that is offline."""
+    huggingface_hub.constants.HF_HUB_CACHE, huggingface_hub.constants.HF_HUB_OFFLINE = str(cache), True
+    for name, (kind, settings) in REPOSITORIES.items():
+        config = getattr(transformers, kind).config_class(**settings)
+        tree = {**config.to_dict(), "architectures": [kind]}
+        lay_out(cache, name, {"config.json": json.dumps(tree).encode()})
+    clip = {"model_cfg": open_clip.get_model_config("ViT-B-16"), "preprocess_cfg": {}}
+    lay_out(cache, "imageomics/bioclip", {"open_clip_config.json": json.dumps(clip).encode()})
+    vit = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"input_size": [3, 224, 224]}}
+    lay_out(cache, "timm/vit_tiny_patch16_224.augreg_in21k", {"config.json": json.dumps(vit).encode()})
 
 
 def main(names: list[str]) -> None:
     """Measure, and write."""
     _without_texts()
+    with tempfile.TemporaryDirectory() as cache:
+        _lay_out_hub(Path(cache))
+        _measure_all(names)
+
+
+def _measure_all(names: list[str]) -> None:
     keys = [json.dumps([backbone, options]) for backbone, options in MODELS]
     known = json.loads(RESULTS.read_text())["lines"] if names and RESULTS.exists() else {}
     start = time.monotonic()
