@@ -223,7 +223,7 @@ def test_cells_of_the_final_layer_add_up_to_the_logit(
         ("timm:test_vit", {}, "final", r"no logit depends .*class token.*model\.pool: avg"),
         ("timm:test_vit", {}, "head", r"no map or row of tokens .*choose a block"),
         ("timm:test_vit", {}, "blocks.3.attn.q_norm", r"no map or row of tokens"),
-        ("timm:test_efficientnet", {}, "blocks.2.0.se.conv_expand", r"has a single cell"),
+        ("timm:test_efficientnet", {}, "blocks.4.0.se.conv_expand", r"has a single cell"),
         ("timm:test_resnet", {}, "global_pool", r"no map or row of tokens"),
         (
             "timm:vit_small_patch16_dinov3",

@@ -22,8 +22,8 @@ from finer_ray.images.transform import Transform
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.classes import ClassNames
 from finer_ray.models.head import LinearHead
-from finer_ray.models.torchvision_split import split_torchvision
 from finer_ray.models.preparing import autocast, prepare
+from finer_ray.models.torchvision_split import split_torchvision
 from finer_ray.models.transformers_split import TransformersViT
 from tests.conftest import photo
 
