@@ -371,3 +371,11 @@ def test_half_precision_is_near_float32(backbone: str, options: dict[str, Any], 
     assert found.dtype == torch.float32
     assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98
     assert halved.split.convolutional == ("resnet" in backbone)
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_convnext", "timm:test_vit"])
+def test_an_encoder_is_laid_out_alike_at_any_layer(backbone: str) -> None:
+    """Half of a ConvNeXt's layers are linear."""
+    layer = "stages.1" if backbone.endswith("convnext") else "patch_embed"
+    found, usual = (built(backbone, image_size=64, **options) for options in ({"cam_layer": layer}, {}))
+    assert found.split.convolutional == usual.split.convolutional == backbone.endswith("convnext")
