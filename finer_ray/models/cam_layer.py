@@ -46,6 +46,8 @@ def split_at(split: Split, layer: str, images: Tensor) -> Split:
     found = HookedSplit(split.encoder, name, split.classifiers, *shape, beside=split)
     whole = _derivative(found, images)
     derivative = found.grid(whole, (images.shape[2], images.shape[3]))
+    if derivative.shape[2:].numel() == 1:
+        raise Unsupported(f"the output of {name!r} has a single cell, which shows nothing: choose an earlier layer")
     if whole.any() and not derivative.any():
         raise Unsupported(
             f"no logit depends on the cells of {name!r} (after the last block a class token alone is pooled): choose "
@@ -63,7 +65,8 @@ def _final_layer(split: Split, images: Tensor) -> str:
 
     def look(name: str, output: Any) -> None:
         whole = isinstance(output, Tensor) and len(output) == len(images)
-        if whole and cells(output, size, split.prefix, split.channels_last) is not None:
+        grid = cells(output, size, split.prefix, split.channels_last) if whole else None
+        if grid is not None and grid.shape[2:].numel() > 1:
             found.append(name)
 
     hooks = [

@@ -63,7 +63,7 @@ def cells(values: Tensor, size: tuple[int, int], prefix: int = 0, channels_last:
         channels_last: of a map that could be read in both ways.
 
     Returns:
-        None where there is no such grid, or one of a single cell.
+        None where there is no such grid.
     """
     if values.ndim == 3:
         first = prefix_tokens(values.shape[1], size, prefix)
@@ -76,7 +76,7 @@ def cells(values: Tensor, size: tuple[int, int], prefix: int = 0, channels_last:
         found = min(fitting, key=lambda way: _misfit(way.shape[2:], size), default=None)
     else:
         found = None
-    return None if found is None or found.shape[2:].numel() == 1 else found
+    return found
 
 
 def _fits(grid: Sequence[int], size: tuple[int, int]) -> bool:

@@ -79,7 +79,8 @@ class HookedSplit(Split):
         super().__init__(encoder, classifiers)
         self.layer, self.prefix, self.channels_last, self.patch = layer, prefix, channels_last, patch
         layers = [module for module in encoder.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-        self.convolutional = 2 * sum(isinstance(module, nn.Conv2d) for module in layers) > len(layers)
+        mostly = 2 * sum(isinstance(module, nn.Conv2d) for module in layers) > len(layers)
+        self.convolutional = mostly if beside is None else beside.convolutional
         # In a tuple, because the parameters already stand in the module tree under `encoder`.
         self._beside = (beside,)
         encoder.get_submodule(layer).register_forward_hook(self._meet)

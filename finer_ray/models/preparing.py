@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from finer_ray.models.classifier import Classifier
 from finer_ray.models.split import Split
@@ -93,6 +94,11 @@ class InFloat32(nn.Module):
         super().__init__()
         self.layer = layer
 
+    @property
+    def weight(self) -> Any:
+        """The layer's; transformers asks for its dtype."""
+        return self.layer.weight
+
     def forward(self, values: Tensor) -> Tensor:
         """The layer's output, in float32."""
         with torch.autocast(values.device.type, enabled=False):
@@ -118,10 +124,11 @@ def _layers_of_trunk(split: Split, image: Tensor) -> set[nn.Module]:
         # torch's own attention reads the weights of its layer, and does not call it.
         used.add(module.out_proj if isinstance(module, nn.MultiheadAttention) else module)
 
-    handles = [module.register_forward_pre_hook(note) for module in split.modules()]
-    split.trunk(image)
-    for handle in handles:
-        handle.remove()
+    # Not one of each module's own: in another process than the one that made a split, torch would number them from 0
+    # again, and put them in the place of the split's hooks.
+    with register_module_forward_pre_hook(note):
+        split.trunk(image)
+    used &= set(split.modules())
     whole = {module.layer for module in used if isinstance(module, InFloat32)}
     return {module for module in used - whole if isinstance(module, nn.Linear | nn.Conv2d)}
 

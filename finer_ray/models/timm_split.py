@@ -254,7 +254,8 @@ def split_timm(model: Any) -> Split:
 
 def _patch(model: Any, layer: str) -> tuple[int, int] | None:
     """The patch of a ViT of one row of blocks, by its line of `TOKEN_LAYERS`; None of a hierarchical one."""
-    if isinstance(model, Hiera) or not layer.startswith(("blocks.-1.norm", "blocks_token_only", "cls_attn_blocks")):
+    # XCiT's convolutions overlap, so that no patch is a token's own.
+    if isinstance(model, Hiera) or not layer.startswith(("blocks.-1.norm", "blocks_token_only")):
         return None
     names = ("patch_embed", "embeds", "stem", "pixel_embed")
     embedding = next(getattr(model, name) for name in names if hasattr(model, name))

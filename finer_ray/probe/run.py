@@ -27,7 +27,10 @@ from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
 
 # Settings of a backbone's section that may differ between a config and an export that holds its embeddings.
-FREE = {"weights", "match", "seed", "head", "classes", "templates", "concepts"}
+FREE = {
+    *("weights", "match", "seed", "head", "head_scale", "classes", "templates", "concepts"),
+    *("activation", "cam_layer"),
+}
 PACKAGES = ("torch", "timm", "open_clip_torch")
 
 

@@ -26,10 +26,14 @@ def on_photo(
         registration: of the maps; None: the grid stretched over the input.
 
     Returns:
-        n arrays (height, width); NaN where the model did not see the photo, because it was cropped there.
+        n arrays (height, width); NaN where the model did not see the photo, because it was cropped there, and all of a
+        map that is not there.
     """
     placed = []
     for own, grid, (width, height) in zip(maps, own_grids(maps), sizes, strict=True):
+        if not grid.all():
+            placed.append(np.full((height, width), np.nan, maps.dtype))
+            continue
         size = transform.shape(width, height)
         own = own[: grid[0], : grid[1]]
         here = registration or Registration.stretched(size, own.shape)

@@ -157,8 +157,8 @@ class Export:
             raise ExportError(f"the export has no map {name!r}; it has {', '.join(names)}")
         number = names.index(name)
         rows = self._rows(rows)
-        stored = self._stored("maps", target, rows, number).astype(np.float32)
-        maps = stored * self._stored("maps_scale", target, rows, number)[:, None, None]
+        stored = self.stored("maps", rows, target, number).astype(np.float32)
+        maps = stored * self.stored("maps_scale", rows, target, number)[:, None, None]
         if place == "photo":
             transform = Transform(**self.manifest.transform)
             placed = on_photo(maps, self._sizes(rows), transform, self.manifest.layout.registration)
@@ -221,8 +221,8 @@ class Export:
         """The contrast basis M_j, (n, 1+K, h, w) float32, of one of the targets: itself, then its references. NaN as of
         `maps`."""
         rows = self._rows(rows)
-        stored = self._stored("basis", target, rows).astype(np.float32)
-        return torch.from_numpy(stored * self._stored("basis_scale", target, rows)[:, None, None, None])
+        stored = self.stored("basis", rows, target).astype(np.float32)
+        return torch.from_numpy(stored * self.stored("basis_scale", rows, target)[:, None, None, None])
 
     def embedding(self, rows: Rows) -> NDArray[np.float16]:
         """Embeddings, (n, E) float16. Raises ExportError where they were not stored."""
@@ -241,14 +241,27 @@ class Export:
         values = np.array([table.get(row, none) for row in rows.tolist()], dtype=np.float32)
         return torch.from_numpy(values.reshape(len(rows), len(none)))
 
-    def _stored(self, name: str, target: int, rows: NDArray[np.int64], *places: int) -> NDArray[Any]:
-        """Some rows of an array, of one target. Raises ExportError where there is no such target."""
+    def stored(self, name: str, rows: Rows, target: int = 0, *places: int) -> NDArray[Any]:
+        """Rows of an array as they are stored, of one of the targets.
+
+        Args:
+            name: of the array.
+            rows: n rows of `images`, in any order.
+            target: as of `maps`; nothing to arrays that have no axis of targets.
+            places: along the axes behind that.
+
+        Returns:
+            (n, ...), without the axis of targets.
+
+        Raises:
+            ExportError: no such target. IndexError: a row out of range.
+        """
         layout = self.manifest.layout
         if not 0 <= target < layout.targets:
             known = "one target, 0" if layout.targets == 1 else f"targets 0 to {layout.targets - 1}"
             raise ExportError(f"the export has no target {target} of its images; it has {known}")
         where = (target, *places) if "target" in layout.axes(name) else places
-        stored: NDArray[Any] = self.tensors[name].oindex[rows, *where]
+        stored: NDArray[Any] = self.tensors[name].oindex[self._rows(rows), *where]
         return stored
 
     def _drawn(self, maps: NDArray[np.float32], size: tuple[int, int] | None) -> NDArray[np.float32]:

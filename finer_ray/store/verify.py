@@ -120,7 +120,8 @@ def _tensors(export: Export) -> Iterator[str]:
 
 
 def _settled(values: np.ndarray) -> np.ndarray:
-    """Maps (n, k, h, w); beyond the grid of each row's first one 0 where NaN stands, as it should, and else NaN."""
+    """Maps (n, ..., h, w); beyond the grid of each row's first one 0 where NaN stands, as it should, and else NaN."""
+    values = values.reshape(len(values), -1, *values.shape[-2:])
     grids = own_grids(values[:, 0])
     down, across = np.ogrid[: values.shape[2], : values.shape[3]]
     inside = (down < grids[:, :1, None]) & (across < grids[:, 1:, None]) | (grids[:, :1, None] == 0)

@@ -223,6 +223,7 @@ def test_cells_of_the_final_layer_add_up_to_the_logit(
         ("timm:test_vit", {}, "final", r"no logit depends .*class token.*model\.pool: avg"),
         ("timm:test_vit", {}, "head", r"no map or row of tokens .*choose a block"),
         ("timm:test_vit", {}, "blocks.3.attn.q_norm", r"no map or row of tokens"),
+        ("timm:test_efficientnet", {}, "blocks.4.0.se.conv_expand", r"has a single cell"),
         ("timm:test_resnet", {}, "global_pool", r"no map or row of tokens"),
         (
             "timm:vit_small_patch16_dinov3",
@@ -370,3 +371,11 @@ def test_half_precision_is_near_float32(backbone: str, options: dict[str, Any], 
     assert found.dtype == torch.float32
     assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98
     assert halved.split.convolutional == ("resnet" in backbone)
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_convnext", "timm:test_vit"])
+def test_an_encoder_is_laid_out_alike_at_any_layer(backbone: str) -> None:
+    """Half of a ConvNeXt's layers are linear."""
+    layer = "stages.1" if backbone.endswith("convnext") else "patch_embed"
+    found, usual = (built(backbone, image_size=64, **options) for options in ({"cam_layer": layer}, {}))
+    assert found.split.convolutional == usual.split.convolutional == backbone.endswith("convnext")

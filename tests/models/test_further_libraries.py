@@ -22,6 +22,7 @@ from finer_ray.images.transform import Transform
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.models.classes import ClassNames
 from finer_ray.models.head import LinearHead
+from finer_ray.models.preparing import autocast, prepare
 from finer_ray.models.torchvision_split import split_torchvision
 from finer_ray.models.transformers_split import TransformersViT
 from tests.conftest import photo
@@ -135,6 +136,21 @@ def test_models_of_transformers_against_autograd(name: str, size: tuple[int, int
     assert isinstance(model.split, TransformersViT) == closed
     assert check_against_autograd(model, layer, size) < 1e-10
     assert model.classes.names == (("finch", "wren", "tern") if native else ("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "siglip", "beit", "convnext"])
+def test_half_precision_of_transformers(name: str, tmp_path: Path) -> None:
+    """Some ask their patch embedding for the dtype of its weights."""
+    saved(tmp_path, name)
+    native = "Classification" in MODELS[name][0]
+    model = folder_model(tmp_path, image_size=64, **({} if native else {"head": "none", "classes": ["a", "b"]}))
+    x = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(5))
+    expected = model.cut(x).embedding
+    cpu = torch.device("cpu")
+    prepare(model, cpu, "bf16")
+    with autocast(cpu, "bf16"):
+        found = model.cut(x).embedding
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("name", ["vit", "dinov2", "registers"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier, preparing
@@ -58,6 +59,21 @@ def test_halved_weights_are_those_that_autocast_makes(
     assert found.maps.dtype == torch.float32
     for name in ("logits", "embedding", "basis", "maps"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
+
+
+def test_preparing_in_another_process_leaves_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch numbers hooks from 0 again, and takes the place of those that came with a model."""
+    model = build_classifier(ModelConfig(backbone="timm:test_vit", weights="random", cam_layer="blocks.1"))
+    images = pictures(model)
+    expected = explain(model, images, QUESTION)
+    hooks = model.split.encoder.head._forward_pre_hooks
+    place = [*model.split.modules()].index(model.split.encoder.head)
+    hooks[place] = hooks.pop(next(iter(hooks)))
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)
+    prepare(model, CPU, "bf16")
+    with autocast(CPU, "bf16"):
+        found = explain(model, images, QUESTION)
+    torch.testing.assert_close(found.embedding, expected.embedding, rtol=0.1, atol=0.1)
 
 
 def test_float32_is_left_alone(classifier: Classifier) -> None:

@@ -162,6 +162,36 @@ def test_rows_that_fail_do_not_change_a_bit_of_the_others(tmp_path: Path, job: J
         np.testing.assert_array_equal(made.tensors[name][:][rows], clean.tensors[name][:][rows], err_msg=name)
 
 
+def test_a_photo_of_one_cell_stops_no_job(tmp_path: Path, job: Job) -> None:
+    """A thumbnail is as small as a cell, also where the layer is cut by hooks."""
+    tar = write_tar(tmp_path / "a.tar", mixed())
+    config = job(
+        str(tar),
+        model={"backbone": BACKBONES[0], "image_size": 128, "resize": "native", "cam_layer": "layer4"},
+        output={"url": str(tmp_path / "out"), "rows_per_unit": 16, "rows_per_chunk": 4},
+    )
+    export(config)
+    made = open_export(config.output.url)
+    assert made.images.num_rows == len(SIZES)
+    assert [1, 1] in own_grids(made.maps(made.images["row"].to_pylist(), "gradcam")).tolist()
+
+
+def test_several_targets_of_photos_of_their_own_sizes(tmp_path: Path, job: Job) -> None:
+    """Verified, and shown in reports by the first one."""
+    made = native(job, write_tar(tmp_path / "a.tar", mixed()), "out", saliency={"target": {"top": 2}})
+    assert verify_export(made.folder.url) == []
+    row = made.images["row"].to_pylist()[0]
+    page = (write_report(made, tmp_path / "report").parent / "images" / f"{row}.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    values = np.frombuffer(base64.b64decode(data["maps"][0]["values"]), "<f2").reshape(data["grid"])
+    whole = made.maps([row], made.manifest.layout.maps[0])[0]
+    expected = whole[: data["grid"][0], : data["grid"][1]]
+    np.testing.assert_allclose(values * np.float32(data["maps"][0]["scale"]), expected, rtol=1e-6)
+    array: Any = zarr.open_group(f"{made.folder.url}/saliency.zarr", mode="r+")["maps"]
+    array[row, 1, 0, 0, 0] = np.nan
+    assert verify_export(made.folder.url) == [f"maps: rows not written or not finite: [{row}]"]
+
+
 def test_damage_of_cells_beyond_a_grid_is_found(tmp_path: Path, job: Job) -> None:
     made = native(job, write_tar(tmp_path / "a.tar", mixed()), "out")
     stored: Any = zarr.open_group(f"{made.folder.url}/saliency.zarr", mode="r+")["maps"]

@@ -174,6 +174,10 @@ def test_positives_of_a_multi_label_classifier(tmp_path: Path, job: Callable[...
     lacking = sorted(set(rows) - set(later["row"].to_pylist()))
     assert np.isnan(found.maps(lacking, "layercam", target=1)).all()
     assert np.isnan(found.contrast(lacking, target=1)).all()
+    [nothing] = found.maps(lacking[:1], "layercam", target=1, place="photo", normalized=True)
+    [there] = found.maps(lacking[:1], "layercam", place="photo")
+    assert np.isnan(nothing).all()
+    assert nothing.shape == there.shape
     assert np.isfinite(found.maps(later["row"].to_pylist(), "layercam", target=1)).all()
     write_tar(Path(shards[0]), many(4, 50))
     again = run(2)

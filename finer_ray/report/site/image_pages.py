@@ -27,8 +27,9 @@ from finer_ray.store.reading import Export
 
 GAMMAS = np.linspace(-1, 3, 41).round(6)
 QUALITY = 90
-# Rows whose tensors are in memory together.
+# Rows whose tensors are in memory together, and which tensors of theirs.
 BATCH = 64
+SHOWN = ("maps", "maps_scale", "basis", "basis_scale")
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[I
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
         lines, metrics = _lines(export, "images", batch), _lines(export, "metrics", batch)
-        stored = {name: export.tensors[name].oindex[np.array(batch)] for name in export.manifest.layout.shapes()
-                  if name in ("maps", "maps_scale", "basis", "basis_scale")}  # fmt: skip
+        stored = {name: export.stored(name, batch) for name in export.manifest.layout.shapes() if name in SHOWN}
         photos = _photos(export, batch)
         for place, row in enumerate(batch):
             tensors = {name: values[place] for name, values in stored.items()}
