@@ -143,8 +143,8 @@ def _drop_key_biases(split: Split) -> None:
 
 
 def _keep_patches_whole(split: Split) -> None:
-    """The first convolution, where patches are embedded by one."""
-    convolutions = [path for path, layer in split.named_modules() if isinstance(layer, nn.Conv2d)]
-    for path in convolutions[:1]:
+    """The first layer, which embeds a ViT's patches."""
+    layers = [path for path, layer in split.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for path in layers[:1]:
         parent, _, name = path.rpartition(".")
         setattr(split.get_submodule(parent), name, InFloat32(split.get_submodule(path)))

@@ -13,7 +13,7 @@ centre does not follow from paddings: it depends on weights, too.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finer_ray.images.transform import Transform
 from finer_ray.models.split import Split
@@ -40,10 +40,9 @@ def measure(split: Split, transform: Transform, grid: tuple[int, int]) -> Regist
     Returns:
         The same for the same model: the inputs are always the same.
     """
-    if split.patch is not None and grid == tuple(
-        side // step for side, step in zip(transform.size, split.patch, strict=True)
-    ):
-        down, right = split.patch
+    patch = _own_patch(split)
+    if patch is not None and grid == (transform.size[0] // patch[0], transform.size[1] // patch[1]):
+        down, right = patch
         return Registration(((down - 1) / 2, (right - 1) / 2), (float(down), float(right)))
     stride = _strides(split, transform.size, grid)
     generator = torch.Generator().manual_seed(0)
@@ -82,6 +81,14 @@ def centre(split: Split, image: Tensor, cell: Tensor, generator: torch.Generator
         (gradient,) = torch.autograd.grad(activation @ signs, image)
     mass = gradient[0].double().square().sum(0)
     return torch.stack([side @ torch.arange(len(side)).double() / side.sum() for side in (mass.sum(1), mass.sum(0))])
+
+
+def _own_patch(split: Split) -> tuple[int, int] | None:
+    """A ViT's patch, where each is embedded by itself, and not by convolutions that overlap."""
+    first = next((layer for layer in split.modules() if isinstance(layer, nn.Conv2d | nn.Linear)), None)
+    if isinstance(first, nn.Conv2d) and not first.kernel_size == first.stride == split.patch:
+        return None
+    return split.patch
 
 
 def _cells(split: Split, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ INDEX = "*.index.json"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 CLASSIFIERS = ("classifier", "cls_classifier", "distillation_classifier")
 IMAGE_CLASSIFIER = "ForImageClassification"
-# Image towers of models of images and texts, by type; a classifier made of one has no projection.
-TOWERS = {"clip": ("CLIPVisionModelWithProjection", "CLIPVisionModel"), "siglip": ("SiglipVisionModel",) * 2}
+# Image towers of models of images and texts, by type.
+TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+# A classifier made of one, and a tower saved by itself, have no projection.
+UNPROJECTED = "CLIPVisionModel"
 # Types whose pooler has a layer that was trained for another task, or not at all: the embedding is the class token.
 UNPOOLED = ("vit", "deit")
 MODES = {"shortest": "shortest", "squash": "squash"}
@@ -73,7 +76,7 @@ def _built(found: Repository, config: ModelConfig) -> Backbone:
     if config.head != "native":
         return Backbone(split_transformers(model, kind, _embedding), transform, **shared)
     linears = _classifiers(model)
-    split = split_transformers(model, kind, lambda output: output.logits, linears)
+    split = split_transformers(model, kind, attrgetter("logits"), linears)
     return Backbone(split, transform, _head(linears), classes=_label_names(settings), **shared)
 
 
@@ -106,9 +109,10 @@ def _class(settings: Any, config: ModelConfig) -> Any:
                 f"{', '.join(settings.architectures) or 'none'}): give a safetensors file with weight, bias, or none"
             )
         return found
-    towers = TOWERS.get(settings.model_type.removesuffix("_vision_model"))
-    if towers is not None:
-        return getattr(transformers, towers[bool(named)])
+    tower = TOWERS.get(settings.model_type.removesuffix("_vision_model"))
+    if tower is not None:
+        bare = tower.startswith(UNPROJECTED) and (named or UNPROJECTED in settings.architectures)
+        return getattr(transformers, UNPROJECTED if bare else tower)
     found = transformers.MODEL_MAPPING.get(type(settings), None)
     if found is None:
         raise ConfigError(f"model.backbone: {config.backbone} is a {settings.model_type!r}, no model of images")

@@ -98,7 +98,7 @@ class Run(ExitStack):
         planned = pending(self._plan_file.manifest, published)
         if published is not None and planned is None and self._plan_file.manifest is not None:
             clean_up(self._folder, self._plan_file, self._export_file)
-        empty = draft(self._config, self._classifier)
+        empty = draft(self._config, self._classifier, planned or published)
         plan, notes = make_plan(self._config, empty, planned, published, self._folder, self._executor.map)
         self._plan, self.notes = plan, self.notes + notes
         self.left, self._unpublished = units_left(plan, published, self._folder)

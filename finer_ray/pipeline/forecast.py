@@ -83,7 +83,8 @@ def forecast(config: Config) -> Forecast:
     planned = pending(read_manifest(folder, PLAN), published)
     with executor_of(config.compute) as executor:
         config, chosen = with_precision(config, classifier, executor)
-        plan, notes = make_plan(config, draft(config, classifier), planned, published, folder, executor.map)
+        empty = draft(config, classifier, planned or published)
+        plan, notes = make_plan(config, empty, planned, published, folder, executor.map)
     left, unpublished = units_left(plan, published, folder)
     failures, limit = plan.counts["failures"] + failure_count(folder, unpublished), config.input.max_failures
     stops = too_many(failures, plan.images(), limit)

@@ -64,9 +64,20 @@ class ShardChanges:
         ]
 
 
-def layout_of(config: Config, classifier: Classifier) -> Layout:
-    """The Zarr layout that a config and its model lead to."""
+def layout_of(config: Config, classifier: Classifier, before: Layout | None = None) -> Layout:
+    """The Zarr layout that a config and its model lead to.
+
+    Args:
+        config: of the job.
+        classifier: its model.
+        before: of an export that goes on: its registration is kept. Measuring takes seconds, and another machine may
+            round otherwise.
+    """
     spec = saliency_spec(config, classifier)
+    if before is not None:
+        registration = before.registration
+    else:
+        registration = classifier.measured_registration() if config.saliency.registration == "measured" else None
     return Layout(
         maps=tuple(wanted.name for wanted in spec.maps),
         targets=spec.targets,
@@ -76,12 +87,12 @@ def layout_of(config: Config, classifier: Classifier) -> Layout:
         basis=config.output.basis,
         rows_per_unit=config.output.rows_per_unit,
         rows_per_chunk=config.output.rows_per_chunk,
-        registration=classifier.measured_registration() if config.saliency.registration == "measured" else None,
+        registration=registration,
     )
 
 
-def draft(config: Config, classifier: Classifier) -> Manifest:
-    """The manifest of a job, without shards."""
+def draft(config: Config, classifier: Classifier, before: Manifest | None = None) -> Manifest:
+    """The manifest of a job, without shards; `before` is that of an export that goes on."""
     return Manifest(
         status="running",
         config=config.model_dump(mode="json"),
@@ -91,7 +102,7 @@ def draft(config: Config, classifier: Classifier) -> Manifest:
         classes=[*classifier.classes.names, *classifier.concepts.names],
         concepts=len(classifier.concepts),
         transform=asdict(classifier.transform),
-        layout=layout_of(config, classifier),
+        layout=layout_of(config, classifier, None if before is None else before.layout),
         columns=dict.fromkeys(config.input.columns, "null"),
         usual_key=FIELDS.key,
         shards=[],
@@ -179,10 +190,7 @@ def make_plan(
     before = planned or published
     if before is not None:
         before.check_same(empty)
-        # Measured where the export was begun: another machine may round otherwise.
-        kept = {"registration": before.layout.registration}
-        layout = empty.layout.model_copy(update=kept)
-        empty = empty.model_copy(update={"layout": layout, "usual_key": before.usual_key})
+        empty = empty.model_copy(update={"usual_key": before.usual_key})
         config = as_begun(config, empty)
     # A shard that gave no image is looked at again: it may have been out of reach, or be mended by now.
     known = [] if before is None else [entry for entry in before.shards if entry.index["starts"]]

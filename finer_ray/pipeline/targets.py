@@ -155,7 +155,9 @@ class Targets:
         # As exports have it: of -1 alone, an image is compared with nothing.
         named = [one for one in named if one["number"] != -1]
         if len(named) > count:
-            raise TargetError("references", f"the image names {len(named)} references; saliency.references is {count}")
+            raise TargetError(
+                "references", f"the image names {len(named)} references, and the job compares with {count} at most"
+            )
         found = []
         for one in named:
             index, reason = self._label(one["number"] if one["name"] is None else one["name"])

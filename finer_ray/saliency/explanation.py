@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from finer_ray.saliency.gradcam import contrast_basis
 from finer_ray.saliency.method import BatchContext, Cam, taken
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import wide
-from finer_ray.saliency.selection import choose_references
+from finer_ray.saliency.selection import choose_references, sent
 from finer_ray.saliency.spec import MapSpec, SaliencySpec
 from finer_ray.saliency.split_classifier import SplitClassifier
 
@@ -89,7 +89,7 @@ def explain(
     if target is None:
         target = predicted if spec.targets == 1 else highest_classes(model, logits, spec.targets, spec.positives)
         if spec.pairs is not None:
-            pairs = _sent(spec.pairs, target)[predicted]
+            pairs = sent(spec.pairs, target)[predicted]
             target, references = pairs[:, 0], pairs[:, 1:]
     if references is None or spec.by_image:
         references = _chosen(model, logits, target, spec, references)
@@ -195,11 +195,6 @@ def _apart(references: Tensor, target: Tensor) -> Tensor:
     """References (B, T, K) less those that are their own target (B, T), or of none."""
     target = target[..., None]
     return references.masked_fill((references == target) | (target < 0), -1)
-
-
-def _sent(numbers: tuple[Any, ...], to: Tensor) -> Tensor:
-    """Python numbers as a tensor beside another; a GPU is not waited for."""
-    return torch.tensor(numbers).to(to.device, non_blocking=True)
 
 
 def head_cotangents(head: Callable[[Tensor], Tensor], embedding: Tensor, classes: Tensor) -> Tensor:

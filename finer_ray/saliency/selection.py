@@ -43,10 +43,10 @@ def choose_references(
 
 def _chosen(model: SplitClassifier, logits: Tensor, target: Tensor, spec: SaliencySpec) -> Tensor:
     if spec.by_class is not None:
-        return without(_sent(spec.by_class, target)[target], target)
+        return without(sent(spec.by_class, target)[target], target)
     if not isinstance(spec.selection, str):
-        return without(_sent(spec.selection, target).expand(len(target), -1), target)
-    taxa = None if spec.taxa is None else _sent(spec.taxa, target)
+        return without(sent(spec.selection, target).expand(len(target), -1), target)
+    taxa = None if spec.taxa is None else sent(spec.taxa, target)
     if spec.selection == "weight":
         return similar_weights(model.class_weights()[: model.class_count], target, spec.references, taxa)
     ranked = highest_logits if spec.selection == "top" else closest_logits
@@ -124,6 +124,6 @@ def without(references: Tensor, target: Tensor) -> Tensor:
     return references.masked_fill(references == target[:, None], -1)
 
 
-def _sent(numbers: Any, to: Tensor) -> Tensor:
+def sent(numbers: Any, to: Tensor) -> Tensor:
     """Numbers as int64 beside another tensor; a GPU is not waited for."""
     return torch.as_tensor(numbers, dtype=torch.int64).to(to.device, non_blocking=True)

@@ -3,7 +3,7 @@
 Cells beyond a map's own grid are NaN, as are all cells of rows that hold no image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ def own_grids(maps: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
 
 
 def drawn(
-    maps: NDArray[np.float32], size: tuple[int, int], registration: Registration | None, seen: Sequence[int] | None
+    maps: NDArray[np.float32],
+    size: tuple[int, int],
+    registration: Registration | None,
+    inputs: NDArray[np.integer[Any]],
 ) -> NDArray[np.float32]:
     """Maps brought to images of one size that show the whole input, each from its own grid.
 
@@ -33,16 +36,17 @@ def drawn(
         maps: (n, h, w).
         size: (H, W) of the images, pixels.
         registration: of the maps; None: each grid stretched over its input.
-        seen: (H, W) of the largest input, pixels, which has the whole grid; `size` where None.
+        inputs: (n, 2), height and width of the input of each, pixels; anything where there is no map.
 
     Returns:
         (n, H, W); NaN for rows that hold no image.
     """
     result = np.full((len(maps), *size), np.nan, maps.dtype)
-    largest = size if seen is None else seen
     for places, own in by_grid(maps):
-        sides = zip(largest, own.shape[1:], maps.shape[1:], strict=True)
-        result[places] = draw(own, size, registration, [side * mine // cells for side, mine, cells in sides])
+        # Inputs that differ by less than a cell have grids alike.
+        for seen in np.unique(inputs[places], axis=0):
+            these = (inputs[places] == seen).all(1)
+            result[places[these]] = draw(own[these], size, registration, seen.tolist())
     return result
 
 

@@ -23,9 +23,8 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
     its columns are those of `finer_ray.store.tables` and the user's own, empty where there is no file. `names` has the
     columns class and name, in which `predicted`, `target`, `label` and `references` point. Arrow reads the files, from
-    any fsspec URL;
-    DuckDB itself has no access to files, networks or extensions, and its settings are locked. Tables that a statement
-    creates lie in memory.
+    any fsspec URL; DuckDB itself has no access to files, networks or extensions, and its settings are locked. Tables
+    that a statement creates lie in memory.
 
     Args:
         export: an open export, or its folder or URL.

@@ -163,7 +163,7 @@ class Export:
             transform = Transform(**self.manifest.transform)
             placed = on_photo(maps, self._sizes(rows), transform, self.manifest.layout.registration)
             return [to_unit(heat) for heat in placed] if normalized else placed
-        maps = self._drawn(maps, size)
+        maps = self._drawn(maps, rows, size)
         return to_unit(maps) if normalized else maps
 
     def contrast(
@@ -215,7 +215,7 @@ class Export:
         weights = reference_weights(known, present, weighting)
         maps = contrast(basis, gamma, aggregation, present, reverse, weights)
         empty = torch.isnan(basis[:, 0])
-        return self._drawn(maps.masked_fill(empty, torch.nan).numpy(), size)
+        return self._drawn(maps.masked_fill(empty, torch.nan).numpy(), rows, size)
 
     def basis(self, rows: Rows, target: int = 0) -> torch.Tensor:
         """The contrast basis M_j, (n, 1+K, h, w) float32, of one of the targets: itself, then its references. NaN as of
@@ -264,20 +264,36 @@ class Export:
         stored: NDArray[Any] = self.tensors[name].oindex[self._rows(rows), *where]
         return stored
 
-    def _drawn(self, maps: NDArray[np.float32], size: tuple[int, int] | None) -> NDArray[np.float32]:
+    def _drawn(
+        self, maps: NDArray[np.float32], rows: NDArray[np.int64], size: tuple[int, int] | None
+    ) -> NDArray[np.float32]:
         """Maps (n, h, w), where wanted in the pixels of an image of the model's view."""
         if size is None:
             return maps
-        return drawn(maps, size, self.manifest.layout.registration, self.manifest.transform.get("size"))
+        return drawn(maps, size, self.manifest.layout.registration, self._inputs(rows, size))
+
+    def _inputs(self, rows: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+        """Height and width of the model's inputs, (n, 2) pixels; `size` where the export does not tell them."""
+        transform = self.manifest.transform
+        if transform.get("resize") != "native":
+            return np.tile(transform.get("size", size), (len(rows), 1))
+        known = {line["row"]: line for line in self._lines(rows, "input_height", "input_width")}
+        none = {"input_height": 0, "input_width": 0}
+        found = (known.get(row, none) for row in rows.tolist())
+        return np.array([(line["input_height"], line["input_width"]) for line in found], np.int64).reshape(-1, 2)
 
     def _sizes(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
         """(width, height) of some rows' photos. Raises ExportError where a row holds none."""
-        known = self.images.filter(pc.is_in(self.images["row"], pa.array(np.unique(rows))))
-        columns = (known[name].to_pylist() for name in ("row", "width", "height"))
-        sizes = {row: (width, height) for row, width, height in zip(*columns, strict=True)}
+        sizes = {line["row"]: (line["width"], line["height"]) for line in self._lines(rows, "width", "height")}
         if lacking := [row for row in rows.tolist() if row not in sizes]:
             raise ExportError(f"row {lacking[0]} of the export holds no image, so there is no photo to place a map on")
         return [sizes[row] for row in rows.tolist()]
+
+    def _lines(self, rows: NDArray[np.int64], *columns: str) -> list[dict[str, Any]]:
+        """Some columns of some rows of `images`, and the row itself."""
+        known = self.images.select(["row", *columns])
+        lines: list[dict[str, Any]] = known.filter(pc.is_in(known["row"], pa.array(np.unique(rows)))).to_pylist()
+        return lines
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)

@@ -237,7 +237,7 @@ def test_a_job_by_image(tmp_path: Path, job: Job) -> None:
     }
     reasons = {line["key"]: (line["stage"], line["error"]) for line in made.failures.to_pylist()}
     assert reasons["p5"] == ("references", "class 3000 is out of range: there are 0 to 999")
-    assert reasons["p6"] == ("references", "the image names 4 references; saliency.references is 3")
+    assert reasons["p6"] == ("references", "the image names 4 references, and the job compares with 3 at most")
     assert reasons["p7"] == ("references", "the image names a reference twice")
     assert reasons["p8"][0] == "read"
     assert "json.references: references must be a list of classes, or text with ; between them" in reasons["p8"][1]

@@ -70,13 +70,13 @@ def test_the_driver_measures_once_and_all_follow_it(tmp_path: Path, job: Job, me
 def test_an_export_that_grows_keeps_the_figure_that_it_began_with(
     tmp_path: Path, job: Job, measured: list[Registration]
 ) -> None:
-    """Machines differ in the last bits, and so perhaps by the rounding."""
+    """It is not measured again: machines differ in the last bits, and so perhaps by the rounding."""
     config = job(str(tmp_path / "in"))
     write_tar(tmp_path / "in" / "a.tar", many(3))
     export(config)
     write_tar(tmp_path / "in" / "b.tar", many(3, 20))
     export(config)
-    assert len(measured) == 2
+    assert len(measured) == 1
     assert open_export(config.output.url).manifest.layout.registration == measured[0]
     assert verify_export(config.output.url) == []
 
