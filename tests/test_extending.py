@@ -76,6 +76,7 @@ write_report(made, Path("report"))
 """
 
 
+@pytest.mark.slow
 def test_a_cam_method(tmp_path: Path) -> None:
     """Its maps arrive in Zarr: cell by cell the gradient times the activation, computed here by autograd."""
     write_job(tmp_path, saliency={"maps": ["gradcam", "hirescam", "finer_hirescam"], "references": 2})
@@ -110,6 +111,7 @@ print(set(made.metrics["map"].to_pylist()))
     assert "finer_hirescam" in (tmp_path / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_metric(tmp_path: Path) -> None:
     """Its column arrives in Parquet, its means in classes, its words in the report; off, it is not heard of."""
     write_job(tmp_path, metrics={"sparsity": True})

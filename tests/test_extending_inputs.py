@@ -115,6 +115,7 @@ def python(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_format_a_library_and_a_data_set_of_ones_own(written: Path) -> None:
     with zipfile.ZipFile(written / "a.zip", "w") as archive:
         for number in range(5):
@@ -162,6 +163,7 @@ def test_a_data_set_of_ones_own_is_packed(written: Path) -> None:
     assert Path(shard.url).name == "all-000000.tar"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_a_plugin_is_known_whether_it_is_imported_before_the_tables_or_after(first: bool, written: Path) -> None:
     plugins = "import my_format, my_library, my_dataset"

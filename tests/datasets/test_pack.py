@@ -65,7 +65,7 @@ def samples(pattern: str) -> list[Sample]:
     return found
 
 
-@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+@pytest.mark.parametrize("form", [pytest.param("webdataset", marks=pytest.mark.slow), "parquet"])
 def test_shards_by_split_with_what_goes_along(packing: Packing, form: str) -> None:
     packed = pack(replace(packing, form=form))
     suffix = {"webdataset": "tar", "parquet": "parquet"}[form]
@@ -236,6 +236,7 @@ def test_remote_folders(packing: Packing) -> None:
     assert len(samples("memory://bucket/cub/a.tar")) == 6
 
 
+@pytest.mark.slow
 def test_the_command_and_the_job(packing: Packing, tmp_path: Path) -> None:
     options = ["--format", "cub", "--source", packing.source, "--rows-per-shard", "2"]
     result = CliRunner().invoke(app, ["pack", *options, "--to", packing.to, "--split", "test"])

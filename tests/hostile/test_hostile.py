@@ -284,6 +284,7 @@ def test_finite_weights_that_give_nan_are_failures_of_every_image(tmp_path: Path
     assert verify_export(config.output.url) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_all_of_them_in_one_job_on_ray(tmp_path: Path, job: Job) -> None:
     """Good samples among them come out as an undisturbed job without Ray has them."""

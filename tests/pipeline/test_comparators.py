@@ -32,6 +32,7 @@ def text(clip: str, **options: Any) -> dict[str, Any]:
     return {"backbone": clip, "weights": "random", "image_size": None, "head": "text", "classes": WORDS, **options}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
     members = [m for i in range(5) for m in sample(f"p{i}", i, i % 4, [10, 8, 60, 50])]

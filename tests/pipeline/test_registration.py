@@ -102,7 +102,7 @@ def test_stretched_nothing_is_measured_and_an_export_of_before_goes_on(
     with pytest.raises(ExportError, match=r"fingerprint is .*write saliency\.registration: stretch"):
         export(job(str(tmp_path / "in")))
     export(config)
-    assert len(measured) == 1, "by the run that was refused"
+    assert not measured
     assert open_export(config.output.url).images.num_rows == 5
 
 

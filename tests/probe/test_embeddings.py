@@ -82,6 +82,7 @@ def peak(path: Path, count: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
     """Six times the rows, 7.7 MB more of embeddings; numpy's and Python's own allocations are traced."""
     peak(tmp_path / "warm", 6_000)

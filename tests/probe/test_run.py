@@ -122,6 +122,7 @@ def test_two_backbones_by_two_data_sets(world: tuple[Path, dict[str, Any]]) -> N
     assert verify_export(str(folder / "probes" / "embeddings" / "named" / "vit" / "train")) == []
 
 
+@pytest.mark.slow
 def test_a_job_takes_the_probe_and_finds_its_accuracy(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, tree = world
     model = {key: value for key, value in tree["backbones"][1].items() if key != "name"}
@@ -219,7 +220,7 @@ def test_exports_instead_of_shards(world: tuple[Path, dict[str, Any]], tmp_path:
         probe(parse_section(ProbesConfig, again))
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_data_set_without_labels_leaves_the_others(
     executor: str, world: tuple[Path, dict[str, Any]], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
