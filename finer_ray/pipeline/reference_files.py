@@ -14,10 +14,9 @@ from finer_ray.config.messages import nearest, shown
 from finer_ray.config.schema import ClassReferences, Config, Within
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames
+from finer_ray.shards.annotation import MAX_REFERENCES
 
 MAX_FILE_BYTES = 2**30
-# As many as `saliency.references` may be.
-MAX_REFERENCES = 64
 MAX_NAMED = 3
 DIGITS = re.compile("[0-9]{1,18}")
 

@@ -93,7 +93,7 @@ class TargetError(LookupError):
     """An image's target cannot be told.
 
     Attributes:
-        stage: `label` or `target`.
+        stage: `label`, `target` or `references`.
     """
 
     def __init__(self, stage: str, message: str) -> None:

@@ -15,6 +15,7 @@ INT64 = 2**63
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TEXT_LENGTH = 1000
 MAX_COORDINATE = 1e9
+# As many as `saliency.references` may be.
 MAX_REFERENCES = 64
 # Of a text in a column of the user's own.
 MAX_PLAIN_LENGTH = 10_000
