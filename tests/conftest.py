@@ -12,11 +12,16 @@ import numpy as np
 import open_clip
 import pytest
 import ray
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.pipeline.cluster import connected
+
+# An example takes as long as the machine's other work makes it take: that is no fault.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 Members = list[tuple[str, bytes]]
 
