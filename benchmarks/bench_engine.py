@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.operations import Operations
+from benchmarks.timed import in_turns
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
 from finer_ray.saliency import MapSpec, SaliencySpec, contrast, explain
@@ -135,18 +135,6 @@ RATIOS = {
 }
 
 
-def timed(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds by name, the runs taking turns; a first turn is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
 def spread(above: list[float], below: list[float]) -> list[float]:
     """Median and range of the ratios within rounds."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
@@ -168,7 +156,7 @@ def measure(options: dict[str, Any], batch: int) -> dict[str, Any]:
     model = load(options)
     images = torch.randn((batch, 3, *model.transform.size))
     runs = runs_of(model, images)
-    times = timed(runs, ROUNDS[batch])
+    times = in_turns(runs, ROUNDS[batch])
     return {
         "milliseconds_per_image": {name: 1000 * statistics.median(t) / batch for name, t in times.items()},
         "ratios": {name: spread(times[a], times[b]) for name, (a, b) in RATIOS.items()},
@@ -215,7 +203,7 @@ def measure_scorecam(backbone: str, batch: int, rounds: int) -> dict[str, Any]:
         with pytorch_grad_cam.FinerCAM(encoder, [layer], grid, base_method=pytorch_grad_cam.ScoreCAM) as finer:
             finer(images, targets=None, alpha=GAMMA, comparison_categories=[1, 2, 3])
 
-    times = timed({"explain": lambda: explain(model, images, SCORES), "pytorch_grad_cam": theirs}, rounds)
+    times = in_turns({"explain": lambda: explain(model, images, SCORES), "pytorch_grad_cam": theirs}, rounds)
     return {
         "milliseconds_per_image": {name: 1000 * statistics.median(t) / batch for name, t in times.items()},
         "pytorch-grad-cam / explain": spread(times["pytorch_grad_cam"], times["explain"]),

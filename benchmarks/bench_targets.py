@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.bench_engine import PLAIN, Run, spread
+from benchmarks.bench_engine import PLAIN, spread
+from benchmarks.timed import in_turns
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import build_classifier
 from finer_ray.saliency import SaliencySpec, explain
@@ -33,24 +34,12 @@ TARGETS = (1, 3, 5)
 BATCH, ROUNDS = 4, 9
 
 
-def timed(runs: dict[str, Run]) -> dict[str, list[float]]:
-    """CPU seconds by name, the runs taking turns; a first turn is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(ROUNDS + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return times
-
-
 def measure(options: dict[str, Any]) -> dict[str, Any]:
     model = build_classifier(ModelConfig(weights="random", **options))
     images = torch.randn((BATCH, 3, *model.transform.size))
     specs = {str(count): SaliencySpec(PLAIN.maps, targets=count) for count in TARGETS}
     runs = {name: (lambda spec=spec: explain(model, images, spec)) for name, spec in specs.items()}
-    times = timed({"forward": lambda: model(images), **runs})
+    times = in_turns({"forward": lambda: model(images), **runs}, ROUNDS, time.process_time)
     found = explain(model, images, specs[str(TARGETS[-1])])
     classes = torch.cat([found.target[..., None], found.references], dim=-1)
     return {

@@ -1,6 +1,8 @@
-"""The rate of a whole job, as its commits tell it."""
+"""Timing: the rate of a whole job, as its commits tell it; runs that take turns."""
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from finer_ray.config.schema import Config
 from finer_ray.pipeline.export import export
@@ -25,3 +27,23 @@ def rate_between(marks: list[tuple[float, int]], first: float = 0.0, last: float
     if len(inside) < 2 or inside[-1][0] <= inside[0][0]:
         return None
     return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of some runs by name, each `rounds` times, taking turns; a first turn is not counted.
+
+    Args:
+        runs: what is timed, by name.
+        rounds: how often each.
+        clock: in seconds; `time.process_time` counts what this process computes, whatever else the machine does.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            if turn:
+                times[name].append(clock() - start)
+    return times

@@ -127,11 +127,12 @@ def _model(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _sketch(name: str, options: Mapping[str, Any]) -> nn.Module:
-    """Such a model without values, which takes no time; with them where its making asks for some (RegNet)."""
+    """Such a model without values, which takes no time; with them where it cannot be made so."""
     try:
         with torch.device("meta"):
             return _model(name, options)
     except NotImplementedError:
+        # By torch, of a tensor on `meta` whose values are asked for, as RegNet does while it is made.
         return _model(name, options)
 
 
