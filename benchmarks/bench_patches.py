@@ -1,9 +1,9 @@
 """What do patches cost: the cells with most evidence of each image, and what the model sees there (`output.patches`)?
 
-Two models of random and of real weights: seconds that a batch's explanation takes with patches and without, in turns,
-and a whole job over the first shard of real photos, in turns. The share is the median over rounds of the difference within a round,
-with the lowest and the highest; what patches take alone is timed, too, for it is less than what rounds differ by. Bytes
-are those of the Zarr arrays on disk, compressed, per photo of all shards.
+Two models, one of random and one of real weights. CPU seconds of a batch's explanation with patches and without, and of
+a whole job over the first shard of real photos, in turns: the share is the median over rounds of what is added within a
+round, with the lowest and the highest. What patches take alone is timed, too: it is less than what rounds differ by.
+Bytes are those of the Zarr arrays on disk, compressed, per photo of all shards.
 """
 
 import argparse
