@@ -85,6 +85,15 @@ def read(export: Export, name: str) -> pa.Table:
     return export.folder.read_table(file_of(name), DERIVED[name])
 
 
+def earlier(export: Export, name: str) -> pa.Table | None:
+    """A derived table, of whatever state of the export it is; None where there is none, or it has other columns."""
+    schema = DERIVED[name]
+    if not _found(export, name):
+        return None
+    table = export.folder.read_parquet(file_of(name))
+    return table.cast(schema) if table.schema.names == schema.names else None
+
+
 def files(export: Export, name: str) -> list[str]:
     """The table's files for those that read them by themselves: none where there is none of this state."""
     return [file_of(name)] if is_current(export, name) else []
