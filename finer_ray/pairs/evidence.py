@@ -152,9 +152,7 @@ class Foremost:
         self.rows[found] = np.take_along_axis(both_rows, order, 1)
 
 
-def sums_by_part(
-    values: NDArray[np.float64], parts: NDArray[np.integer[Any]], count: int
-) -> NDArray[np.float64]:
+def sums_by_part(values: NDArray[np.float64], parts: NDArray[np.integer[Any]], count: int) -> NDArray[np.float64]:
     """Sums over the cells of each part, (n, count).
 
     Args:

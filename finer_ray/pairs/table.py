@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from finer_ray.pairs.evidence import PairSums, cosines, evidence, ratio
@@ -75,9 +74,28 @@ def pairs_table(export: Export, weight: NDArray[np.float32] | None = None, watch
     return pa.table([columns[name] for name in PAIRS.names], PAIRS)
 
 
-def with_cosines(table: pa.Table, weight: NDArray[np.float32]) -> pa.Table:
-    """A table of pairs with the cosines of a classifier's weights, (C, E)."""
-    found = pa.array(_null(cosines(weight, _classes_of(table))))
+def news(export: Export, weight: NDArray[np.float32] | None = None, watch: Watch = unwatched) -> pa.Table | None:
+    """The table as `finer_ray.store.derived.write` is to write it; None where it is there, and nothing is to be added.
+
+    Args:
+        export: any.
+        weight, watch: see `pairs_table`. A table that lacks cosines gets them.
+
+    Raises:
+        ExportError: there is a file of the table's name that is none of ours.
+    """
+    derived.check_vacant(export, NAME)
+    if not derived.is_current(export, NAME):
+        return pairs_table(export, weight, watch)
+    table = derived.read(export, NAME)
+    if weight is None or not table["cosine"].null_count:
+        return None
+    completed = _with_cosines(table, weight)
+    return completed if completed["cosine"].null_count < table["cosine"].null_count else None
+
+
+def _with_cosines(table: pa.Table, weight: NDArray[np.float32]) -> pa.Table:
+    found = _null(cosines(weight, _classes_of(table)))
     return table.set_column(PAIRS.get_field_index("cosine"), PAIRS.field("cosine"), found)
 
 

@@ -52,6 +52,14 @@ def is_current(export: Export, name: str) -> bool:
     return _found(export, name) == state_of(export.manifest, name)
 
 
+def check_vacant(export: Export, name: str) -> None:
+    """Raises ExportError where the table's file is there, and is none of ours."""
+    if _found(export, name) == "":
+        raise ExportError(
+            f"{export.folder.url}/{file_of(name)} was not written by finer_ray, and is not overwritten: move it away"
+        )
+
+
 def write(export: Export, name: str, table: pa.Table) -> None:
     """Write a derived table of the state that the export was opened in, in place of what it had.
 
@@ -64,10 +72,7 @@ def write(export: Export, name: str, table: pa.Table) -> None:
         ExportError: the file is there and is none of ours.
         StoreError: it cannot be written.
     """
-    if _found(export, name) == "":
-        raise ExportError(
-            f"{export.folder.url}/{file_of(name)} was not written by finer_ray, and is not overwritten: move it away"
-        )
+    check_vacant(export, name)
     made = table.cast(DERIVED[name]).replace_schema_metadata({STATE: state_of(export.manifest, name)})
     export.folder.write_table(file_of(name), made)
 
