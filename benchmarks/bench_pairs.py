@@ -1,9 +1,9 @@
 """Does the table of pairs need more memory when there are more images? 10k and 100k made-up images.
 
-Exports are written by the store's own functions, with no model: 1000 classes in genera of ten, whose images are compared
-with three others of their genus and mistaken for them now and then; a contrast basis of 14 x 14 cells (a ViT-B/16's),
-of random numbers. Each table is made by a process of its own; its memory is the largest resident set, and how much of
-that was there before it began (torch and the other libraries, which opening an export loads).
+Exports are written by the store's own functions, with no model: 1000 classes in genera of ten, whose images are
+compared with three others of their genus and mistaken for them now and then; a contrast basis of 14 x 14 cells (a
+ViT-B/16's), of random numbers. Each table is made by a process of its own; its memory is the largest resident set, and
+how much of it was there before the table was begun (torch and other libraries, which opening an export loads).
 """
 
 import json
