@@ -69,7 +69,7 @@ def pairs_table(export: Export, weight: NDArray[np.float32] | None = None, watch
     columns = {name: counted[name] for name in counted.column_names}
     columns["name"], columns["reference_name"] = (pa.array(names[side], pa.string()) for side in pairs.T)
     columns["cosine"] = _null(_earlier_cosines(export, pairs) if weight is None else cosines(weight, pairs))
-    parts = _part_names(export)
+    parts = list(export.part_names) if export.manifest.layout.parts else []
     columns |= _columns(_summed(export, pairs, len(parts), watch), parts)
     return pa.table([columns[name] for name in PAIRS.names], PAIRS)
 
@@ -193,7 +193,3 @@ def _offsets(there: NDArray[np.bool_]) -> pa.Array:
 def _null(values: NDArray[np.floating[Any]]) -> pa.Array:
     """Arrow takes NaN for null here."""
     return pa.array(values, from_pandas=True)
-
-
-def _part_names(export: Export) -> list[str]:
-    return []
