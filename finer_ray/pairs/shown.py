@@ -94,7 +94,7 @@ def _notes(pairs: pa.Table, shown: int) -> list[str]:
     if not len(pairs):
         return ["no pairs: no image is compared with a reference"]
     lacks = {
-        "confused": "no image is labelled, so nothing is known of confusions",
+        "confused": "no image is labelled with one of these classes, so nothing is known of confusions",
         "cosine": "some cosines are not known: they need the classifier's weights, which the export's job has; run it "
         "again with output.pairs: true",
         "evidence": "there is no evidence: the export was made with output.basis: false",
