@@ -167,13 +167,13 @@ def means(values: Values, groups: NDArray[Any]) -> Values:
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
-def seen(made: Export) -> dict[str, Any]:
-    """What an export is of."""
-    probability = made.images["predicted_probability"].to_numpy()
-    here = made.manifest.layout.registration
+def seen(exports: Sequence[Export]) -> dict[str, Any]:
+    """What exports of one model are of."""
+    probability = np.concatenate([made.images["predicted_probability"].to_numpy() for made in exports])
+    here = exports[0].manifest.layout.registration
     return {
         "pictures": len(probability),
-        "birds": len(made.images["bird"].unique()),
+        "birds": len({bird for made in exports for bird in made.images["bird"].to_pylist()}),
         "probability": {"mean": float(probability.mean()), "median": float(np.median(probability))},
         "cell_offset": here and here.offset,
     }
@@ -214,11 +214,11 @@ def main() -> None:
     for cam in args.cams:
         plain = run(job(args, "pictures", cam, GAMMAS, SAME, True))
         viewed = run(job(args, "views", cam, GAMMAS, SAME, False))
-        report["SAME padding"] |= {"of": seen(plain), **score([plain])}
-        report["SAME padding, with flips and crops"] |= {"of": seen(viewed), **score([plain, viewed])}
+        report["SAME padding"] |= {"of": seen([plain]), **score([plain])}
+        report["SAME padding, with flips and crops"] |= {"of": seen([plain, viewed]), **score([plain, viewed])}
     alike = run(job(args, "pictures", "gradcam", GAMMAS[:3], ALIKE, False))
-    report["wrong padding, intervals over pictures"] = {"of": seen(alike), **score([alike], "picture")}
-    report["wrong padding"] = {"of": seen(alike), **score([alike])}
+    report["wrong padding, intervals over pictures"] = {"of": seen([alike]), **score([alike], "picture")}
+    report["wrong padding"] = {"of": seen([alike]), **score([alike])}
     for title, scores in report.items():
         show(title, {name: row for name, row in scores.items() if name != "of"})
     Path(__file__).with_suffix(".json").write_text(json.dumps({**machine(), **report}, indent=1) + "\n")
