@@ -61,6 +61,11 @@ class Transform:
         height, width = (max(1, side // step) * step for side, step in zip(self.size, multiple, strict=True))
         return replace(self, size=(height, width), multiple=multiple)
 
+    def enlarged(self, times: int) -> Self:
+        """The transform that shows the same with so many times the pixels along each side."""
+        size, multiple = ((times * pair[0], times * pair[1]) for pair in (self.size, self.multiple))
+        return replace(self, size=size, multiple=multiple)
+
     def apply(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """An RGB image as (h, w, 3) uint8; where it is smaller than the crop, `fill` (else black) surrounds it.
 

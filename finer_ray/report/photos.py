@@ -18,29 +18,36 @@ from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import Export
 
 
-def read_photos(export: Export, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+def read_photos(export: Export, rows: Sequence[int], enlarged: int = 1) -> list[NDArray[np.uint8]]:
     """The model's view of some rows' photos, each (h, w, 3) uint8.
+
+    Args:
+        export: any.
+        rows: of its images.
+        enlarged: times the pixels of the model's input along each side, for those who look closer than the model.
 
     Raises:
         ExportError: a shard is gone, or no longer holds the photo.
     """
-    photos = {row: decoded.image for row, decoded in read_rows(export, rows, region=False)}
+    photos = {row: decoded.image for row, decoded in read_rows(export, rows, region=False, enlarged=enlarged)}
     return [photos[row] for row in rows]
 
 
-def read_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tuple[int, Decoded]]:
+def read_rows(export: Export, rows: Sequence[int], region: bool, enlarged: int = 1) -> Iterator[tuple[int, Decoded]]:
     """Some rows' photos, and their annotated regions where wanted, in the order of rows; a unit is read at a time.
 
     Raises:
         ExportError: a shard is gone, or no longer holds the photo.
     """
-    for row, found in try_rows(export, rows, region):
+    for row, found in try_rows(export, rows, region, enlarged):
         if isinstance(found, str):
             raise ExportError(found)
         yield row, found
 
 
-def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tuple[int, Decoded | str]]:
+def try_rows(
+    export: Export, rows: Sequence[int], region: bool, enlarged: int = 1
+) -> Iterator[tuple[int, Decoded | str]]:
     """As `read_rows`, with the reason in place of a photo that cannot be read again; no shard stops the others.
 
     Raises:
@@ -49,7 +56,7 @@ def try_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tupl
     size, wanted = export.manifest.layout.rows_per_unit, set(rows)
     # The rest of the config may name methods and metrics that are not at hand.
     config = parse_section(InputConfig, export.manifest.config.get("input", {}))
-    transform = Transform(**export.manifest.transform)
+    transform = Transform(**export.manifest.transform).enlarged(enlarged)
     units = {unit.number: unit for unit in export.manifest.units()}
     known = export.images.filter(pc.is_in(export.images["row"], pa.array(sorted(wanted), pa.int64())))
     keys = dict(zip(known["row"].to_pylist(), known["key"].to_pylist(), strict=True))
