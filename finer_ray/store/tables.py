@@ -113,11 +113,34 @@ SIMILARITY = pa.schema(
         pa.field("drawn", pa.int32()),
     ]
 )
+# Of each pair of classes of which one, `reference`, is a reference of images whose target is the other, `class`.
+PAIRS = pa.schema(
+    [
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("reference", pa.int32(), nullable=False),
+        pa.field("reference_name", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("confused", pa.int64()),
+        pa.field("confused_back", pa.int64()),
+        pa.field("cosine", pa.float32()),
+        pa.field("logit_gap", pa.float64(), nullable=False),
+        pa.field("evidence", pa.float64()),
+        pa.field("evidence_positive", pa.float64()),
+        pa.field("parts", pa.map_(pa.string(), pa.float64())),
+        pa.field("part_cells", pa.map_(pa.string(), pa.float64())),
+        pa.field("most", pa.list_(pa.int64())),
+        pa.field("least", pa.list_(pa.int64())),
+    ]
+)
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SEVERAL: dict[str, pa.Schema] = {"targets": TARGETS, "target_metrics": TARGET_METRICS}
-SCHEMAS: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
-FIXED = {name for schema in SCHEMAS.values() for name in schema.names}
+# Computed from a finished export by a command of the same name, see `finer_ray.store.derived`.
+DERIVED: dict[str, pa.Schema] = {"pairs": PAIRS}
+OF_JOB: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
+SCHEMAS = OF_JOB | DERIVED
+FIXED = {name for schema in OF_JOB.values() for name in schema.names}
 
 
 def part_schemas(targets: int) -> dict[str, pa.Schema]:
