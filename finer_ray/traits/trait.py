@@ -1,7 +1,7 @@
 """Traits: what the cells with the most evidence have in common, over the images of a class or a pair of classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,12 +31,12 @@ class Trait:
     """A cluster of cells; the columns of the table `traits`, see docs/outputs.md.
 
     Attributes:
-        a, b: class indices; b is None for traits of a class against all its references.
         kind: pair (what speaks for a and against b), shared (what speaks for both), or class.
+        a, b: class indices; b is None for traits of a class against all its references.
         rank: from 1, by mass times prevalence.
         mass: share of all evidence that is the trait's, 0 to 1.
-        prevalence_a, prevalence_b: share of the class's images with evidence at one of the trait's cells or more; b's
-            None where no image of b was looked at.
+        prevalence_a, prevalence_b: share of the class's images with evidence at one of the trait's cells or more; None
+            where no image of the class was looked at.
         stability: see `finer_ray.traits.clusters.stability`; None of a single image.
         images_a, images_b: how many images of each class were looked at.
         cells: those that show it, the strongest of each image, strongest first.
@@ -49,17 +49,17 @@ class Trait:
         text, text_score: the concept that fits best, and by how much, see `finer_ray.traits.texts`.
     """
 
+    kind: Kind
     a: int
     b: int | None
-    kind: Kind
-    rank: int
-    mass: float
-    prevalence_a: float
-    prevalence_b: float | None
-    stability: float | None
-    images_a: int
-    images_b: int
-    cells: tuple[Shown, ...]
+    rank: int = 0
+    mass: float = 0.0
+    prevalence_a: float | None = None
+    prevalence_b: float | None = None
+    stability: float | None = None
+    images_a: int = 0
+    images_b: int = 0
+    cells: tuple[Shown, ...] = ()
     part: str | None = None
     part_share: float | None = None
     part_lift: float | None = None
@@ -125,21 +125,100 @@ def find_traits(looked: Looked, kind: Kind, a: int, b: int | None, settings: Set
         settings: how; its gamma has gone into the evidence.
 
     Returns:
-        In the order of their ranks; none where no cell has evidence.
+        In the order of their ranks; none where no cell has evidence. Images in another order give the same traits.
     """
-    image, column = np.nonzero(looked.evidence[(order := _by_content(looked.features))] > 0)
-    image = order[image]
-    if not len(image):
+    order = _by_content(looked.features)
+    place, column = np.nonzero(looked.evidence[order] > 0)
+    if not len(place):
         return []
-    evidence = looked.evidence[image, column]
-    features = looked.features[image, column].astype(np.float32)
+    image = order[place]
+    features, evidence = looked.features[image, column].astype(np.float32), looked.evidence[image, column]
     labels = cluster(features, evidence, settings.clusters, settings.seed)
-    # Of an image's place in the order of contents, so that the order of rows does not matter to the draws either.
-    place = np.argsort(order)[image]
     stable = stability(features, evidence, place, labels, settings.clusters, settings.resamples, settings.seed)
-    found = [_trait(looked, image, column, labels == label, kind, a, b, settings) for label in range(len(stable))]
-    scored = sorted(zip(found, stable.tolist(), strict=True), key=lambda pair: _score(pair[0]), reverse=True)
-    return [
-        _replaced(trait, rank=rank, stability=None if np.isnan(value) else value)
-        for rank, (trait, value) in enumerate(scored, start=1)
-    ]
+    found = []
+    for label, value in enumerate(stable.tolist()):
+        weights = np.zeros(looked.evidence.shape)
+        weights[image[labels == label], column[labels == label]] = evidence[labels == label]
+        found.append(_described(looked, weights, Trait(kind, a, b, stability=None if np.isnan(value) else value), settings))
+    found.sort(key=lambda trait: (-_score(trait), -trait.mass, trait.cells))
+    return [replace(trait, rank=rank) for rank, trait in enumerate(found, start=1)]
+
+
+def _by_content(features: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """An order of images (n, P, F) that does not depend on their rows."""
+    return np.array(sorted(range(len(features)), key=lambda image: features[image].tobytes()), np.int64)
+
+
+def _described(looked: Looked, weights: NDArray[np.float64], trait: Trait, settings: Settings) -> Trait:
+    """A trait with all but its rank.
+
+    Args:
+        looked: all images and cells.
+        weights: (n, P) evidence at the trait's cells, 0 at others.
+        trait: what is known of it.
+        settings: how many cells are shown.
+    """
+    shows = weights.any(1)
+    prevalence = [float(shows[these].mean()) if these.any() else None for these in (looked.own, ~looked.own)]
+    return replace(
+        trait,
+        mass=float(weights.sum() / looked.evidence.sum()),
+        prevalence_a=prevalence[0],
+        prevalence_b=prevalence[1],
+        images_a=int(looked.own.sum()),
+        images_b=int((~looked.own).sum()),
+        cells=_strongest(looked, weights, settings.shown),
+        **_part(looked, weights),
+        **_attribute(looked, weights.sum(1)),
+    )
+
+
+def _score(trait: Trait) -> float:
+    """What traits are ranked by; what two classes share must be seen on both."""
+    known = [value for value in (trait.prevalence_a, trait.prevalence_b) if value is not None]
+    prevalence = min(known) if trait.kind == "shared" else trait.prevalence_a or 0.0
+    return trait.mass * prevalence
+
+
+def _strongest(looked: Looked, weights: NDArray[np.float64], count: int) -> tuple[Shown, ...]:
+    """The cell with the most evidence of each image, the strongest images first."""
+    column = weights.argmax(1)
+    peak = weights.max(1)
+    order = np.lexsort((looked.rows, -peak))[:count]
+    return tuple(
+        Shown(int(looked.rows[image]), int(looked.cells[image, column[image]]), float(peak[image]))
+        for image in order
+        if peak[image] > 0
+    )
+
+
+def _part(looked: Looked, weights: NDArray[np.float64]) -> dict[str, Any]:
+    """part, part_share and part_lift; nothing where no cell of the trait shows a part."""
+    if looked.parts is None or not looked.parts.any():
+        return {}
+    image, column = np.nonzero(weights)
+    on = np.bincount(looked.parts[image, looked.cells[image, column]], weights[image, column], 256) / weights.sum()
+    part = 1 + int(on[1:].argmax())
+    if not on[part]:
+        return {}
+    chance = float((looked.parts == part).mean())
+    name = looked.part_names[part - 1] if part <= len(looked.part_names) else f"part {part}"
+    return {"part": name, "part_share": float(on[part]), "part_lift": float(on[part] / chance)}
+
+
+def _attribute(looked: Looked, evidence: NDArray[np.float64]) -> dict[str, Any]:
+    """attribute and attribute_lift: of the attribute with the largest difference between its share of evidence and its
+    share of images; nothing where none is the larger for having it.
+
+    Args:
+        looked: the images.
+        evidence: (n,) the trait's, by image.
+    """
+    best: dict[str, Any] = {}
+    largest = 1e-9
+    for name in sorted(set().union(*looked.attributes)):
+        has = np.array([name in each for each in looked.attributes])
+        share, chance = float(evidence[has].sum() / evidence.sum()), float(has.mean())
+        if share - chance > largest:
+            largest, best = share - chance, {"attribute": name, "attribute_lift": share / chance}
+    return best

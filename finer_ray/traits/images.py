@@ -1,0 +1,185 @@
+"""Which images there are of each pair of classes, and their candidate cells, read in one pass over the export."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from finer_ray.config.messages import nearest
+from finer_ray.errors import ExportError, QueryError
+from finer_ray.store.reading import Export
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Images of an export and what they are compared with.
+
+    Attributes:
+        rows: (n,) int64, ascending.
+        targets: (n,) int32.
+        references: (n, K) int32; -1 where there is none.
+    """
+
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int32]
+    references: NDArray[np.int32]
+
+    @cached_property
+    def pairs(self) -> dict[tuple[int, int], Places]:
+        """By ordered pair (a, b) the places of a's images that are compared with b, ascending."""
+        place, column = np.nonzero(self.references >= 0)
+        asked = np.stack([self.targets[place], self.references[place, column]], axis=1)
+        return {(a, b): place[these] for (a, b), these in _groups(asked)}
+
+    @cached_property
+    def classes(self) -> dict[int, Places]:
+        """By class the places of its images, ascending."""
+        return {a: these for (a,), these in _groups(self.targets[:, None])}
+
+
+def read_index(export: Export) -> Index:
+    """The index of an export; 12 + 4 K bytes an image."""
+    rows, targets, references = [], [], []
+    count = export.manifest.layout.references
+    for batch in export.batches("images", ["row", "target", "references"]):
+        rows.append(batch["row"].to_numpy())
+        targets.append(batch["target"].to_numpy())
+        references.append(pc.list_flatten(batch["references"]).to_numpy().reshape(len(batch), count))
+    if not rows:
+        raise ExportError(f"{export.folder.url} holds no image")
+    order = np.argsort(np.concatenate(rows))
+    return Index(np.concatenate(rows)[order], np.concatenate(targets)[order], np.concatenate(references)[order])
+
+
+def spread(places: Places, most: int) -> Places:
+    """At most so many places, evenly spaced.
+
+    >>> spread(np.arange(10), 3).tolist()
+    [0, 4, 9]
+    """
+    if len(places) <= most:
+        return places
+    chosen: Places = places[np.linspace(0, len(places) - 1, most).astype(np.int64)]
+    return chosen
+
+
+def class_index(export: Export, name: str) -> int:
+    """The index of a class given by its name, or by its index.
+
+    Raises:
+        QueryError: there is no such class, or more than one of this name.
+    """
+    names = export.manifest.classes
+    found = [index for index, known in enumerate(names) if known == name.strip()]
+    if not found and name.isdecimal() and int(name) < len(names):
+        return int(name)
+    if len(found) != 1:
+        why = f"{len(found)} classes are called {name!r}: give the index" if found else f"no class is called {name!r}"
+        raise QueryError(f"--pair: {why}{'' if found else nearest(name, names)}")
+    return found[0]
+
+
+def gather(export: Export, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The candidate cells of some images, in a temporary file, so that memory does not grow with their number.
+
+    Args:
+        export: with the array `patches` and the contrast basis.
+        rows: (n,) of its images, in the order wanted; none twice.
+
+    Returns:
+        (n,) structured: row; cells (P,) int32, -1 where there is none; basis (1+K, P) float32, M_j there; features
+        (P, F) float16; parts (h * w,) uint8, empty where the export has none.
+
+    Raises:
+        ExportError: the export has no basis, or no patches; with what to do.
+    """
+    layout = export.manifest.layout
+    if not layout.basis:
+        raise ExportError("the export has no contrast basis: it was made with output.basis: false")
+    has_parts = "parts" in layout.shapes()
+    ascending = np.argsort(rows)
+    images: NDArray[Any] | None = None
+    for places in _by_unit(rows, ascending, layout.rows_per_unit):
+        these = rows[places]
+        cells, features = export.patches(these)
+        if images is None:
+            kinds: list[Any] = [
+                ("row", np.int64),
+                ("cells", np.int32, cells.shape[1:]),
+                ("basis", np.float32, (1 + layout.references, cells.shape[1])),
+                ("features", np.float16, features.shape[1:]),
+                ("parts", np.uint8, (layout.grid[0] * layout.grid[1] if has_parts else 0,)),
+            ]
+            images = np.memmap(tempfile.TemporaryFile(), np.dtype(kinds), "w+", shape=len(rows))
+        stored = export.stored("basis", these).astype(np.float32).reshape(len(these), 1 + layout.references, -1)
+        stored = np.take_along_axis(stored, np.maximum(cells, 0)[:, None], axis=2)
+        images["row"][places], images["cells"][places], images["features"][places] = these, cells, features
+        images["basis"][places] = stored * export.stored("basis_scale", these)[:, None, None]
+        if has_parts:
+            images["parts"][places] = export.parts(these).reshape(len(these), -1)
+    if images is None:
+        raise ValueError("no rows")
+    return images
+
+
+def read_attributes(export: Export, column: str, rows: NDArray[np.int64]) -> dict[int, frozenset[str]]:
+    """Attributes of some images, by row, out of a column of the user's own: a JSON list of texts, or texts with `;`
+    between them.
+
+    Raises:
+        QueryError: no such column.
+    """
+    own = export.manifest.columns
+    if column not in own:
+        known = f"; it has {', '.join(own)}" if own else ": name it in input.columns, and run the job again"
+        raise QueryError(f"--attributes: `images` has no column {column!r} of your own{nearest(column, [*own])}{known}")
+    found: dict[int, frozenset[str]] = {}
+    wanted = np.sort(rows)
+    for batch in export.batches("images", ["row", column]):
+        numbers = batch["row"].to_numpy()
+        near = np.searchsorted(wanted, numbers).clip(max=len(wanted) - 1)
+        for place in np.flatnonzero(wanted[near] == numbers).tolist():
+            found[int(numbers[place])] = _texts(batch[column][place].as_py())
+    return found
+
+
+def _texts(value: Any) -> frozenset[str]:
+    """The texts of one cell.
+
+    >>> sorted(_texts('["red bill", "pink legs"]')), sorted(_texts("red bill; pink legs")), sorted(_texts(None))
+    (['pink legs', 'red bill'], ['pink legs', 'red bill'], [])
+    """
+    if value is None:
+        return frozenset()
+    text = str(value)
+    if text.lstrip().startswith("["):
+        try:
+            listed = json.loads(text)
+        except ValueError:
+            listed = None
+        if isinstance(listed, list):
+            return frozenset(str(item).strip() for item in listed)
+    return frozenset(item.strip() for item in text.split(";") if item.strip())
+
+
+def _groups(asked: NDArray[np.int32]) -> Iterator[tuple[tuple[int, ...], Places]]:
+    """Each distinct line of (n, m), in ascending order, and where it stands."""
+    lines, group = np.unique(asked, axis=0, return_inverse=True)
+    order = np.argsort(group.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(group.reshape(-1), minlength=len(lines)))
+    for line, these in zip(lines.tolist(), np.split(order, ends[:-1]), strict=True):
+        yield tuple(line), these
+
+
+def _by_unit(rows: NDArray[np.int64], ascending: Places, size: int) -> Iterator[Places]:
+    """Places of rows, those of one unit at a time."""
+    units = rows[ascending] // size
+    return iter(np.split(ascending, np.flatnonzero(np.diff(units)) + 1)) if len(rows) else iter(())
