@@ -37,6 +37,8 @@ from finer_ray.shards.formats import FORMATS
 from finer_ray.store.tables import IMAGES
 from finer_ray.urls import holds_secret
 
+# Of `output.patches`, where the config says nothing.
+PATCHES = 16
 # Of `model.weights`: those that the backbone's folder or repository holds.
 OWN_WEIGHTS = "pretrained"
 NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
@@ -494,6 +496,11 @@ class OutputConfig(Section):
     rows_per_chunk: Positive = Field(32, description="rows that are read together; divides rows_per_unit")
     basis: bool = Field(True, description="store the contrast basis, from which any gamma is recomputed")
     embedding: bool = True
+    patches: Annotated[int, Field(ge=0, le=1024)] = Field(
+        PATCHES,
+        description="cells with the most evidence in the finer map, of which where they lie and what the model sees "
+        "there is stored: for traits; 2.1 kB an image. 0: none",
+    )
     lease_seconds: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
         60.0, description="without a sign of life, after which another run may take the output over"
     )
@@ -632,8 +639,7 @@ class Config(Section):
         are off, softmax, and the places of weights and
         class names (model and head have fingerprints of their own).
         """
-        parts = fingerprinted(self.model_dump(mode="json"))
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self.model_dump(mode="json"))
 
 
 # Keys by section that the fingerprint of a config leaves out.
@@ -642,6 +648,11 @@ UNCOVERED: Mapping[str, tuple[str, ...]] = {
     "model": ("weights", "head", "head_scale", "classes", "concepts"),
     "output": ("url", "lease_seconds"),
 }
+
+
+def fingerprint_of(tree: Mapping[str, Any]) -> str:
+    """The fingerprint of a config, see `Config.fingerprint`, given as a manifest holds it."""
+    return hashlib.sha256(json.dumps(fingerprinted(tree), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -690,5 +701,8 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
         del parts["model"]["cam_layer"]
     if not parts["model"].get("kwargs"):
         parts["model"].pop("kwargs", None)
+    if parts["output"].get("patches") == PATCHES:
+        # Exports made before there were any go on without.
+        del parts["output"]["patches"]
     parts["compute"] = {"precision": parts["compute"]["precision"]}
     return parts

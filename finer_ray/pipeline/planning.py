@@ -13,7 +13,7 @@ from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
 from finer_ray.config.messages import clipped
-from finer_ray.config.schema import Config
+from finer_ray.config.schema import PATCHES, Config, fingerprint_of
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
 from finer_ray.pipeline.targets import saliency_spec
@@ -70,8 +70,8 @@ def layout_of(config: Config, classifier: Classifier, before: Layout | None = No
     Args:
         config: of the job.
         classifier: its model.
-        before: of an export that goes on: its registration is kept. Measuring takes seconds, and another machine may
-            round otherwise.
+        before: of an export that goes on: its registration is kept (measuring takes seconds, and another machine may
+            round otherwise), and its number of patches, which is none where it was begun before there were any.
     """
     spec = saliency_spec(config, classifier)
     if before is not None:
@@ -88,15 +88,20 @@ def layout_of(config: Config, classifier: Classifier, before: Layout | None = No
         rows_per_unit=config.output.rows_per_unit,
         rows_per_chunk=config.output.rows_per_chunk,
         registration=registration,
+        patches=config.output.patches if before is None else before.patches,
     )
 
 
 def draft(config: Config, classifier: Classifier, before: Manifest | None = None) -> Manifest:
     """The manifest of a job, without shards; `before` is that of an export that goes on."""
+    tree = config.model_dump(mode="json")
+    if before is not None and "patches" not in before.config["output"] and config.output.patches in (0, PATCHES):
+        # It was begun before there were any, and goes on without.
+        del tree["output"]["patches"]
     return Manifest(
         status="running",
-        config=config.model_dump(mode="json"),
-        config_fingerprint=config.fingerprint(),
+        config=tree,
+        config_fingerprint=fingerprint_of(tree),
         model_fingerprint=classifier.model_fingerprint,
         head_fingerprint=classifier.head_fingerprint,
         classes=[*classifier.classes.names, *classifier.concepts.names],

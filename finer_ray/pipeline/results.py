@@ -58,6 +58,9 @@ class Results:
             finite = finite & np.isfinite(values["embedding"]).all(1)
         for row in rows[~finite].tolist():
             self.fail(row, "model", NOT_FINITE)
+        if "patch_cells" in values:
+            widths = values["maps"].shape[-1], self._arrays["maps"].shape[-1]
+            values["patch_cells"] = _renumbered(values["patch_cells"], *widths)
         for name, array in values.items():
             if name in self._arrays or name not in OPTIONAL:
                 # Maps may have a smaller grid than the largest, beyond which they stay NaN.
@@ -83,18 +86,24 @@ OPTIONAL = ("basis", "basis_scale", "embedding")
 
 
 def _stored(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A batch's results as they are stored: maps, basis and embedding in float16."""
+    """A batch's results as they are stored: maps, basis, embedding and patches in float16."""
     maps, maps_scale = to_half(found["maps"], (-2, -1))
     basis, basis_scale = to_half(found["basis"], (-3, -2, -1))
     with np.errstate(over="ignore"):
         embedding = found["embedding"].astype(np.float16)
+    patches = {"patches": found["patches"].astype(np.float16)} if "patches" in found else {}
     halves: dict[str, NDArray[Any]] = {
         "maps": maps,
         "maps_scale": maps_scale,
         "basis": basis,
         "basis_scale": basis_scale,
     }
-    return found | halves | {"embedding": embedding}
+    return found | halves | patches | {"embedding": embedding}
+
+
+def _renumbered(cells: NDArray[np.int64], width: int, whole: int) -> NDArray[np.int64]:
+    """Cells y * w + x of grids `width` cells wide, as they are numbered in the grid of all, `whole` cells wide."""
+    return np.where(cells < 0, cells, cells // width * whole + cells % width)
 
 
 def _empty(kind: pa.DataType, count: int) -> NDArray[Any]:
@@ -110,7 +119,7 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
 
     Returns:
         The columns of images that come from the model, (B,) or (B, K), where there are several targets (B, T) or
-        (B, T, K); `maps`, `basis` and `embedding`; and `finite` (B,) bool, whether the results can be used.
+        (B, T, K); `maps`, `basis` and `embedding`; where asked for `patch_cells` and `patches`; and `finite` (B,) bool, whether the results can be used.
     """
     logits, target, predicted = explanation.logits, explanation.target, explanation.predicted
     classes = torch.cat([target[..., None], explanation.references], dim=-1)
@@ -119,7 +128,10 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
     chances = class_probabilities(model, logits, flat).reshape(classes.shape)
     maps, own = explanation.maps.flatten(target.ndim), explanation.basis[..., 0, :, :].flatten(target.ndim)
     explained = maps.isfinite().all(-1) & own.isfinite().all(-1) | (target < 0)
-    return {
+    patches = {} if explanation.patches is None else {"patches": explanation.patches}
+    if explanation.patch_cells is not None:
+        patches["patch_cells"] = explanation.patch_cells
+    return patches | {
         "target": target,
         "predicted": predicted,
         "probability": chances[..., 0],

@@ -231,6 +231,31 @@ class Export:
         stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
         return stored
 
+    def patches(self, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The cells with the most evidence for the first target, and what the model has seen in them.
+
+        Args:
+            rows: n rows of `images`, in any order.
+
+        Returns:
+            (n, P) int32 cells of the grid (h, w) of `manifest.layout`, y * w + x, the strongest first; -1 where an
+            image has fewer, and for rows that hold no image. And (n, P, 64) float32 of length 1: the CAM layer's
+            activations there under a random projection, see `finer_ray.saliency.patches`; NaN where the cell is -1.
+
+        Raises:
+            ExportError: they were not stored. IndexError: a row out of range.
+
+        >>> cells, features = open_export("demo_export").patches([0, 1])
+        >>> cells.shape, features.shape
+        ((2, 16), (2, 16, 64))
+        """
+        if not self.manifest.layout.patches:
+            raise ExportError(
+                "the export has no patches: it was made with output.patches: 0, or by a version that stored none; "
+                "export again to another output.url"
+            )
+        return self.stored("patch_cells", rows), self.stored("patches", rows).astype(np.float32)
+
     def reference_logits(self, rows: Rows, target: int = 0) -> torch.Tensor:
         """Logits of a target's references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
         rows = self._rows(rows)
