@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,13 +36,14 @@ class Index:
     def pairs(self) -> dict[tuple[int, int], Places]:
         """By ordered pair (a, b) the places of a's images that are compared with b, ascending."""
         place, column = np.nonzero(self.references >= 0)
-        asked = np.stack([self.targets[place], self.references[place, column]], axis=1)
-        return {(a, b): place[these] for (a, b), these in _groups(asked)}
+        count = 1 + int(self.references.max(initial=0))
+        asked = self.targets[place].astype(np.int64) * count + self.references[place, column]
+        return {divmod(pair, count): place[these] for pair, these in _groups(asked)}
 
     @cached_property
     def classes(self) -> dict[int, Places]:
         """By class the places of its images, ascending."""
-        return {a: these for (a,), these in _groups(self.targets[:, None])}
+        return dict(_groups(self.targets))
 
 
 def read_index(export: Export) -> Index:
@@ -170,13 +171,11 @@ def _texts(value: Any) -> frozenset[str]:
     return frozenset(item.strip() for item in text.split(";") if item.strip())
 
 
-def _groups(asked: NDArray[np.int32]) -> Iterator[tuple[tuple[int, ...], Places]]:
-    """Each distinct line of (n, m), in ascending order, and where it stands."""
-    lines, group = np.unique(asked, axis=0, return_inverse=True)
-    order = np.argsort(group.reshape(-1), kind="stable")
-    ends = np.cumsum(np.bincount(group.reshape(-1), minlength=len(lines)))
-    for line, these in zip(lines.tolist(), np.split(order, ends[:-1]), strict=True):
-        yield tuple(line), these
+def _groups(values: NDArray[np.integer[Any]]) -> Iterator[tuple[int, Places]]:
+    """Each distinct value, in ascending order, and where it stands."""
+    order = np.argsort(values, kind="stable")
+    distinct, starts = np.unique(values[order], return_index=True)
+    return zip(distinct.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _by_unit(rows: NDArray[np.int64], ascending: Places, size: int) -> Iterator[Places]:
