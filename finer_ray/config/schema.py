@@ -30,6 +30,7 @@ from finer_ray.models.library import LOCAL_DIR, Library
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
+from finer_ray.saliency.parts import MOST_PARTS
 from finer_ray.saliency.selection import Ranking
 from finer_ray.saliency.spec import FINER, MapSpec, maps_of
 from finer_ray.saliency.split_classifier import Activation
@@ -97,6 +98,11 @@ class FieldsConfig(Section):
         description="the classes that the image is compared with, at most K: a list of names or indices, or text with "
         "; between them; images without are compared as saliency.selection says; no default",
     )
+    parts: str | None = Field(
+        None,
+        description="an image of part ids, one a pixel: grey values or places in a palette, 0 for none, such as "
+        "parts.png; not of a folder; no default",
+    )
     box_format: Literal["xyxy", "xywh"] = "xyxy"
 
 
@@ -146,6 +152,11 @@ class InputConfig(Section):
         description="of your own, kept in the table images: fields as those above, [species, json.sex], or by the "
         "names they are to have, {sex: json.sex}",
     )
+    part_names: Place | list[str] | None = Field(
+        None,
+        description="names of the parts of input.fields.parts, id 1 first: a .txt or .json file | a list; null: their "
+        "numbers; an image with an id beyond them fails",
+    )
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(
         100_000_000,
@@ -163,6 +174,14 @@ class InputConfig(Section):
     def places(self) -> dict[str, Any]:
         """Where the parts of a sample stand, for `finer_ray.shards.fields_of`."""
         return {**self.fields.model_dump(), "columns": tuple(self.columns.items())}
+
+    @model_validator(mode="after")
+    def _names_are_of_parts(self) -> Self:
+        if self.part_names is not None and not self.fields.parts:
+            raise ValueError("part_names needs fields.parts, where an image's part mask stands, such as parts.png")
+        if isinstance(self.part_names, list) and not 1 <= len(self.part_names) <= MOST_PARTS:
+            raise ValueError(f"part_names has {len(self.part_names)} names; 1 to {MOST_PARTS} are right")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -650,6 +669,10 @@ UNCOVERED: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# Of `input.fields`, what exports were made without before there was any.
+LATER_FIELDS = ("references", "parts")
+
+
 def fingerprint_of(tree: Mapping[str, Any]) -> str:
     """The fingerprint of a config, see `Config.fingerprint`, given as a manifest holds it."""
     return hashlib.sha256(json.dumps(fingerprinted(tree), sort_keys=True).encode()).hexdigest()[:16]
@@ -679,8 +702,10 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     before = {new: old for old, new in FieldsConfig.renamed.items()}
     fields = parts["input"]["fields"]
     parts["input"]["fields"] = {
-        before.get(key, key): value for key, value in fields.items() if key != "references" or value
+        before.get(key, key): value for key, value in fields.items() if key not in LATER_FIELDS or value
     }
+    if parts["input"].get("part_names") is None:
+        parts["input"].pop("part_names", None)
     if not parts["input"].get("columns"):
         parts["input"].pop("columns", None)
     # Of a file its content counts, not its place.

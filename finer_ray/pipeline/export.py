@@ -14,7 +14,7 @@ from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
 from finer_ray.pipeline.precision import with_precision
 from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
-from finer_ray.pipeline.reference_files import with_references
+from finer_ray.pipeline.reference_files import with_part_names, with_references
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
 from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_saliency
@@ -77,7 +77,7 @@ class Run(ExitStack):
 
     def __enter__(self) -> Self:
         """Check everything that can be checked before any work, and acquire the lease."""
-        config = self._config
+        self._config = config = with_part_names(self._config)
         check_device(config.compute)
         self._folder = folder = Folder(config.output.url, config.compute.retry_seconds)
         check_places(config.input.shards, folder)

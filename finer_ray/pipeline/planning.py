@@ -89,6 +89,7 @@ def layout_of(config: Config, classifier: Classifier, before: Layout | None = No
         rows_per_chunk=config.output.rows_per_chunk,
         registration=registration,
         patches=config.output.patches if before is None else before.patches,
+        parts=bool(config.input.fields.parts),
     )
 
 

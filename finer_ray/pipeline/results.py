@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finer_ray.pipeline.unit_tables import NOTES, to_column
+from finer_ray.pipeline.unit_tables import NOTES, from_column, to_column
 from finer_ray.saliency import Explanation, SplitClassifier
 from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.tensors import to_half
@@ -36,7 +36,8 @@ class Results:
         self._errors: list[str | None] = source["error"].to_pylist()
         self.labels: list[int | None] = [None] * len(source)
         self.unknown_labels: list[str | None] = [None] * len(source)
-        known = {*NOTES.names, "label", "unknown_label"}
+        # Parts are as the loader has found them.
+        known = {*NOTES.names, "label", "unknown_label", "parts"}
         self._arrays = {field.name: _empty(field.type, len(source)) for field in schema if field.name not in known}
 
     def fail(self, row: int, stage: str, error: str) -> None:
@@ -74,6 +75,8 @@ class Results:
         columns |= {"stage": pa.array(self.stages, pa.string()), "error": pa.array(self._errors, pa.string())}
         columns["label"] = pa.array(self.labels, pa.int32())
         columns["unknown_label"] = pa.array(self.unknown_labels, pa.string())
+        if "parts" in self._schema.names:
+            columns["parts"] = to_column(np.where(failed[:, None, None], 0, from_column(self._source["parts"])))
         for name, values in self._arrays.items():
             # Of a concept there is no probability: NaN, and null in the table.
             null = failed | np.isnan(values) if values.ndim == 1 else failed
@@ -119,7 +122,8 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
 
     Returns:
         The columns of images that come from the model, (B,) or (B, K), where there are several targets (B, T) or
-        (B, T, K); `maps`, `basis` and `embedding`; where asked for `patch_cells` and `patches`; and `finite` (B,) bool, whether the results can be used.
+        (B, T, K); `maps`, `basis` and `embedding`; where asked for, `patch_cells` and `patches`; and `finite`
+        (B,) bool, whether the results can be used.
     """
     logits, target, predicted = explanation.logits, explanation.target, explanation.predicted
     classes = torch.cat([target[..., None], explanation.references], dim=-1)
