@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import ThreadpoolController
 
 # Fewer cells than this for each cluster, and there are fewer clusters.
-CELLS_PER_CLUSTER = 4
+CELLS_PER_CLUSTER = 2
 # Starts of k-means, of which the best is kept; a resample has one.
 STARTS = 4
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from finer_ray.errors import ExportError, QueryError
 from finer_ray.store.reading import Export
 
 Places = NDArray[np.int64]
+# Of things to do, and a word for it, one by one.
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,13 @@ def class_index(export: Export, name: str) -> int:
     return found[0]
 
 
-def gather(export: Export, rows: NDArray[np.int64]) -> NDArray[Any]:
+def gather(export: Export, rows: NDArray[np.int64], watch: Watch) -> NDArray[Any]:
     """The candidate cells of some images, in a temporary file, so that memory does not grow with their number.
 
     Args:
         export: with the array `patches` and the contrast basis.
         rows: (n,) of its images, in the order wanted; none twice.
+        watch: told of the units that are read.
 
     Returns:
         (n,) structured: row; cells (P,) int32, -1 where there is none; basis (1+K, P) float32, M_j there; features
@@ -105,29 +108,28 @@ def gather(export: Export, rows: NDArray[np.int64]) -> NDArray[Any]:
     layout = export.manifest.layout
     if not layout.basis:
         raise ExportError("the export has no contrast basis: it was made with output.basis: false")
-    has_parts = "parts" in layout.shapes()
-    ascending = np.argsort(rows)
-    images: NDArray[Any] | None = None
-    for places in _by_unit(rows, ascending, layout.rows_per_unit):
+    sizes = [values.shape[1:] for values in export.patches(rows[:0])]
+    kinds: list[Any] = [
+        ("row", np.int64),
+        ("cells", np.int32, sizes[0]),
+        ("basis", np.float32, (1 + layout.references, *sizes[0])),
+        ("features", np.float16, sizes[1]),
+        ("parts", np.uint8, (layout.grid[0] * layout.grid[1] * layout.parts,)),
+    ]
+    if not len(rows):
+        return np.empty(0, np.dtype(kinds))
+    # The file has no name, and goes when the array does.
+    with tempfile.TemporaryFile() as file:
+        images = np.memmap(file, np.dtype(kinds), "w+", shape=len(rows))
+    for places in watch(_by_unit(rows, layout.rows_per_unit), "reading"):
         these = rows[places]
         cells, features = export.patches(these)
-        if images is None:
-            kinds: list[Any] = [
-                ("row", np.int64),
-                ("cells", np.int32, cells.shape[1:]),
-                ("basis", np.float32, (1 + layout.references, cells.shape[1])),
-                ("features", np.float16, features.shape[1:]),
-                ("parts", np.uint8, (layout.grid[0] * layout.grid[1] if has_parts else 0,)),
-            ]
-            images = np.memmap(tempfile.TemporaryFile(), np.dtype(kinds), "w+", shape=len(rows))
-        stored = export.stored("basis", these).astype(np.float32).reshape(len(these), 1 + layout.references, -1)
-        stored = np.take_along_axis(stored, np.maximum(cells, 0)[:, None], axis=2)
+        maps = export.stored("basis", these).reshape(len(these), 1 + layout.references, -1)
+        there = np.take_along_axis(maps, np.maximum(cells, 0)[:, None], axis=2).astype(np.float32)
         images["row"][places], images["cells"][places], images["features"][places] = these, cells, features
-        images["basis"][places] = stored * export.stored("basis_scale", these)[:, None, None]
-        if has_parts:
+        images["basis"][places] = there * export.stored("basis_scale", these)[:, None, None]
+        if layout.parts:
             images["parts"][places] = export.parts(these).reshape(len(these), -1)
-    if images is None:
-        raise ValueError("no rows")
     return images
 
 
@@ -178,7 +180,7 @@ def _groups(values: NDArray[np.integer[Any]]) -> Iterator[tuple[int, Places]]:
     return zip(distinct.tolist(), np.split(order, starts[1:]), strict=True)
 
 
-def _by_unit(rows: NDArray[np.int64], ascending: Places, size: int) -> Iterator[Places]:
-    """Places of rows, those of one unit at a time."""
-    units = rows[ascending] // size
-    return iter(np.split(ascending, np.flatnonzero(np.diff(units)) + 1)) if len(rows) else iter(())
+def _by_unit(rows: NDArray[np.int64], size: int) -> list[Places]:
+    """Places of rows, those of one unit after those of another, each in ascending order of its rows."""
+    order = np.argsort(rows)
+    return np.split(order, np.flatnonzero(np.diff(rows[order] // size)) + 1)

@@ -8,14 +8,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from finer_ray.errors import QueryError
 from finer_ray.store.reading import Export
 from finer_ray.store.tables import TRAITS
-from finer_ray.traits.images import Index, Places, gather, read_attributes, read_index, spread
-from finer_ray.traits.trait import Kind, Looked, Settings, Trait, find_traits
+from finer_ray.traits.images import Index, Places, Watch, class_index, gather, read_attributes, read_index, spread
+from finer_ray.traits.trait import DEFAULT, Kind, Looked, Settings, Trait, find_traits
 
+# Classes that a message names.
+MAX_NAMED = 10
 # Of n images: rows (n,) and cells (n, P), -1 for none, to evidence (n, P).
 Evidence = Callable[[NDArray[np.int64], NDArray[np.int32]], NDArray[np.floating[Any]]]
-Pair = tuple[int, int]
 
 
 def pair_traits(
@@ -60,11 +62,41 @@ def pair_traits(
     return wanted.traits(kind, a, b, evidence)
 
 
+def both_ways(
+    export: Export, one: str, other: str, settings: Settings = DEFAULT, attributes: str | None = None
+) -> list[Trait]:
+    """The traits of a pair one way, the other way, and those that the two share.
+
+    Args:
+        export: as of `pair_traits`.
+        one, other: classes by name or index.
+        settings: how.
+        attributes: as of `pair_traits`.
+
+    Raises:
+        QueryError: there is no such class or column, or no image of one class is compared with the other. ExportError:
+            as of `pair_traits`.
+    """
+    a, b = (class_index(export, name) for name in (one, other))
+    names = export.manifest.classes
+    index = read_index(export)
+    if (a, b) not in index.pairs and (b, a) not in index.pairs:
+        known = sorted({names[there] for pair in index.pairs if a in pair for there in pair if there != a})
+        compared = f"; {names[a]} is compared with {', '.join(known[:MAX_NAMED])}" if known else ""
+        raise QueryError(
+            f"--pair: {names[a]!r} and {names[b]!r} are no references of each other's images, so that there is no "
+            f"evidence for one over the other{compared}"
+        )
+    wanted = Wanted(export, index, settings, [(a, b)], attributes=attributes)
+    kinds: list[tuple[Kind, int, int]] = [("pair", a, b), ("pair", b, a), ("shared", min(a, b), max(a, b))]
+    return [trait for kind in kinds for trait in wanted.traits(*kind)]
+
+
 def all_traits(
     export: Export,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULT,
     attributes: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = lambda items, what: items,
 ) -> list[Trait]:
     """The traits of all pairs that occur, both directions and shared, and of all classes against all their references.
 
@@ -74,7 +106,7 @@ def all_traits(
         export: as of `pair_traits`.
         settings: how.
         attributes: as of `pair_traits`.
-        progress: told how many of how many pairs and classes are done.
+        watch: called with what there is to do, and a word for it; gives it back one by one, and may show how far it is.
 
     Returns:
         In the order of the table `traits`: by a, kind, b, rank.
@@ -83,17 +115,13 @@ def all_traits(
         ExportError, QueryError: as of `pair_traits`.
     """
     index = read_index(export)
-    wanted = Wanted(export, index, settings, [*index.pairs], [*index.classes], attributes)
+    wanted = Wanted(export, index, settings, [*index.pairs], [*index.classes], attributes, watch)
     tasks: list[tuple[Kind, int, int | None]] = [("class", a, None) for a in index.classes]
     tasks += [("pair", a, b) for a, b in index.pairs]
     # Of a pair and its reverse once.
     tasks += [("shared", a, b) for a, b in sorted({(min(pair), max(pair)) for pair in index.pairs})]
-    found = []
-    for done, task in enumerate(sorted(tasks, key=lambda task: (task[1], task[0], task[2] or 0))):
-        progress(done, len(tasks))
-        found += wanted.traits(*task)
-    progress(len(tasks), len(tasks))
-    return found
+    tasks.sort(key=lambda task: (task[1], task[0], task[2] or 0))
+    return [trait for task in watch(tasks, "traits") for trait in wanted.traits(*task)]
 
 
 def trait_table(traits: Sequence[Trait]) -> pa.Table:
@@ -112,6 +140,7 @@ class Wanted:
         pairs: ordered pairs; their reverses are looked at, too.
         classes: to be compared with all their references.
         attributes: a column of the user's own, or None.
+        watch: as of `all_traits`.
 
     Raises:
         ExportError: the export has no patches or no basis. QueryError: it has no such column.
@@ -122,9 +151,10 @@ class Wanted:
         export: Export,
         index: Index,
         settings: Settings,
-        pairs: Sequence[Pair] = (),
+        pairs: Sequence[tuple[int, int]] = (),
         classes: Sequence[int] = (),
         attributes: str | None = None,
+        watch: Watch = lambda items, what: items,
     ) -> None:
         gamma = export.manifest.config["saliency"]["gamma"] if settings.gamma is None else settings.gamma
         self._settings, self._gamma, self._index = settings, float(gamma), index
@@ -137,7 +167,7 @@ class Wanted:
         self._slots = np.full(len(index.rows), -1)
         self._slots[places] = np.arange(len(places))
         rows = index.rows[places]
-        self._images = gather(export, rows)
+        self._images = gather(export, rows, watch)
         self._part_names = export.part_names if self._images["parts"].size else ()
         self._attributes = None if attributes is None else read_attributes(export, attributes, rows)
 

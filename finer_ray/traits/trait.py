@@ -90,6 +90,9 @@ class Settings:
     seed: int = 0
 
 
+DEFAULT = Settings()
+
+
 @dataclass(frozen=True)
 class Looked:
     """The candidate cells of some images: n images, P cells each.
@@ -139,7 +142,9 @@ def find_traits(looked: Looked, kind: Kind, a: int, b: int | None, settings: Set
     for label, value in enumerate(stable.tolist()):
         weights = np.zeros(looked.evidence.shape)
         weights[image[labels == label], column[labels == label]] = evidence[labels == label]
-        found.append(_described(looked, weights, Trait(kind, a, b, stability=None if np.isnan(value) else value), settings))
+        found.append(
+            _described(looked, weights, Trait(kind, a, b, stability=None if np.isnan(value) else value), settings)
+        )
     found.sort(key=lambda trait: (-_score(trait), -trait.mass, trait.cells))
     return [replace(trait, rank=rank) for rank, trait in enumerate(found, start=1)]
 

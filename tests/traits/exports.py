@@ -10,11 +10,11 @@ import pyarrow as pa
 from finer_ray.shards import ShardIndex, ShardRef
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
+from finer_ray.store.parts import commit
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
-from finer_ray.store.parts import commit
 from tests.store.exports import publish_all
 
 REST = {
@@ -80,7 +80,7 @@ def write_export(
         classes=list(classes),
         transform={},
         layout=layout,
-        columns={name: "text" for name in own},
+        columns=dict.fromkeys(own, "text"),
         shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)],
         tables={},
         counts={},
