@@ -330,6 +330,34 @@ def report(
 
 
 @app.command(rich_help_panel=LOOK)
+def pairs(
+    url: ExportUrl,
+    name: Annotated[str | None, typer.Option("--class", help="Only images of this class, by name or index.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many pairs are shown; 0: all.")] = 20,
+) -> None:
+    """Say what tells each class from its references, over all images.
+
+    Writes OUT/pairs.parquet, unless the job has. The pairs that are taken for each other most often come first.
+    """
+    from finer_ray.pairs.shown import class_index, shown_pairs
+    from finer_ray.pairs.table import NAME, news
+    from finer_ray.pipeline.progress import late_bar
+    from finer_ray.store import derived
+    from finer_ray.store.reading import open_export
+
+    made = open_export(url)
+    index = None if name is None else class_index(made.manifest.classes, name)
+    with late_bar(made.manifest.counts["images"], "pairs") as watch:
+        found = news(made, watch=watch)
+    if found is not None:
+        derived.write(made, NAME, found)
+    table, notes = shown_pairs(derived.read(made, NAME) if found is None else found, index, rows)
+    _show(table)
+    for note in notes:
+        typer.echo(note)
+
+
+@app.command(rich_help_panel=LOOK)
 def traits(
     url: ExportUrl,
     pair: Annotated[
@@ -389,7 +417,7 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, similarity, names. Nothing is written, no other file is read.
+    Tables: images, metrics, classes, failures, similarity, pairs, traits, names. Nothing is written, no other file is read.
     """
     from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed

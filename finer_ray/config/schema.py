@@ -520,6 +520,7 @@ class OutputConfig(Section):
         description="cells with the most evidence in the finer map, of which where they lie and what the model sees "
         "there is stored: for traits; 2.1 kB an image. 0: none",
     )
+    pairs: bool = Field(True, description="at the end, make the table of pairs of classes, as finer-ray pairs does")
     lease_seconds: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
         60.0, description="without a sign of life, after which another run may take the output over"
     )
@@ -655,7 +656,7 @@ class Config(Section):
 
         Left out: which shards (a later run may add some) and what is done about changed ones, where the export lies,
         resources, limits on failures, settings of methods that no map is drawn with, later metrics that
-        are off, softmax, and the places of weights and
+        are off, softmax, tables that are computed from what is stored, and the places of weights and
         class names (model and head have fingerprints of their own).
         """
         return fingerprint_of(self.model_dump(mode="json"))
@@ -665,7 +666,7 @@ class Config(Section):
 UNCOVERED: Mapping[str, tuple[str, ...]] = {
     "input": ("shards", "max_failures", "on_changed"),
     "model": ("weights", "head", "head_scale", "classes", "concepts"),
-    "output": ("url", "lease_seconds"),
+    "output": ("url", "pairs", "lease_seconds"),
 }
 
 

@@ -52,6 +52,14 @@ def is_current(export: Export, name: str) -> bool:
     return _found(export, name) == state_of(export.manifest, name)
 
 
+def check_vacant(export: Export, name: str) -> None:
+    """Raises ExportError where the table's file is there, and is none of ours."""
+    if _found(export, name) == "":
+        raise ExportError(
+            f"{export.folder.url}/{file_of(name)} was not written by finer_ray, and is not overwritten: move it away"
+        )
+
+
 def write(export: Export, name: str, table: pa.Table) -> None:
     """Write a derived table of the state that the export was opened in, in place of what it had.
 
@@ -64,10 +72,7 @@ def write(export: Export, name: str, table: pa.Table) -> None:
         ExportError: the file is there and is none of ours.
         StoreError: it cannot be written.
     """
-    if _found(export, name) == "":
-        raise ExportError(
-            f"{export.folder.url}/{file_of(name)} was not written by finer_ray, and is not overwritten: move it away"
-        )
+    check_vacant(export, name)
     made = table.cast(DERIVED[name]).replace_schema_metadata({STATE: state_of(export.manifest, name)})
     export.folder.write_table(file_of(name), made)
 
@@ -83,6 +88,15 @@ def read(export: Export, name: str) -> pa.Table:
         url = export.folder.url
         raise ExportError(f"{url}/{file_of(name)} {which}: run `finer-ray {name} {url}`, which makes it")
     return export.folder.read_table(file_of(name), DERIVED[name])
+
+
+def earlier(export: Export, name: str) -> pa.Table | None:
+    """A derived table, of whatever state of the export it is; None where there is none, or it has other columns."""
+    schema = DERIVED[name]
+    if not _found(export, name):
+        return None
+    table = export.folder.read_parquet(file_of(name))
+    return table.cast(schema) if table.schema.names == schema.names else None
 
 
 def files(export: Export, name: str) -> list[str]:

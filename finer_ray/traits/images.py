@@ -74,22 +74,6 @@ def spread(places: Places, most: int) -> Places:
     return chosen
 
 
-def class_index(export: Export, name: str) -> int:
-    """The index of a class given by its name, or by its index.
-
-    Raises:
-        QueryError: there is no such class, or more than one of this name.
-    """
-    names = export.manifest.classes
-    found = [index for index, known in enumerate(names) if known == name.strip()]
-    if not found and name.isdecimal() and int(name) < len(names):
-        return int(name)
-    if len(found) != 1:
-        why = f"{len(found)} classes are called {name!r}: give the index" if found else f"no class is called {name!r}"
-        raise QueryError(f"--pair: {why}{'' if found else nearest(name, names)}")
-    return found[0]
-
-
 def gather(export: Export, rows: NDArray[np.int64], watch: Watch) -> NDArray[Any]:
     """The candidate cells of some images, in a temporary file, so that memory does not grow with their number.
 

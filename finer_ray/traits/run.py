@@ -9,9 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finer_ray.errors import QueryError
+from finer_ray.pairs.shown import class_index
 from finer_ray.store.reading import Export
 from finer_ray.store.tables import TRAITS
-from finer_ray.traits.images import Index, Places, Watch, class_index, gather, read_attributes, read_index, spread
+from finer_ray.traits.images import Index, Places, Watch, gather, read_attributes, read_index, spread
 from finer_ray.traits.trait import DEFAULT, Kind, Looked, Settings, Trait, find_traits
 
 # Classes that a message names.
@@ -39,7 +40,7 @@ def pair_traits(
 
     Args:
         export: with patches (`output.patches`) and the contrast basis.
-        a, b: class indices, see `finer_ray.traits.images.class_index` for names.
+        a, b: class indices, places in `manifest.classes`.
         kind: pair, or shared: what speaks for both (gamma -1).
         gamma: of the evidence relu(M_a - gamma M_b) of a cell; the export's `saliency.gamma` when None.
         clusters, images, resamples, shown, seed: see `Settings`.
@@ -77,8 +78,8 @@ def both_ways(
         QueryError: there is no such class or column, or no image of one class is compared with the other. ExportError:
             as of `pair_traits`.
     """
-    a, b = (class_index(export, name) for name in (one, other))
     names = export.manifest.classes
+    a, b = (class_index(names, name, "--pair") for name in (one, other))
     index = read_index(export)
     if (a, b) not in index.pairs and (b, a) not in index.pairs:
         known = sorted({names[there] for pair in index.pairs if a in pair for there in pair if there != a})

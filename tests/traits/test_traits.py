@@ -192,7 +192,7 @@ def test_pairs_by_name(birds: tuple[Export, np.ndarray]) -> None:
     assert titles == [f"{what} (24 images and 24)" for what in ("crow rather than rook", "rook rather than crow")] + [
         "crow and rook (24 images and 24)"
     ]
-    with pytest.raises(QueryError, match=r"no class is called 'crov' .nearest: crow"):
+    with pytest.raises(QueryError, match=r"--pair: no class of the export is called 'crov' .nearest: crow"):
         both_ways(export, "crov", "rook")
 
 
