@@ -417,7 +417,8 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, similarity, pairs, traits, names. Nothing is written, no other file is read.
+    Tables: images, metrics, classes, failures, similarity, pairs, traits, names. Nothing is written, no other
+    file is read.
     """
     from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed

@@ -34,12 +34,12 @@ class Trait:
         kind: pair (what speaks for a and against b), shared (what speaks for both), or class.
         a, b: class indices; b is None for traits of a class against all its references.
         rank: from 1, by mass times prevalence.
-        mass: share of all evidence that is the trait's, 0 to 1.
+        mass: share of all evidence, on both classes' images, that is the trait's, 0 to 1.
         prevalence_a, prevalence_b: share of the class's images with evidence at one of the trait's cells or more; None
             where no image of the class was looked at.
         stability: see `finer_ray.traits.clusters.stability`; None of a single image.
         images_a, images_b: how many images of each class were looked at.
-        cells: those that show it, the strongest of each image, strongest first.
+        cells: those that show it, the strongest of each image, strongest first; of images of a, of kind shared of both.
         part: the part of the annotated ones on which most of its evidence lies; None where there is none.
         part_share: the share of its evidence that lies on that part.
         part_lift: part_share over the share of all cells of these images that show the part; 1 is chance.
@@ -128,7 +128,8 @@ def find_traits(looked: Looked, kind: Kind, a: int, b: int | None, settings: Set
         settings: how; its gamma has gone into the evidence.
 
     Returns:
-        In the order of their ranks; none where no cell has evidence. Images in another order give the same traits.
+        In the order of their ranks; without clusters that no image of A shows (or, of kind shared, none of B's). Images
+        in another order give the same traits.
     """
     order = _by_content(looked.features)
     place, column = np.nonzero(looked.evidence[order] > 0)
@@ -145,8 +146,8 @@ def find_traits(looked: Looked, kind: Kind, a: int, b: int | None, settings: Set
         found.append(
             _described(looked, weights, Trait(kind, a, b, stability=None if np.isnan(value) else value), settings)
         )
-    found.sort(key=lambda trait: (-_score(trait), -trait.mass, trait.cells))
-    return [replace(trait, rank=rank) for rank, trait in enumerate(found, start=1)]
+    shown = sorted(filter(_score, found), key=lambda trait: (-_score(trait), trait.cells))
+    return [replace(trait, rank=rank) for rank, trait in enumerate(shown, start=1)]
 
 
 def _by_content(features: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -172,7 +173,7 @@ def _described(looked: Looked, weights: NDArray[np.float64], trait: Trait, setti
         prevalence_b=prevalence[1],
         images_a=int(looked.own.sum()),
         images_b=int((~looked.own).sum()),
-        cells=_strongest(looked, weights, settings.shown),
+        cells=_strongest(looked, weights if trait.kind == "shared" else weights * looked.own[:, None], settings.shown),
         **_part(looked, weights),
         **_attribute(looked, weights.sum(1)),
     )
