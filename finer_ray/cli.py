@@ -375,7 +375,7 @@ def traits(
         bool, typer.Option("--texts", help="Name traits by the model's concepts; reads photos and runs the model.")
     ] = False,
 ) -> None:
-    """Say what the images of a class have in common that tells it from another class.
+    """Say what images of a class show that tells it from others.
 
     Writes OUT/traits.parquet: of all pairs both ways, of what they share, and of each class against its references.
     """

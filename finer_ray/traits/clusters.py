@@ -11,12 +11,12 @@ from threadpoolctl import ThreadpoolController
 
 # Fewer cells than this for each cluster, and there are fewer clusters.
 CELLS_PER_CLUSTER = 2
-# Starts of k-means, of which the best is kept; a resample has one.
+# Starts of k-means, of which the best is kept. With one alone resamples would seem less stable than they are.
 STARTS = 4
 
 
 def cluster(
-    features: NDArray[np.float32], weights: NDArray[np.float64], count: int, seed: int = 0, starts: int = STARTS
+    features: NDArray[np.float32], weights: NDArray[np.float64], count: int, seed: int = 0
 ) -> NDArray[np.int64]:
     """k-means by scikit-learn; the same input gives the same clusters.
 
@@ -25,7 +25,6 @@ def cluster(
         weights: (n,), positive.
         count: of clusters, at most; at most one for every CELLS_PER_CLUSTER cells, but one at least.
         seed: of the starts, which are drawn as k-means++.
-        starts: how many, of which the best is kept.
 
     Returns:
         (n,) the cluster of each cell, from 0; all of 0 to the largest occur.
@@ -34,7 +33,7 @@ def cluster(
     [1, 1, 1, 1, 0, 0, 0, 0]
     """
     wanted = min(count, max(1, len(features) // CELLS_PER_CLUSTER))
-    means = KMeans(wanted, n_init=starts, random_state=seed)
+    means = KMeans(wanted, n_init=STARTS, random_state=seed)
     # With several threads the order of sums, and so their last bits, differ from run to run.
     with _threads().limit(limits=1), warnings.catch_warnings():
         # Of fewer different cells than clusters.
@@ -85,7 +84,7 @@ def stability(
     for row in found if len(known) > 1 else ():
         times = np.bincount(random.integers(len(known), size=len(known)), minlength=len(known))[place]
         drawn = times > 0
-        again = cluster(features[drawn], (weights * times)[drawn], count, seed, starts=1)
+        again = cluster(features[drawn], (weights * times)[drawn], count, seed)
         row[:] = best_overlaps(labels[drawn], again, weights[drawn], len(row))
     known_draws = ~np.isnan(found)
     sums, draws = np.where(known_draws, found, 0).sum(0), known_draws.sum(0)

@@ -18,7 +18,7 @@ from finer_ray.config.loading import load_config
 from finer_ray.config.schema import Config, ModelConfig
 from finer_ray.demo.run_demo import birds_config
 from finer_ray.errors import QueryError
-from finer_ray.models import Classifier, build_classifier
+from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export as run
 from finer_ray.report.photos import read_photos
 from finer_ray.store import derived
@@ -83,12 +83,10 @@ def test_traits_are_named_by_the_model_that_made_the_export(job: Callable[..., C
     assert {trait.text for trait in named} <= set(CONCEPTS)
     assert [replace(trait, text=None, text_score=None) for trait in named] == found
     first = named[0]
-    values = []
-    for cell in first.cells[:8]:
-        [photo] = _photos(export, cell.row)
-        grid = scores(concept_evidence(_model(export), torch.from_numpy(photo[None])))
-        values.append(grid[0].reshape(3, -1)[:, cell.cell])
-    mean = np.mean(values, axis=0)
+    photos = np.stack(read_photos(export, [cell.row for cell in first.cells[:8]]))
+    model = build_classifier(ModelConfig(**export.manifest.config["model"]))
+    grids = scores(concept_evidence(model, torch.from_numpy(photos))).reshape(len(photos), 3, -1)
+    mean = np.mean([grid[:, cell.cell] for grid, cell in zip(grids, first.cells, strict=False)], axis=0)
     assert (CONCEPTS[mean.argmax()], pytest.approx(mean.max(), rel=1e-4)) == (first.text, first.text_score)
 
 
@@ -137,11 +135,3 @@ def test_drawn_birds_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def _pairs(export: Export) -> list[tuple[int, int]]:
     lines = zip(export.images["target"].to_pylist(), export.images["references"].to_pylist(), strict=True)
     return [(target, references[0]) for target, references in lines]
-
-
-def _photos(export: Export, row: int) -> list[np.ndarray]:
-    return read_photos(export, [row])
-
-
-def _model(export: Export) -> Classifier:
-    return build_classifier(ModelConfig(**export.manifest.config["model"]))
