@@ -61,10 +61,15 @@ def shown_pairs(pairs: pa.Table, index: int | None, limit: int) -> tuple[Table, 
     for head in [*["most on part"] * parts, "rows that show it most"]:
         table.add_column(head)
     for line in shown.to_pylist():
-        cells = [line["name"], line["reference_name"], *map(_number, _numbers(line))]
+        cells = [*map(_plain, (line["name"], line["reference_name"])), *map(_number, _numbers(line))]
         cells += [_part(line)] * parts
         table.add_row(*map(Text, [*cells, " ".join(map(str, line["most"] or ["-"]))]))
     return table, _notes(pairs, len(shown))
+
+
+def _plain(name: str) -> str:
+    """A name may hold anything, also what a terminal would obey."""
+    return name if name.isprintable() else repr(name)
 
 
 def _numbers(line: dict[str, Any]) -> list[float | int | None]:
@@ -95,7 +100,7 @@ def _notes(pairs: pa.Table, shown: int) -> list[str]:
     if not len(pairs):
         return ["no pairs: no image is compared with a reference"]
     lacks = {
-        "confused": "no image is labelled, so nothing is known of confusions",
+        "confused": "no image is labelled with one of these classes, so nothing is known of confusions",
         "cosine": "some cosines are not known: they need the classifier's weights, which the export's job has; run it "
         "again with output.pairs: true",
         "evidence": "there is no evidence: the export was made with output.basis: false",

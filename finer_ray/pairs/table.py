@@ -21,7 +21,7 @@ NAME = "pairs"
 # Images that are named as showing a pair most, and as many as showing it least.
 NAMED = 3
 # Numbers of the basis that are in memory at a time.
-NUMBERS_AT_A_TIME = 2**22
+NUMBERS_AT_A_TIME = 2**20
 # Pairs that occur, and how many images of one class were taken for the other; null where no image has its label.
 COUNTED = """
 WITH asked AS (

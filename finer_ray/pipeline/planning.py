@@ -22,10 +22,12 @@ from finer_ray.shards import ShardIndex, ShardRef, fields_of, find_shards, index
 from finer_ray.shards.changes import is_tag
 from finer_ray.shards.files import locate
 from finer_ray.shards.parquet import FIELDS
+from finer_ray.store import derived
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
 from finer_ray.store.parts import Mapper, committed, committed_digests
 from finer_ray.store.storage import Folder
+from finer_ray.store.tables import DERIVED
 from finer_ray.version import __version__
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "pillow", "ray", "zarr")
@@ -34,7 +36,13 @@ BATCH = 32
 MAX_NAMED = 5
 WILDCARD = re.compile(r"[*?\[{]")
 # Tables of an export that a pattern could take for shards; and names of a pattern's ranges that are looked at.
-OWN_TABLES = ("classes.parquet", "images/unit.parquet", "parts/images/0.parquet", "retired/images/unit.parquet")
+OWN_TABLES = (
+    "classes.parquet",
+    "images/unit.parquet",
+    "parts/images/0.parquet",
+    "retired/images/unit.parquet",
+    *map(derived.file_of, DERIVED),
+)
 EXPANSIONS = 1000
 DigestsOf = Callable[[ShardEntry], list[str | None]]
 
