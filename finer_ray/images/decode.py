@@ -173,7 +173,9 @@ def _parts(data: bytes, size: tuple[int, int], max_pixels: int, largest: int) ->
             raise DecodeError("region", f"its pixels are {image.mode}, and ids have one channel (grey, or a palette)")
         if image.format == "JPEG":
             raise DecodeError("region", "JPEG changes ids; save it as PNG")
-        shallow = SHALLOW.get(image.tile[0].args, 1) if image.format == "PNG" and image.tile else 1
+        # Where a file's pixels stand and how they are packed, as long as they are not read.
+        tiles = getattr(image, "tile", [])
+        shallow = SHALLOW.get(tiles[0].args, 1) if image.format == "PNG" and tiles else 1
         ids = np.asarray(image) // shallow if shallow > 1 else np.asarray(image)
         if not 0 <= ids.min() <= ids.max() <= largest:
             wrong = ids.min() if ids.min() < 0 else ids.max()

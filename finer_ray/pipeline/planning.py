@@ -216,6 +216,8 @@ def make_plan(
     if policy == "refuse" and any(entry.first_unit in seen for entry in (*survey.changed, *survey.vanished)):
         raise ExportError(_refusal(survey))
     notes = survey.notes(policy)
+    if config.output.patches and not empty.layout.patches:
+        notes.append("the export was begun by a version that stored no patches, and goes on without them")
     if policy == "keep":
         entries = [*survey.entries, *survey.changed, *survey.vanished]
     else:

@@ -56,7 +56,8 @@ def patch_features(activation: Tensor, cells: Tensor) -> Tensor:
     projected = torch.bmm(seen, gaussian.expand(len(seen), -1, -1))
     # In float64, in which no square overflows.
     length = projected.double().norm(dim=2, keepdim=True)
-    return (projected / length).to(activation.dtype).masked_fill((cells < 0)[..., None], torch.nan)
+    directions: Tensor = (projected / length).to(activation.dtype)
+    return directions.masked_fill((cells < 0)[..., None], torch.nan)
 
 
 @lru_cache(maxsize=64)
@@ -64,4 +65,4 @@ def projection(channels: int, device: str = "cpu") -> Tensor:
     """The Gaussian matrix (D, 64) float32, the same on every device and in every version of NumPy, which keeps this
     generator's numbers as they are."""
     numbers = np.random.RandomState(SEED).standard_normal((channels, FEATURES)).astype(np.float32)
-    return torch.from_numpy(numbers).to(device)
+    return torch.from_numpy(numbers).to(device, non_blocking=True)

@@ -130,7 +130,8 @@ def _are_of_cells(patches: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Of each row (n,), whether patches (n, P * features) are finite where there is a cell (n, P), and else NaN."""
     patches = patches.reshape(*cells.shape, -1)
     there = (cells >= 0)[:, :, None]
-    return np.where(there, np.isfinite(patches), np.isnan(patches)).all((1, 2))
+    whole: np.ndarray = np.where(there, np.isfinite(patches), np.isnan(patches)).all((1, 2))
+    return whole
 
 
 def _settled(values: np.ndarray) -> np.ndarray:
