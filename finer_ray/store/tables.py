@@ -148,15 +148,7 @@ TRAITS = pa.schema(
         pa.field("images_b", pa.int64(), nullable=False),
         pa.field(
             "cells",
-            pa.list_(
-                pa.struct(
-                    [
-                        pa.field("row", pa.int64(), nullable=False),
-                        pa.field("cell", pa.int32(), nullable=False),
-                        pa.field("evidence", pa.float64(), nullable=False),
-                    ]
-                )
-            ),
+            pa.list_(pa.struct({"row": pa.int64(), "cell": pa.int32(), "evidence": pa.float64()})),
             nullable=False,
         ),
         pa.field("part", pa.string()),

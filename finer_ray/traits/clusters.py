@@ -88,7 +88,8 @@ def stability(
         row[:] = best_overlaps(labels[drawn], again, weights[drawn], len(row))
     known_draws = ~np.isnan(found)
     sums, draws = np.where(known_draws, found, 0).sum(0), known_draws.sum(0)
-    return np.divide(sums, draws, out=np.full(len(sums), np.nan), where=draws > 0)
+    means: NDArray[np.float64] = np.divide(sums, draws, out=np.full(len(sums), np.nan), where=draws > 0)
+    return means
 
 
 def best_overlaps(

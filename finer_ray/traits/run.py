@@ -212,13 +212,16 @@ class Wanted:
 
     def _evidence(
         self, kind: Kind, basis: NDArray[np.float32], places: Places, a: int, b: int | None
-    ) -> NDArray[np.floating[Any]]:
+    ) -> NDArray[np.float32]:
         """w of each candidate cell, (n, P), before relu; see docs/method.md."""
         references = self._index.references[places]
         if b is None:
             present = (references >= 0)[..., None]
-            mean = np.where(present, basis[:, 1:], 0).sum(1) / present.sum(1).clip(min=1)
-            return basis[:, 0] - self._gamma * mean
-        classes = np.concatenate([self._index.targets[places, None], references], axis=1)
-        for_a, for_b = (basis[np.arange(len(basis)), (classes == one).argmax(1)] for one in (a, b))
-        return for_a + for_b if kind == "shared" else for_a - self._gamma * for_b
+            # Of an image without references M_A alone.
+            for_b = np.where(present, basis[:, 1:], 0).sum(1) / present.sum(1).clip(min=1)
+            for_a = basis[:, 0]
+        else:
+            classes = np.concatenate([self._index.targets[places, None], references], axis=1)
+            for_a, for_b = (basis[np.arange(len(basis)), (classes == one).argmax(1)] for one in (a, b))
+        found: NDArray[np.float32] = for_a - (-1.0 if kind == "shared" else self._gamma) * for_b
+        return found

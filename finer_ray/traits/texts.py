@@ -68,9 +68,9 @@ def with_texts(
             seen += len(some)
             values = scores(concept_evidence(model, pixels.to(device)))
             for row, grid in zip(some, values, strict=True):
-                for place, cell in asked[row]:
+                for place, number in asked[row]:
                     # Cells are numbered in the largest grid.
-                    y, x = divmod(cell, export.manifest.layout.grid[1])
+                    y, x = divmod(number, export.manifest.layout.grid[1])
                     sums[place] += grid[:, y, x]
                     counts[place] += 1
     best = sums.argmax(1)
@@ -117,7 +117,8 @@ def scores(evidence: NDArray[Any]) -> NDArray[np.float64]:
     spread = values.std((2, 3), keepdims=True)
     values = np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
     others = max(1, values.shape[1] - 1)
-    return values - (values.sum(1, keepdims=True) - values) / others
+    result: NDArray[np.float64] = values - (values.sum(1, keepdims=True) - values) / others
+    return result
 
 
 def _model(export: Export) -> Classifier:

@@ -132,7 +132,8 @@ def find_traits(looked: Looked, kind: Kind, a: int, b: int | None, settings: Set
         in another order give the same traits.
     """
     order = _by_content(looked.features)
-    place, column = np.nonzero(looked.evidence[order] > 0)
+    # Of images in this order, so that draws of the bootstrap do not depend on rows either.
+    place, column = np.nonzero(looked.evidence[order])
     if not len(place):
         return []
     image = order[place]
@@ -142,7 +143,8 @@ def find_traits(looked: Looked, kind: Kind, a: int, b: int | None, settings: Set
     found = []
     for label, value in enumerate(stable.tolist()):
         weights = np.zeros(looked.evidence.shape)
-        weights[image[labels == label], column[labels == label]] = evidence[labels == label]
+        own = np.flatnonzero(labels == label)
+        weights[image[own], column[own]] = evidence[own]
         found.append(
             _described(looked, weights, Trait(kind, a, b, stability=None if np.isnan(value) else value), settings)
         )
