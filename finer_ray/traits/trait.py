@@ -166,7 +166,7 @@ def _described(looked: Looked, weights: NDArray[np.float64], trait: Trait, setti
         trait: what is known of it.
         settings: how many cells are shown.
     """
-    shows = weights.any(1)
+    shows = weights.max(1) > 0
     prevalence = [float(shows[these].mean()) if these.any() else None for these in (looked.own, ~looked.own)]
     return replace(
         trait,
