@@ -164,7 +164,7 @@ def sums_by_part(values: NDArray[np.float64], parts: NDArray[np.integer[Any]], c
     [[0.0, 5.0]]
     """
     place = np.arange(len(values))[:, None, None] * (1 + count) + parts
-    sums = np.bincount(place.ravel(), values.ravel(), len(values) * (1 + count))
+    sums: NDArray[Any] = np.bincount(place.ravel(), values.ravel(), len(values) * (1 + count))
     return sums.reshape(len(values), 1 + count)[:, 1:]
 
 
@@ -193,4 +193,5 @@ def cosines(weight: NDArray[np.floating[Any]], pairs: NDArray[np.integer[Any]]) 
 def ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     """above / below, of one shape once they are broadcast; NaN where below is 0."""
     above, below = np.broadcast_arrays(above, below)
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    result: NDArray[np.float64] = np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    return result

@@ -6,6 +6,7 @@ A file says in its schema's metadata of which state of the export it is; one of 
 
 import hashlib
 import json
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,7 +18,7 @@ from finer_ray.store.tables import DERIVED
 # Key in a file's schema metadata.
 STATE = b"finer_ray.state"
 # Of the manifest, what decides the contents of an export.
-DECIDES = {
+DECIDES: Any = {
     "config_fingerprint": True,
     "model_fingerprint": True,
     "head_fingerprint": True,

@@ -140,3 +140,12 @@ def test_a_run_that_has_lost_its_lease_leaves_the_table_to_the_other(
     assert export(config).notes == []
     assert not (Path(config.output.url) / "pairs.parquet").exists()
     assert verify_export(config.output.url) == []
+
+
+def test_in_memory_it_is_the_same(tmp_path: Path, shards: str, job: Job) -> None:
+    export(job(shards))
+    export(job(shards, output={"url": f"memory://{tmp_path.name}"}))
+    local, memory = (
+        derived.read(open_export(url), NAME) for url in (str(tmp_path / "out"), f"memory://{tmp_path.name}")
+    )
+    assert local.equals(memory)

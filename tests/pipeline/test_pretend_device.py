@@ -51,7 +51,8 @@ def every_map(name: str) -> SaliencySpec:
     maps += [MapSpec(by, gamma=0.6, aggregation=by) for by in ("max_before_relu", "mean_after_relu")]
     maps += [MapSpec("reverse", gamma=0.6, reverse=True)]
     settings = {"rise": Rise(masks=4), "mask": Mask(steps=2)}
-    return SaliencySpec(maps=tuple(maps), references=2, selection=SELECTIONS.get(name, "logit"), settings=settings)
+    selection = SELECTIONS.get(name, "logit")
+    return SaliencySpec(maps=tuple(maps), references=2, selection=selection, settings=settings, patches=4)
 
 
 def agree_on_a_batch(name: str, precision: str) -> None:
