@@ -14,12 +14,13 @@ from finer_ray.errors import QueryError
 NUMBERS = ("images", "taken for it", "back", "cosine", "logit gap", "evidence")
 
 
-def class_index(classes: Sequence[str], name: str) -> int:
+def class_index(classes: Sequence[str], name: str, option: str = "--class") -> int:
     """The index of a class.
 
     Args:
         classes: names, of an export's manifest.
         name: one of them, or an index.
+        option: of the command line that gave it, for messages.
 
     Raises:
         QueryError: no class is called so, or several are.
@@ -31,9 +32,9 @@ def class_index(classes: Sequence[str], name: str) -> int:
     if not found and name.isascii() and name.isdigit() and int(name) < len(classes):
         return int(name)
     if not found:
-        raise QueryError(f"--class: no class of the export is called {name!r}{nearest(name, classes)}")
+        raise QueryError(f"{option}: no class of the export is called {name!r}{nearest(name, classes)}")
     if len(found) > 1:
-        raise QueryError(f"--class: {len(found)} classes are called {name!r}: give an index ({found[0]}, {found[1]})")
+        raise QueryError(f"{option}: {len(found)} classes are called {name!r}: give an index ({found[0]}, {found[1]})")
     return found[0]
 
 

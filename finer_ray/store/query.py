@@ -18,8 +18,8 @@ NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name
 
 
 def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views images, metrics, classes, failures, similarity, targets, target_metrics, pairs
-    and names of an export.
+    """A DuckDB connection with the views images, metrics, classes, failures, similarity, targets, target_metrics,
+    pairs, traits and names of an export.
 
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
     that of a derived table (`finer_ray.store.derived`) is empty until the table is made of what is published. Its

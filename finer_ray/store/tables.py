@@ -133,11 +133,38 @@ PAIRS = pa.schema(
         pa.field("least", pa.list_(pa.int64())),
     ]
 )
+# What images of class a have in common where it is told from b, or from all its references; see finer_ray/traits.
+TRAITS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("a", pa.int32(), nullable=False),
+        pa.field("b", pa.int32()),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("mass", pa.float64(), nullable=False),
+        pa.field("prevalence_a", pa.float64()),
+        pa.field("prevalence_b", pa.float64()),
+        pa.field("stability", pa.float64()),
+        pa.field("images_a", pa.int64(), nullable=False),
+        pa.field("images_b", pa.int64(), nullable=False),
+        pa.field(
+            "cells",
+            pa.list_(pa.struct({"row": pa.int64(), "cell": pa.int32(), "evidence": pa.float64()})),
+            nullable=False,
+        ),
+        pa.field("part", pa.string()),
+        pa.field("part_share", pa.float64()),
+        pa.field("part_lift", pa.float64()),
+        pa.field("attribute", pa.string()),
+        pa.field("attribute_lift", pa.float64()),
+        pa.field("text", pa.string()),
+        pa.field("text_score", pa.float64()),
+    ]
+)
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SEVERAL: dict[str, pa.Schema] = {"targets": TARGETS, "target_metrics": TARGET_METRICS}
 # Computed from a finished export by a command of the same name, see `finer_ray.store.derived`.
-DERIVED: dict[str, pa.Schema] = {"pairs": PAIRS}
+DERIVED: dict[str, pa.Schema] = {"pairs": PAIRS, "traits": TRAITS}
 OF_JOB: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
 SCHEMAS = OF_JOB | DERIVED
 FIXED = {name for schema in OF_JOB.values() for name in schema.names}
