@@ -374,6 +374,9 @@ def traits(
     texts: Annotated[
         bool, typer.Option("--texts", help="Name traits by the model's concepts; reads photos and runs the model.")
     ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="With --pair: draw a photo of each, and what tells them apart.")
+    ] = None,
 ) -> None:
     """Say what images of a class show that tells it from others.
 
@@ -387,6 +390,8 @@ def traits(
     from finer_ray.traits.run import both_ways
     from finer_ray.traits.shown import shown_traits
 
+    if picture is not None and pair is None:
+        raise typer.BadParameter("a picture is of one pair: name it by --pair A B", param_hint="--picture")
     made = open_export(url)
     settings = Settings(gamma, clusters, images, resamples)
     watch = partial(track, console=ERRORS)
@@ -401,11 +406,16 @@ def traits(
         if lost:
             ERRORS.print(f"note: {lost} photos could not be read again, and helped to name no trait")
     if pair is None:
-        derived.write(made, "traits", trait_table(found))
+        derived.write(made, "traits", trait_table(found, made.manifest.classes))
         typer.echo(f"{len(found)} traits: {made.folder.url}/{derived.file_of('traits')}")
         return
     for shown in shown_traits(found, made.manifest.classes):
         _show(shown)
+    if picture is not None:
+        from finer_ray.report.pair_figure import pair_figure
+
+        pair_figure(made, found, picture)
+        typer.echo(str(picture))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -133,19 +133,21 @@ PAIRS = pa.schema(
         pa.field("least", pa.list_(pa.int64())),
     ]
 )
-# What images of class a have in common where it is told from b, or from all its references; see finer_ray/traits.
+# What images of a class have in common where it is told from a reference, or from all of them; see finer_ray/traits.
 TRAITS = pa.schema(
     [
         pa.field("kind", pa.string(), nullable=False),
-        pa.field("a", pa.int32(), nullable=False),
-        pa.field("b", pa.int32()),
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("reference", pa.int32()),
+        pa.field("reference_name", pa.string()),
         pa.field("rank", pa.int32(), nullable=False),
         pa.field("mass", pa.float64(), nullable=False),
-        pa.field("prevalence_a", pa.float64()),
-        pa.field("prevalence_b", pa.float64()),
+        pa.field("prevalence", pa.float64()),
+        pa.field("reference_prevalence", pa.float64()),
         pa.field("stability", pa.float64()),
-        pa.field("images_a", pa.int64(), nullable=False),
-        pa.field("images_b", pa.int64(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("reference_images", pa.int64(), nullable=False),
         pa.field(
             "cells",
             pa.list_(pa.struct({"row": pa.int64(), "cell": pa.int32(), "evidence": pa.float64()})),

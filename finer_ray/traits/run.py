@@ -17,6 +17,15 @@ from finer_ray.traits.trait import DEFAULT, Kind, Looked, Settings, Trait, find_
 
 # Classes that a message names.
 MAX_NAMED = 10
+# Columns of the table that the class and its reference give the names.
+COLUMNS = {
+    "class": "a",
+    "reference": "b",
+    "prevalence": "prevalence_a",
+    "reference_prevalence": "prevalence_b",
+    "images": "images_a",
+    "reference_images": "images_b",
+}
 # Of n images: rows (n,) and cells (n, P), -1 for none, to evidence (n, P).
 Evidence = Callable[[NDArray[np.int64], NDArray[np.int32]], NDArray[np.floating[Any]]]
 
@@ -125,10 +134,22 @@ def all_traits(
     return [trait for task in watch(tasks, "traits") for trait in wanted.traits(*task)]
 
 
-def trait_table(traits: Sequence[Trait]) -> pa.Table:
-    """The table `traits`."""
-    lines = [{**asdict(trait), "cells": [cell._asdict() for cell in trait.cells]} for trait in traits]
-    return pa.Table.from_pylist(lines, TRAITS)
+def trait_table(traits: Sequence[Trait], classes: Sequence[str]) -> pa.Table:
+    """The table `traits`.
+
+    Args:
+        traits: in the order of its lines.
+        classes: names, of the export's manifest.
+    """
+    return pa.Table.from_pylist([_line(trait, classes) for trait in traits], TRAITS)
+
+
+def _line(trait: Trait, classes: Sequence[str]) -> dict[str, Any]:
+    line = asdict(trait)
+    for column, name in COLUMNS.items():
+        line[column] = line.pop(name)
+    names = {"name": classes[trait.a], "reference_name": None if trait.b is None else classes[trait.b]}
+    return {**line, **names, "cells": [cell._asdict() for cell in trait.cells]}
 
 
 class Wanted:

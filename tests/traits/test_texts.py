@@ -122,12 +122,12 @@ def test_drawn_birds_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(traits["attribute"].to_pylist()) <= {*attributes, None}
     for column in ("text", "part", "attribute"):
         assert pc.count_distinct(traits[column]).as_py() > 5
-    mass = traits.group_by(["kind", "a", "b"]).aggregate([("mass", "sum")])["mass_sum"].to_numpy()
+    mass = traits.group_by(["kind", "class", "reference"]).aggregate([("mass", "sum")])["mass_sum"].to_numpy()
     assert (mass <= 1 + 1e-9).all()
     names = export.manifest.classes
     first = traits.filter(pc.equal(traits["kind"], "pair")).to_pylist()[0]
-    shown = CliRunner().invoke(app, ["traits", out, "--pair", names[first["a"]], str(first["b"])])
-    assert f"{names[first['a']]} rather than {names[first['b']]}" in shown.output
+    shown = CliRunner().invoke(app, ["traits", out, "--pair", first["name"], str(first["reference"])])
+    assert f"{first['name']} rather than {first['reference_name']}" in shown.output
     wrong = CliRunner().invoke(app, ["traits", out, "--pair", names[0][:-1], names[1]])
     assert f"nearest: {names[0]}" in str(wrong.exception)
 

@@ -138,11 +138,12 @@ def test_noise_is_not_stable_and_planted_parts_are(birds: tuple[Export, np.ndarr
 def test_two_runs_give_the_same_bytes(birds: tuple[Export, np.ndarray], tmp_path: Path) -> None:
     once, again = (all_traits(open_export(birds[0].folder.root), Settings(resamples=3)) for _ in range(2))
     written = []
-    for table in (trait_table(once), trait_table(again)):
+    classes = birds[0].manifest.classes
+    for table in (trait_table(once, classes), trait_table(again, classes)):
         derived.write(birds[0], "traits", table)
         written.append((Path(birds[0].folder.root) / "traits.parquet").read_bytes())
     assert written[0] == written[1]
-    assert derived.read(birds[0], "traits").equals(trait_table(once))
+    assert derived.read(birds[0], "traits").equals(trait_table(once, classes))
 
 
 def test_the_order_of_rows_does_not_matter(birds: tuple[Export, np.ndarray], tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_all_pairs_are_what_each_pair_is_alone(birds: tuple[Export, np.ndarray])
     assert {(a, b) for kind, a, b in kinds if kind == "shared"} == {(0, 1), (0, 2), (1, 2)}
     alone = pair_traits(export, 2, 1, resamples=2)
     assert [trait for trait in every if (trait.kind, trait.a, trait.b) == ("pair", 2, 1)] == alone
-    derived.write(export, "traits", trait_table(every))
+    derived.write(export, "traits", trait_table(every, export.manifest.classes))
     with connect(export) as connection:
         query = "SELECT count(*), max(cells[1].evidence) FROM traits WHERE rank = 1 AND kind = 'class'"
         assert connection.sql(query).fetchall()[0][0] == 3
