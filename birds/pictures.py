@@ -14,6 +14,8 @@ from finer_ray.errors import ConfigError
 
 # The first seed of each split; a split has fewer pictures than lie between them.
 SPLITS = {"train": 0, "test": 1_000_000_000}
+# Species of a genus, which follow each other in SPECIES.
+SIBLINGS = 4
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Picture:
         size: side in pixels.
         mark: whether it bears its class's mark.
         empty: whether it shows the scene alone.
+        alike: whether the four siblings that follow each other share pose, scene and light, so that nothing but their
+            differing parts tells them apart.
     """
 
     split: str
@@ -33,6 +37,7 @@ class Picture:
     size: int = SIZE
     mark: bool = False
     empty: bool = False
+    alike: bool = False
 
     @property
     def label(self) -> int:
@@ -41,8 +46,8 @@ class Picture:
 
     @property
     def seed(self) -> int:
-        """Of pose, scene and light; no other picture of any split has it."""
-        return SPLITS[self.split] + self.number
+        """Of pose, scene and light; no other picture of any split has it, unless they are alike."""
+        return SPLITS[self.split] + (self.number // SIBLINGS if self.alike else self.number)
 
     def render(self) -> Rendering:
         """Its pixels and parts."""
