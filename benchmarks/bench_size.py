@@ -76,6 +76,7 @@ def measure(root: Path) -> dict[str, int]:
         "contrast basis (4 maps, 7 x 7): any gamma": arrays["basis"] + arrays["basis_scale"],
         "references": arrays["references"],
         "embedding (1280)": arrays["embedding"],
+        "patches (16, 64)": arrays["patches"] + arrays["patch_cells"],
         "images": tables["images"],
         "metrics": tables["metrics"],
         "classes, similarity, failures, manifest, Zarr's metadata": size_of(out)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -329,6 +330,85 @@ def report(
 
 
 @app.command(rich_help_panel=LOOK)
+def pairs(
+    url: ExportUrl,
+    name: Annotated[str | None, typer.Option("--class", help="Only images of this class, by name or index.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many pairs are shown; 0: all.")] = 20,
+) -> None:
+    """Say what tells each class from its references, over all images.
+
+    Writes OUT/pairs.parquet, unless the job has. The pairs that are taken for each other most often come first.
+    """
+    from finer_ray.pairs.shown import class_index, shown_pairs
+    from finer_ray.pairs.table import NAME, news
+    from finer_ray.pipeline.progress import late_bar
+    from finer_ray.store import derived
+    from finer_ray.store.reading import open_export
+
+    made = open_export(url)
+    index = None if name is None else class_index(made.manifest.classes, name)
+    with late_bar(made.manifest.counts["images"], "pairs") as watch:
+        found = news(made, watch=watch)
+    if found is not None:
+        derived.write(made, NAME, found)
+    table, notes = shown_pairs(derived.read(made, NAME) if found is None else found, index, rows)
+    _show(table)
+    for note in notes:
+        typer.echo(note)
+
+
+@app.command(rich_help_panel=LOOK)
+def traits(
+    url: ExportUrl,
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Only this pair, by name or index: shown, not written."),
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Strength of the comparison; the export's when left out.")] = None,
+    clusters: Annotated[int, typer.Option(min=1, max=100, help="Traits of a pair, at most.")] = 6,
+    images: Annotated[int, typer.Option(min=1, help="Images of a class that are looked at for a pair, at most.")] = 500,
+    resamples: Annotated[int, typer.Option(min=0, help="Draws of the images that give the stability.")] = 20,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='A column of yours in images: texts, as JSON or with "; ".')
+    ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Name traits by the model's concepts; reads photos and runs the model.")
+    ] = False,
+) -> None:
+    """Say what images of a class show that tells it from others.
+
+    Writes OUT/traits.parquet: of all pairs both ways, of what they share, and of each class against its references.
+    """
+    from rich.progress import track
+
+    from finer_ray.store import derived
+    from finer_ray.store.reading import open_export
+    from finer_ray.traits import Settings, all_traits, trait_table
+    from finer_ray.traits.run import both_ways
+    from finer_ray.traits.shown import shown_traits
+
+    made = open_export(url)
+    settings = Settings(gamma, clusters, images, resamples)
+    watch = partial(track, console=ERRORS)
+    if pair is None:
+        found = all_traits(made, settings, attributes, watch)
+    else:
+        found = both_ways(made, *pair, settings, attributes)
+    if texts:
+        from finer_ray.traits.texts import with_texts
+
+        found, lost = with_texts(made, found, watch)
+        if lost:
+            ERRORS.print(f"note: {lost} photos could not be read again, and helped to name no trait")
+    if pair is None:
+        derived.write(made, "traits", trait_table(found))
+        typer.echo(f"{len(found)} traits: {made.folder.url}/{derived.file_of('traits')}")
+        return
+    for shown in shown_traits(found, made.manifest.classes):
+        _show(shown)
+
+
+@app.command(rich_help_panel=LOOK)
 def query(
     url: ExportUrl,
     sql: Annotated[str | None, typer.Argument(help="DuckDB's SQL; what there is to ask when left out.")] = None,
@@ -337,7 +417,8 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, similarity, names. Nothing is written, no other file is read.
+    Tables: images, metrics, classes, failures, similarity, pairs, traits, names. Nothing is written, no other
+    file is read.
     """
     from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed

@@ -30,6 +30,7 @@ from finer_ray.models.library import LOCAL_DIR, Library
 from finer_ray.saliency.aggregation import Aggregation
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import Weighting
+from finer_ray.saliency.parts import MOST_PARTS
 from finer_ray.saliency.selection import Ranking
 from finer_ray.saliency.spec import FINER, MapSpec, maps_of
 from finer_ray.saliency.split_classifier import Activation
@@ -37,6 +38,8 @@ from finer_ray.shards.formats import FORMATS
 from finer_ray.store.tables import IMAGES
 from finer_ray.urls import holds_secret
 
+# Of `output.patches`, where the config says nothing.
+PATCHES = 16
 # Of `model.weights`: those that the backbone's folder or repository holds.
 OWN_WEIGHTS = "pretrained"
 NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
@@ -95,6 +98,11 @@ class FieldsConfig(Section):
         description="the classes that the image is compared with, at most K: a list of names or indices, or text with "
         "; between them; images without are compared as saliency.selection says; no default",
     )
+    parts: str | None = Field(
+        None,
+        description="an image of part ids, one a pixel: grey values or places in a palette, 0 for none, such as "
+        "parts.png; not of a folder; no default",
+    )
     box_format: Literal["xyxy", "xywh"] = "xyxy"
 
 
@@ -144,6 +152,11 @@ class InputConfig(Section):
         description="of your own, kept in the table images: fields as those above, [species, json.sex], or by the "
         "names they are to have, {sex: json.sex}",
     )
+    part_names: Place | list[str] | None = Field(
+        None,
+        description="names of the parts of input.fields.parts, id 1 first: a .txt or .json file | a list; null: their "
+        "numbers; an image with an id beyond them fails",
+    )
     max_failures: Share = Field(0.2, description="share of all images that may fail before the job stops")
     max_image_pixels: Positive = Field(
         100_000_000,
@@ -161,6 +174,14 @@ class InputConfig(Section):
     def places(self) -> dict[str, Any]:
         """Where the parts of a sample stand, for `finer_ray.shards.fields_of`."""
         return {**self.fields.model_dump(), "columns": tuple(self.columns.items())}
+
+    @model_validator(mode="after")
+    def _names_are_of_parts(self) -> Self:
+        if self.part_names is not None and not self.fields.parts:
+            raise ValueError("part_names needs fields.parts, where an image's part mask stands, such as parts.png")
+        if isinstance(self.part_names, list) and not 1 <= len(self.part_names) <= MOST_PARTS:
+            raise ValueError(f"part_names has {len(self.part_names)} names; 1 to {MOST_PARTS} are right")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -494,6 +515,12 @@ class OutputConfig(Section):
     rows_per_chunk: Positive = Field(32, description="rows that are read together; divides rows_per_unit")
     basis: bool = Field(True, description="store the contrast basis, from which any gamma is recomputed")
     embedding: bool = True
+    patches: Annotated[int, Field(ge=0, le=1024)] = Field(
+        PATCHES,
+        description="cells with the most evidence in the finer map, of which where they lie and what the model sees "
+        "there is stored: for traits; 2.1 kB an image. 0: none",
+    )
+    pairs: bool = Field(True, description="at the end, make the table of pairs of classes, as finer-ray pairs does")
     lease_seconds: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
         60.0, description="without a sign of life, after which another run may take the output over"
     )
@@ -629,19 +656,27 @@ class Config(Section):
 
         Left out: which shards (a later run may add some) and what is done about changed ones, where the export lies,
         resources, limits on failures, settings of methods that no map is drawn with, later metrics that
-        are off, softmax, and the places of weights and
+        are off, softmax, tables that are computed from what is stored, and the places of weights and
         class names (model and head have fingerprints of their own).
         """
-        parts = fingerprinted(self.model_dump(mode="json"))
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self.model_dump(mode="json"))
 
 
 # Keys by section that the fingerprint of a config leaves out.
 UNCOVERED: Mapping[str, tuple[str, ...]] = {
     "input": ("shards", "max_failures", "on_changed"),
     "model": ("weights", "head", "head_scale", "classes", "concepts"),
-    "output": ("url", "lease_seconds"),
+    "output": ("url", "pairs", "lease_seconds"),
 }
+
+
+# Of `input.fields`, what exports were made without before there was any.
+LATER_FIELDS = ("references", "parts")
+
+
+def fingerprint_of(tree: Mapping[str, Any]) -> str:
+    """The fingerprint of a config, see `Config.fingerprint`, given as a manifest holds it."""
+    return hashlib.sha256(json.dumps(fingerprinted(tree), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -668,8 +703,10 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     before = {new: old for old, new in FieldsConfig.renamed.items()}
     fields = parts["input"]["fields"]
     parts["input"]["fields"] = {
-        before.get(key, key): value for key, value in fields.items() if key != "references" or value
+        before.get(key, key): value for key, value in fields.items() if key not in LATER_FIELDS or value
     }
+    if parts["input"].get("part_names") is None:
+        parts["input"].pop("part_names", None)
     if not parts["input"].get("columns"):
         parts["input"].pop("columns", None)
     # Of a file its content counts, not its place.
@@ -690,5 +727,8 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
         del parts["model"]["cam_layer"]
     if not parts["model"].get("kwargs"):
         parts["model"].pop("kwargs", None)
+    if parts["output"].get("patches") == PATCHES:
+        # Exports made before there were any go on without.
+        del parts["output"]["patches"]
     parts["compute"] = {"precision": parts["compute"]["precision"]}
     return parts

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,8 @@ from finer_ray.images.transform import Transform
 # Pixels that are converted at a time, so that no second copy of a whole photo is made.
 BAND = 2**20
 WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+# Grey values of fewer bits, which Pillow stretches over 8: by what.
+SHALLOW = {"L;2": 85, "L;4": 17}
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,6 +59,7 @@ class Decoded:
         image: (h, w, 3) uint8.
         region: (h, w) bool, the annotated object, or None where there is no annotation.
         region_kind: what the region was made of.
+        parts: (h, w) uint8, the id of the part that each pixel shows, 0 for none; None where there is no annotation.
         width, height: of the displayed photo (after its EXIF orientation), pixels.
     """
 
@@ -64,6 +68,7 @@ class Decoded:
     region_kind: RegionKind | None
     width: int
     height: int
+    parts: NDArray[np.uint8] | None = None
 
 
 def decode(
@@ -72,6 +77,7 @@ def decode(
     max_pixels: int,
     fast_jpeg: bool = False,
     region: bool = True,
+    parts: int = 0,
 ) -> Decoded:
     """Decode a sample: displayed orientation, 8-bit RGB on white, the transform's geometry.
 
@@ -82,9 +88,10 @@ def decode(
             pixel while it is decoded, WebP 16, and one a pixel wide 20.
         fast_jpeg: let the JPEG decoder shrink a photo to no less than twice the size wanted.
         region: whether the mask, or else the box, is wanted too.
+        parts: the largest id of its parts, at most 255; 0 where they are not wanted.
 
     Raises:
-        DecodeError: unreadable, too large, or a mask that does not fit its photo.
+        DecodeError: unreadable, too large, or a mask that does not fit its photo or the ids of parts.
 
     >>> buffer = io.BytesIO()
     >>> Image.new("RGB", (80, 64)).save(buffer, "PNG")
@@ -96,9 +103,10 @@ def decode(
     image, size = _photo(sample.image, transform, max_pixels, fast_jpeg)
     try:
         found, kind = region_of(sample, transform, size, max_pixels) if region else (None, None)
+        ids = None if sample.parts is None or not parts else _parts(sample.parts, size, max_pixels, parts)
     except DecodeError as error:
         raise DecodeError(error.stage, error.message, size) from None
-    return Decoded(image, found, kind, *size)
+    return Decoded(image, found, kind, *size, None if ids is None else transform.apply_ids(ids))
 
 
 def region_of(
@@ -150,6 +158,34 @@ def _photo(
 
 def _mask(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.bool_]:
     """A mask as (height, width) bool: non-zero in any colour, and not transparent."""
+    with _fitting("the mask", data, size, max_pixels) as image:
+        image.load()
+        mask = np.empty(size[::-1], bool)
+        for rows in _bands(image):
+            mask[rows] = _inside(image.crop((0, rows.start, image.width, rows.stop)))
+    return mask
+
+
+def _parts(data: bytes, size: tuple[int, int], max_pixels: int, largest: int) -> NDArray[np.uint8]:
+    """A part mask as (height, width) ids: grey values, or places in a palette."""
+    with _fitting("the part mask", data, size, max_pixels) as image:
+        if image.mode not in (*WIDE, "1", "L", "P") or image.mode == "F":
+            raise DecodeError("region", f"its pixels are {image.mode}, and ids have one channel (grey, or a palette)")
+        if image.format == "JPEG":
+            raise DecodeError("region", "JPEG changes ids; save it as PNG")
+        # Where a file's pixels stand and how they are packed, as long as they are not read.
+        tiles = getattr(image, "tile", [])
+        shallow = SHALLOW.get(tiles[0].args, 1) if image.format == "PNG" and tiles else 1
+        ids = np.asarray(image) // shallow if shallow > 1 else np.asarray(image)
+        if not 0 <= ids.min() <= ids.max() <= largest:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise DecodeError("region", f"a pixel has the id {wrong}; there are parts 1 to {largest}, and 0 for none")
+    return ids.astype(np.uint8)
+
+
+@contextmanager
+def _fitting(what: str, data: bytes, size: tuple[int, int], max_pixels: int) -> Iterator[Image.Image]:
+    """An image of a photo's size (width, height), for reading; any fault is a DecodeError that names it."""
     try:
         image = open_image(data, max_pixels)
         if image.size != size:
@@ -157,15 +193,11 @@ def _mask(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.boo
                 "region",
                 f"{image.size[0]}x{image.size[1]} pixels, where the photo as displayed has {size[0]}x{size[1]}",
             )
-        image.load()
-        mask = np.empty(size[::-1], bool)
-        for rows in _bands(image):
-            mask[rows] = _inside(image.crop((0, rows.start, image.width, rows.stop)))
+        yield image
     except DecodeError as error:
-        raise DecodeError("region", f"the mask: {error.message}") from None
+        raise DecodeError("region", f"{what}: {error.message}") from None
     except Exception as error:
-        raise DecodeError("region", f"the mask: {brief(error)}") from None
-    return mask
+        raise DecodeError("region", f"{what}: {brief(error)}") from None
 
 
 def _inside(image: Image.Image) -> NDArray[np.bool_]:

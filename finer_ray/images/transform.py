@@ -74,8 +74,12 @@ class Transform:
 
     def apply_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask (height, width) in the image's geometry, (h, w) bool; False outside the image."""
-        image = Image.fromarray(mask.astype(np.uint8) * 255)
-        return np.asarray(self._geometry(image, Image.Resampling.NEAREST, image.size, 0)) > 0
+        return self.apply_ids(mask.astype(np.uint8)) > 0
+
+    def apply_ids(self, ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Ids (height, width) in the image's geometry, (h, w), each that of the nearest pixel; 0 outside the image."""
+        image = Image.fromarray(ids)
+        return np.asarray(self._geometry(image, Image.Resampling.NEAREST, image.size, 0))
 
     def apply_box(self, box: tuple[float, float, float, float], width: int, height: int) -> NDArray[np.bool_]:
         """The pixels whose centres lie in a box (x1, y1, x2, y2 of the image), (h, w) bool."""

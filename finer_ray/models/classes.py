@@ -140,10 +140,23 @@ def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNam
         return ClassNames(tuple(classes), kind=kind)
     if classes == "imagenet-1k":
         return ClassNames.imagenet()
-    path = Path(classes).expanduser()
-    where = f"model.{key}: {classes!r}"
+    return ClassNames(read_names(classes, f"model.{key}: {classes!r}", "neither imagenet-1k nor a file"), kind=kind)
+
+
+def read_names(place: str, where: str, else_: str = "no file") -> tuple[str, ...]:
+    """Names from a .txt file (a name per line) or a .json list.
+
+    Args:
+        place: of the file.
+        where: how messages begin: the config's key, and the place.
+        else_: what it is where there is no such file.
+
+    Raises:
+        ConfigError: no such file, or no list of names in it.
+    """
+    path = Path(place).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{where} is neither imagenet-1k nor a file (.txt or .json)")
+        raise ConfigError(f"{where} is {else_} (.txt or .json)")
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
@@ -153,4 +166,4 @@ def read_classes(classes: str | Sequence[str], key: str = "classes") -> ClassNam
         names = [name.strip() for name in names if name.strip()]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{where} must hold a list of names")
-    return ClassNames(tuple(names), kind=kind)
+    return tuple(names)

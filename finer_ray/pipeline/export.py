@@ -6,23 +6,27 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
+from finer_ray.config.messages import brief
 from finer_ray.config.schema import Config
-from finer_ray.errors import InputError, StoreError
+from finer_ray.errors import FinerRayError, InputError, LeaseError, StoreError
 from finer_ray.models import build_classifier
+from finer_ray.pairs import table as pairs
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
 from finer_ray.pipeline.precision import with_precision
-from finer_ray.pipeline.progress import Progress, ProgressBar, Summary
-from finer_ray.pipeline.reference_files import with_references
+from finer_ray.pipeline.progress import Progress, ProgressBar, Summary, late_bar
+from finer_ray.pipeline.reference_files import with_part_names, with_references
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
 from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_saliency
 from finer_ray.pipeline.writing import unknown_label_note
+from finer_ray.store import derived
 from finer_ray.store.failures import over_limit, too_many
 from finer_ray.store.lease import Lease, acquire
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, Unit, check_vacant, pending
 from finer_ray.store.parts import clean_up, committed, failure_count, publish
+from finer_ray.store.reading import Export
 from finer_ray.store.similarity import write_similarity
 from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import create_tensors
@@ -77,7 +81,7 @@ class Run(ExitStack):
 
     def __enter__(self) -> Self:
         """Check everything that can be checked before any work, and acquire the lease."""
-        config = self._config
+        self._config = config = with_part_names(self._config)
         check_device(config.compute)
         self._folder = folder = Folder(config.output.url, config.compute.retry_seconds)
         check_places(config.input.shards, folder)
@@ -152,6 +156,7 @@ class Run(ExitStack):
             create_tensors(self._folder, self._plan.layout, self._plan.rows())
             files, mapper = (self._plan_file, self._export_file), self._executor.map
             made = publish(self._folder, unpublished, *files, mapper, self._lease.confirm_held)
+        self._derive(made)
         if empty := [name for name, kind in made.columns.items() if kind == "null"]:
             self.notes.append(
                 f"input.columns: {', '.join(empty)} has no value in any image: is it called so in the shards? (in JSON "
@@ -159,6 +164,27 @@ class Run(ExitStack):
             )
         new, seconds = sum(unit.count for unit in self.left), time.monotonic() - self._start
         return Summary(**made.counts, new=new, notes=self.notes, seconds=seconds)
+
+    def _derive(self, made: Manifest) -> None:
+        """Make the tables that are computed from what is published. It stays published where that fails."""
+        if not self._config.output.pairs:
+            return
+        made_export, weight = Export(self._folder, made), self._classifier.class_weights().detach().cpu().numpy()
+        try:
+            with late_bar(made.counts["images"], "pairs") as watch:
+                table = pairs.news(made_export, weight, watch)
+            self._lease.confirm_held()
+            if table is not None:
+                derived.write(made_export, pairs.NAME, table)
+        except LeaseError:
+            # What is published stands, and whoever has taken over makes the table of what comes after.
+            return
+        except Exception as error:
+            reason = str(error) if isinstance(error, FinerRayError) else brief(error)
+            self.notes.append(
+                f"output.pairs: the export is whole, but has no table of pairs yet: {reason}. "
+                f"`finer-ray pairs {self._folder.url}` makes it, without the cosines of weights"
+            )
 
     def _is_current(self) -> bool:
         """Whether what is published is all that there is to do."""

@@ -11,7 +11,7 @@ from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import InlineExecutor, executor_of
 from finer_ray.pipeline.planning import check_places, draft, make_plan, units_left
 from finer_ray.pipeline.precision import with_precision
-from finer_ray.pipeline.reference_files import with_references
+from finer_ray.pipeline.reference_files import with_part_names, with_references
 from finer_ray.pipeline.stages import export_stages
 from finer_ray.pipeline.targets import check_saliency
 from finer_ray.store.failures import over_limit, too_many
@@ -72,6 +72,7 @@ def forecast(config: Config) -> Forecast:
     Raises:
         What `export` raises before it begins.
     """
+    config = with_part_names(config)
     check_device(config.compute.model_copy(update={"executor": "inline"}))
     folder = Folder(config.output.url, config.compute.retry_seconds)
     check_places(config.input.shards, folder)

@@ -13,7 +13,7 @@ from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
 from finer_ray.config.messages import clipped
-from finer_ray.config.schema import Config
+from finer_ray.config.schema import PATCHES, Config, fingerprint_of
 from finer_ray.errors import ConfigError, ExportError, InputError
 from finer_ray.models import Classifier
 from finer_ray.pipeline.targets import saliency_spec
@@ -22,10 +22,12 @@ from finer_ray.shards import ShardIndex, ShardRef, fields_of, find_shards, index
 from finer_ray.shards.changes import is_tag
 from finer_ray.shards.files import locate
 from finer_ray.shards.parquet import FIELDS
+from finer_ray.store import derived
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import Manifest, Retired, ShardEntry, Unit, entry_units
 from finer_ray.store.parts import Mapper, committed, committed_digests
 from finer_ray.store.storage import Folder
+from finer_ray.store.tables import DERIVED
 from finer_ray.version import __version__
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "pillow", "ray", "zarr")
@@ -34,7 +36,13 @@ BATCH = 32
 MAX_NAMED = 5
 WILDCARD = re.compile(r"[*?\[{]")
 # Tables of an export that a pattern could take for shards; and names of a pattern's ranges that are looked at.
-OWN_TABLES = ("classes.parquet", "images/unit.parquet", "parts/images/0.parquet", "retired/images/unit.parquet")
+OWN_TABLES = (
+    "classes.parquet",
+    "images/unit.parquet",
+    "parts/images/0.parquet",
+    "retired/images/unit.parquet",
+    *map(derived.file_of, DERIVED),
+)
 EXPANSIONS = 1000
 DigestsOf = Callable[[ShardEntry], list[str | None]]
 
@@ -70,8 +78,8 @@ def layout_of(config: Config, classifier: Classifier, before: Layout | None = No
     Args:
         config: of the job.
         classifier: its model.
-        before: of an export that goes on: its registration is kept. Measuring takes seconds, and another machine may
-            round otherwise.
+        before: of an export that goes on: its registration is kept (measuring takes seconds, and another machine may
+            round otherwise), and its number of patches, which is none where it was begun before there were any.
     """
     spec = saliency_spec(config, classifier)
     if before is not None:
@@ -88,15 +96,21 @@ def layout_of(config: Config, classifier: Classifier, before: Layout | None = No
         rows_per_unit=config.output.rows_per_unit,
         rows_per_chunk=config.output.rows_per_chunk,
         registration=registration,
+        patches=config.output.patches if before is None else before.patches,
+        parts=bool(config.input.fields.parts),
     )
 
 
 def draft(config: Config, classifier: Classifier, before: Manifest | None = None) -> Manifest:
     """The manifest of a job, without shards; `before` is that of an export that goes on."""
+    tree = config.model_dump(mode="json")
+    if before is not None and "patches" not in before.config["output"] and config.output.patches in (0, PATCHES):
+        # It was begun before there were any, and goes on without.
+        del tree["output"]["patches"]
     return Manifest(
         status="running",
-        config=config.model_dump(mode="json"),
-        config_fingerprint=config.fingerprint(),
+        config=tree,
+        config_fingerprint=fingerprint_of(tree),
         model_fingerprint=classifier.model_fingerprint,
         head_fingerprint=classifier.head_fingerprint,
         classes=[*classifier.classes.names, *classifier.concepts.names],
@@ -202,6 +216,8 @@ def make_plan(
     if policy == "refuse" and any(entry.first_unit in seen for entry in (*survey.changed, *survey.vanished)):
         raise ExportError(_refusal(survey))
     notes = survey.notes(policy)
+    if config.output.patches and not empty.layout.patches:
+        notes.append("the export was begun by a version that stored no patches, and goes on without them")
     if policy == "keep":
         entries = [*survey.entries, *survey.changed, *survey.vanished]
     else:

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -11,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
+# Of work that is often done in a moment, after which it shows how far it is.
+SECONDS_UNSEEN = 2.0
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,28 @@ class ProgressBar:
             left = (progress.total - progress.done) / rate if rate else 0.0
             line = f"{progress.done}/{progress.total} images, {rate:.1f} images/s, {left:.0f} s left, {failed}"
             print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def late_bar(total: int, doing: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar that only long work shows.
+
+    Args:
+        total: images that there are.
+        doing: what is done with them, in a word.
+
+    Yields:
+        What is to be called with how many images more are done.
+    """
+    progress, bar = Progress(total, 0, 0), None
+
+    def advance(images: int) -> None:
+        nonlocal progress, bar
+        progress = progress.advanced(images, 0)
+        if bar is None and time.monotonic() - progress.started > SECONDS_UNSEEN:
+            bar = stack.enter_context(ProgressBar(progress, doing))
+        if bar is not None:
+            bar.show(progress)
+
+    with ExitStack() as stack:
+        yield advance

@@ -1,4 +1,5 @@
-"""Reference files: whom classes are compared with, and of what taxon they are; read once, and kept in the config."""
+"""Reference files: whom classes are compared with, of what taxon they are, and what parts are called; read once, and
+kept in the config."""
 
 import csv
 import json
@@ -14,6 +15,8 @@ from finer_ray.config.messages import nearest, shown
 from finer_ray.config.schema import ClassReferences, Config, Within
 from finer_ray.errors import ConfigError
 from finer_ray.models import ClassNames
+from finer_ray.models.classes import read_names
+from finer_ray.saliency.parts import MOST_PARTS
 from finer_ray.shards.annotation import MAX_REFERENCES
 
 MAX_FILE_BYTES = 2**30
@@ -41,6 +44,22 @@ def with_references(config: Config, classes: ClassNames) -> Config:
         taxa = _taxa(Path(str(saliency.within.file)).expanduser(), saliency.within.level, classes)
         found["within"] = saliency.within.model_copy(update={"taxa": taxa})
     return config.model_copy(update={"saliency": saliency.model_copy(update=found)}) if found else config
+
+
+def with_part_names(config: Config) -> Config:
+    """The config with the part names that its file holds, for the same reasons; itself where it names none.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no list of 1 to 255 names.
+    """
+    place = config.input.part_names
+    if not isinstance(place, str):
+        return config
+    where = f"input.part_names: {place!r}"
+    names = read_names(place, where)
+    if len(names) > MOST_PARTS:
+        raise ConfigError(f"{where} holds {len(names)} names; 1 to {MOST_PARTS} are right")
+    return config.model_copy(update={"input": config.input.model_copy(update={"part_names": list(names)})})
 
 
 def references_by_class(selection: ClassReferences, classes: ClassNames) -> NDArray[np.int64]:

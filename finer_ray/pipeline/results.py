@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finer_ray.pipeline.unit_tables import NOTES, to_column
+from finer_ray.pipeline.unit_tables import NOTES, from_column, to_column
 from finer_ray.saliency import Explanation, SplitClassifier
 from finer_ray.saliency.objective import class_probabilities
 from finer_ray.store.tensors import to_half
@@ -36,7 +36,8 @@ class Results:
         self._errors: list[str | None] = source["error"].to_pylist()
         self.labels: list[int | None] = [None] * len(source)
         self.unknown_labels: list[str | None] = [None] * len(source)
-        known = {*NOTES.names, "label", "unknown_label"}
+        # Parts are as the loader has found them.
+        known = {*NOTES.names, "label", "unknown_label", "parts"}
         self._arrays = {field.name: _empty(field.type, len(source)) for field in schema if field.name not in known}
 
     def fail(self, row: int, stage: str, error: str) -> None:
@@ -58,6 +59,9 @@ class Results:
             finite = finite & np.isfinite(values["embedding"]).all(1)
         for row in rows[~finite].tolist():
             self.fail(row, "model", NOT_FINITE)
+        if "patch_cells" in values:
+            widths = values["maps"].shape[-1], self._arrays["maps"].shape[-1]
+            values["patch_cells"] = _renumbered(values["patch_cells"], *widths)
         for name, array in values.items():
             if name in self._arrays or name not in OPTIONAL:
                 # Maps may have a smaller grid than the largest, beyond which they stay NaN.
@@ -71,6 +75,8 @@ class Results:
         columns |= {"stage": pa.array(self.stages, pa.string()), "error": pa.array(self._errors, pa.string())}
         columns["label"] = pa.array(self.labels, pa.int32())
         columns["unknown_label"] = pa.array(self.unknown_labels, pa.string())
+        if "parts" in self._schema.names:
+            columns["parts"] = to_column(np.where(failed[:, None, None], 0, from_column(self._source["parts"])))
         for name, values in self._arrays.items():
             # Of a concept there is no probability: NaN, and null in the table.
             null = failed | np.isnan(values) if values.ndim == 1 else failed
@@ -83,18 +89,24 @@ OPTIONAL = ("basis", "basis_scale", "embedding")
 
 
 def _stored(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A batch's results as they are stored: maps, basis and embedding in float16."""
+    """A batch's results as they are stored: maps, basis, embedding and patches in float16."""
     maps, maps_scale = to_half(found["maps"], (-2, -1))
     basis, basis_scale = to_half(found["basis"], (-3, -2, -1))
     with np.errstate(over="ignore"):
         embedding = found["embedding"].astype(np.float16)
+    patches = {"patches": found["patches"].astype(np.float16)} if "patches" in found else {}
     halves: dict[str, NDArray[Any]] = {
         "maps": maps,
         "maps_scale": maps_scale,
         "basis": basis,
         "basis_scale": basis_scale,
     }
-    return found | halves | {"embedding": embedding}
+    return found | halves | patches | {"embedding": embedding}
+
+
+def _renumbered(cells: NDArray[np.int64], width: int, whole: int) -> NDArray[np.int64]:
+    """Cells y * w + x of grids `width` cells wide, as they are numbered in the grid of all, `whole` cells wide."""
+    return np.where(cells < 0, cells, cells // width * whole + cells % width)
 
 
 def _empty(kind: pa.DataType, count: int) -> NDArray[Any]:
@@ -110,7 +122,8 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
 
     Returns:
         The columns of images that come from the model, (B,) or (B, K), where there are several targets (B, T) or
-        (B, T, K); `maps`, `basis` and `embedding`; and `finite` (B,) bool, whether the results can be used.
+        (B, T, K); `maps`, `basis` and `embedding`; where asked for, `patch_cells` and `patches`; and `finite`
+        (B,) bool, whether the results can be used.
     """
     logits, target, predicted = explanation.logits, explanation.target, explanation.predicted
     classes = torch.cat([target[..., None], explanation.references], dim=-1)
@@ -119,7 +132,10 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
     chances = class_probabilities(model, logits, flat).reshape(classes.shape)
     maps, own = explanation.maps.flatten(target.ndim), explanation.basis[..., 0, :, :].flatten(target.ndim)
     explained = maps.isfinite().all(-1) & own.isfinite().all(-1) | (target < 0)
-    return {
+    patches = {} if explanation.patches is None else {"patches": explanation.patches}
+    if explanation.patch_cells is not None:
+        patches["patch_cells"] = explanation.patch_cells
+    return patches | {
         "target": target,
         "predicted": predicted,
         "probability": chances[..., 0],

@@ -10,6 +10,7 @@ from finer_ray.pipeline.stage import Stage
 from finer_ray.pipeline.unit_loading import Loader
 from finer_ray.pipeline.unit_tables import WRITTEN, explained_schema, metric_shapes
 from finer_ray.pipeline.writing import write
+from finer_ray.saliency.parts import PartGrid
 from finer_ray.store.layout import Layout
 
 # After so many units a loading process is replaced, whatever its image libraries have leaked.
@@ -27,7 +28,9 @@ def export_stages(config: Config, classifier: Classifier, layout: Layout, url: s
         executor: that will run them, whose resources they share.
     """
     share, seconds = executor.resources(config.compute), config.compute.retry_seconds
-    loader = Loader(config.input, classifier.transform, config.metrics.localisation, seconds)
+    size = classifier.transform.size
+    parts = PartGrid(layout.grid, size, layout.registration) if layout.parts else None
+    loader = Loader(config.input, classifier.transform, config.metrics.localisation, seconds, parts)
     model = executor.share(classifier)
     explained = explained_schema(layout, metric_shapes(config.metrics, layout))
     return [

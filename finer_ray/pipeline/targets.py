@@ -58,6 +58,7 @@ def saliency_spec(config: Config, classifier: Classifier) -> SaliencySpec:
         targets=1 if several is None else several.count,
         positives=several is not None and several.positives is not None,
         settings={name: getattr(saliency, name) for name, method in METHODS.items() if method.settings},
+        gamma=saliency.gamma,
     )
 
 

@@ -13,6 +13,7 @@ from finer_ray.images.sample import Sample
 from finer_ray.images.transform import Transform
 from finer_ray.pipeline.unit_tables import loaded_schema, to_column
 from finer_ray.retry import retry
+from finer_ray.saliency.parts import MOST_PARTS, PartGrid
 from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.manifest import Unit
 
@@ -26,17 +27,19 @@ class Loader:
         transform: the backbone's.
         region: whether annotated regions are wanted too.
         retry_seconds: for which a store that fails in passing is tried again.
+        parts: the grid whose cells show parts; None where part masks are not wanted.
     """
 
     config: InputConfig
     transform: Transform
     region: bool
     retry_seconds: float
+    parts: PartGrid | None = None
 
     @property
     def gives(self) -> pa.Schema:
         """The schema of a loaded unit."""
-        return loaded_schema(self.transform.size, self.region)
+        return loaded_schema(self.transform.size, self.region, None if self.parts is None else self.parts.grid)
 
     def __call__(self, unit: Unit) -> pa.Table:
         """A unit's images, LOADED.
@@ -50,6 +53,7 @@ class Loader:
         # The memory of what stays empty is never touched.
         pixels = np.zeros((unit.count, *self.transform.size, 3), np.uint8)
         regions = np.zeros((unit.count, *self.transform.size), bool)
+        parts = np.zeros((unit.count, *(self.parts.grid if self.parts else (0, 0))), np.uint8)
         lines = []
         fields = fields_of(unit.format, self.config.places())
         ref = ShardRef(unit.url, unit.format)
@@ -67,6 +71,8 @@ class Loader:
             pixels[position, :height, :width] = found.image
             if found.region is not None:
                 regions[position, :height, :width] = found.region
+            if self.parts is not None and found.parts is not None:
+                parts[position] = self.parts(found.parts)
             lines[-1] |= {
                 "region_kind": found.region_kind,
                 "width": found.width,
@@ -79,6 +85,8 @@ class Loader:
         tensors = {"pixels": to_column(pixels, good)}
         if self.region:
             tensors["region"] = to_column(regions, np.array([line.get("region_kind") is not None for line in lines]))
+        if self.parts is not None:
+            tensors["parts"] = to_column(parts)
         return pa.table({**notes, **tensors}, self.gives)
 
     def _input_size(self, width: int, height: int) -> dict[str, int]:
@@ -86,10 +94,12 @@ class Loader:
         return {"input_width": columns, "input_height": rows}
 
     def _notes(self) -> list[pa.Field]:
-        return [field for field in self.gives if field.name not in ("pixels", "region")]
+        return [field for field in self.gives if field.name not in ("pixels", "region", "parts")]
 
     def _decoded(self, sample: Sample) -> Decoded:
-        return decode(sample, self.transform, self.config.max_image_pixels, self.config.fast_jpeg, self.region)
+        names = self.config.part_names
+        largest = 0 if self.parts is None else MOST_PARTS if names is None else len(names)
+        return decode(sample, self.transform, self.config.max_image_pixels, self.config.fast_jpeg, self.region, largest)
 
 
 def _line(unit: Unit, position: int, sample: Sample) -> dict[str, Any]:

@@ -73,18 +73,22 @@ MODEL_COLUMNS = (
 )
 
 
-def loaded_schema(size: tuple[int, int], region: bool) -> pa.Schema:
-    """LOADED: `pixels` (h, w, 3) uint8 of images that can be used, and where wanted their `region` (h, w) bool.
+def loaded_schema(size: tuple[int, int], region: bool, parts: tuple[int, int] | None = None) -> pa.Schema:
+    """LOADED: `pixels` (h, w, 3) uint8 of images that can be used, and where wanted their `region` (h, w) bool, and the
+    `parts` that cells show, (h', w') uint8.
 
     An image whose own input_height and input_width are less lies in the upper left corner.
 
     Args:
         size: (h, w) of the model's input, pixels; the largest where images have sizes of their own.
         region: whether annotated regions are read; null where an image has none.
+        parts: (h', w') of the maps, where part masks are read; 0 where an image has none.
     """
     tensors = [pa.field("pixels", tensor_type("uint8", (*size, 3)))]
     if region:
         tensors.append(pa.field("region", tensor_type("bool", size)))
+    if parts is not None:
+        tensors.append(pa.field("parts", tensor_type("uint8", parts)))
     return pa.schema([*NOTES, *ANNOTATIONS, *tensors])
 
 

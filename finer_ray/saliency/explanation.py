@@ -12,6 +12,7 @@ from finer_ray.saliency.gradcam import contrast_basis
 from finer_ray.saliency.method import BatchContext, Cam, taken
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import wide
+from finer_ray.saliency.patches import patch_features, top_cells
 from finer_ray.saliency.selection import choose_references, sent
 from finer_ray.saliency.spec import MapSpec, SaliencySpec
 from finer_ray.saliency.split_classifier import SplitClassifier
@@ -32,6 +33,9 @@ class Explanation:
         references: (B, K) int64; -1 means none.
         basis: (B, 1+K, h, w), M_j of the target and its references before ReLU; NaN where there is none.
         maps: (B, M, h, w) non-negative, in the order of `SaliencySpec.maps`.
+        patch_cells, patches: of the first target, where `SaliencySpec.patches` asks for n of them, else None: the cells
+            with the most evidence (B, n) int64, y * w + x, -1 where there are fewer, and what the model has seen there,
+            (B, n, 64), NaN where there is no cell; see `finer_ray.saliency.patches`.
     """
 
     embedding: Tensor
@@ -41,6 +45,8 @@ class Explanation:
     references: Tensor
     basis: Tensor
     maps: Tensor
+    patch_cells: Tensor | None = None
+    patches: Tensor | None = None
 
     def by_target(self) -> list[Self]:
         """The explanation of each target, the first first; of a single one, this one."""
@@ -115,6 +121,7 @@ def explain(
         maps = torch.stack([draw_maps(context.of(own), spec) for own in each], dim=1)
         maps = maps.masked_fill((target < 0)[..., None, None, None], torch.nan)
         basis = taken(basis, places).unflatten(1, asked.shape[1:])
+    cells, patches = _patches(activation, basis, references, spec) if spec.patches else (None, None)
     return Explanation(
         embedding=wide(cut.embedding),
         logits=logits,
@@ -123,7 +130,20 @@ def explain(
         references=references,
         basis=basis.masked_fill((asked < 0)[..., None, None], torch.nan),
         maps=maps,
+        patch_cells=cells,
+        patches=patches,
     )
+
+
+@torch.no_grad()
+def _patches(activation: Tensor, basis: Tensor, references: Tensor, spec: SaliencySpec) -> tuple[Tensor, Tensor]:
+    """Cells and features of each image's first target; basis finite, and with an axis of targets where references (B,
+    T, K) have it."""
+    if references.ndim == 3:
+        basis, references = basis[:, 0], references[:, 0]
+    with torch.autocast(activation.device.type, enabled=False):
+        cells = top_cells(basis, references >= 0, spec.gamma, spec.patches)
+        return cells, patch_features(activation, cells)
 
 
 @torch.no_grad()

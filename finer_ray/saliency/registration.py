@@ -85,6 +85,13 @@ class Registration:
             values = torch.stack(means, dim=-1).movedim(-1, axis - 2)
         return values
 
+    def members(self, axis: int, pixels: int, cells: int) -> NDArray[np.float32]:
+        """Which pixels along an axis are whose cell's, as `pool` has it: (cells, pixels), 1 where they are, else 0."""
+        found = np.zeros((cells, pixels), np.float32)
+        for cell, (first, end) in enumerate(self._spans(axis, pixels, cells)):
+            found[cell, first:end] = 1
+        return found
+
     def shares(self, axis: int, shares: Maps, pixels: int, cells: int) -> Maps:
         """Places along an axis as shares of the input's side, as shares of the map's; of a stretched grid the same."""
         return ((shares * pixels - 0.5 - self.offset[axis]) / self.stride[axis] + 0.5) / cells

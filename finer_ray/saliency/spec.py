@@ -92,6 +92,9 @@ class SaliencySpec:
         settings: of methods, by name; a method's defaults where it is not among them.
         registration: where in the input's pixels the cells of maps have their centres, for methods that mask pixels;
             None: the grid stretched over the input, as other libraries take it.
+        patches: n, of how many cells with the most evidence the activations are kept, see `finer_ray.saliency.patches`;
+            0: of none.
+        gamma: strength of the comparison by which these are chosen.
     """
 
     maps: tuple[MapSpec, ...] = (MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6))
@@ -106,6 +109,8 @@ class SaliencySpec:
     memory: int = MASKED_MEMORY
     settings: Mapping[str, Section] = field(default_factory=dict)
     registration: Registration | None = None
+    patches: int = 0
+    gamma: float = 0.6
 
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""

@@ -20,6 +20,7 @@ class Fields:
         label: class index or class name. In a folder: 'folder' for the name of the folder below the root.
         box: four numbers in pixels of the displayed image.
         mask: an encoded image of the object, non-zero inside.
+        parts: an encoded image of part ids, 0 for none; off unless named, and not read in a folder.
         text, contrast_text, references: see `Sample`; off unless named, and unknown in a folder.
         key: the sample's name. Parquet only; elsewhere the key is the path.
         box_format: 'xyxy' (corners) or 'xywh' (corner and size).
@@ -36,6 +37,7 @@ class Fields:
     contrast_text: str = ""
     references: str = ""
     columns: tuple[tuple[str, str], ...] = ()
+    parts: str = ""
 
 
 def alternatives(field: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from finer_ray.shards.shard import ShardIndex, ShardRef
 from finer_ray.shards.sheets import SHEETS, Sheet, Sheets, load_sheet
 
 OF_FOLDER = "folder"
+NO_PARTS = "no part masks are read of a folder: leave out input.fields.parts, or pack photos and masks into tars"
 # What an image is asked about.
 ASKED: Mapping[str, Any] = {"text": parse_text, "contrast_text": parse_text, "references": parse_references}
 
@@ -33,7 +34,7 @@ ASKED: Mapping[str, Any] = {"text": parse_text, "contrast_text": parse_text, "re
 def index(ref: ShardRef, fields: Fields, rows_per_unit: int) -> ShardIndex:
     """Count images by one listing; the fingerprint covers relative paths and sizes."""
     _, files, sheets = _listing(ref, fields)
-    if wrong := sheets.missing(_needed(fields)):
+    if wrong := sheets.missing(_needed(fields)) or (NO_PARTS if fields.parts else None):
         return ShardIndex(ref, 0, "", (), wrong)
     digest = sha256()
     for file in files:

@@ -77,6 +77,7 @@ class Layout:
         self.labels = _sources("label", fields.label, columns, fields.label != usual.label, folders)
         self.boxes = _sources("box", fields.box, columns, needed=fields.box != usual.box)
         self.masks = _sources("mask", fields.mask, columns, needed=fields.mask != usual.mask)
+        self.parts = _sources("parts", fields.parts, columns, bool(fields.parts))
         self.keys = _sources("key", fields.key, columns, own_key, folders if own_key else NO_FOLDERS)
         self.texts = _sources("text", fields.text, columns, bool(fields.text), folders)
         self.contrast_texts = _sources(
@@ -90,7 +91,7 @@ class Layout:
     def columns(self) -> list[str]:
         """The columns to read."""
         parts = [self.images, self.labels, self.boxes, self.masks, self.keys, self.texts, self.contrast_texts]
-        parts += [self.references, *(sources for _, sources in self.own)]
+        parts += [self.references, self.parts, *(sources for _, sources in self.own)]
         return _to_read(source for part in parts for source in part)
 
 
@@ -250,14 +251,13 @@ def _sample(layout: Layout, row: Row, limit: int) -> Sample:
         image = _bytes(*_first(layout.images, row, "image", limit), limit)
         label = _parsed(layout.labels, row, only_label)
         box = _parsed(layout.boxes, row, partial(parse_box, box_format=layout.box_format))
-        found = _value(layout.masks, row, limit)
-        mask = _bytes(*found, limit) if found else None
+        mask, ids = (_mask(sources, row, limit) for sources in (layout.masks, layout.parts))
         text, contrast_text = (_parsed(sources, row, parse_text) for sources in (layout.texts, layout.contrast_texts))
         references = _parsed(layout.references, row, parse_references)
         own = own_columns(layout.own, partial(_own, row))
     except FieldError as error:
         return Sample(key, error=str(error))
-    return Sample(key, image, label, box, mask, text, contrast_text, references=references, columns=own)
+    return Sample(key, image, label, box, mask, text, contrast_text, references=references, columns=own, parts=ids)
 
 
 def _key(layout: Layout, row: Row) -> str:
@@ -293,6 +293,11 @@ def _first(sources: tuple[Source, ...], row: Row, field: str, limit: int) -> tup
 def _parsed(sources: tuple[Source, ...], row: Row, parse: Any) -> Any:
     found = _value(sources, row, MAX_JSON_BYTES)
     return parse(*found) if found else None
+
+
+def _mask(sources: tuple[Source, ...], row: Row, limit: int) -> bytes | None:
+    found = _value(sources, row, limit)
+    return _bytes(*found, limit) if found else None
 
 
 def _own(row: Row, sources: tuple[Source, ...]) -> Any:

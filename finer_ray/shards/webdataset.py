@@ -68,15 +68,15 @@ class Layout:
         self.labels = sources(fields.label)
         self.boxes = sources(fields.box)
         self.masks = sources(fields.mask)
+        self.parts = sources(fields.parts)
         self.texts = sources(fields.text)
         self.contrast_texts = sources(fields.contrast_text)
         self.references = sources(fields.references)
         self.box_format = fields.box_format
         # No member is a sample for their sake.
         self.own = tuple((name, sources(text)) for name, text in fields.columns)
-        parts = (
-            self.images, self.labels, self.boxes, self.masks, self.texts, self.contrast_texts, self.references
-        )  # fmt: skip
+        asked = self.texts, self.contrast_texts, self.references
+        parts = self.images, self.labels, self.boxes, self.masks, self.parts, *asked
         self.known = {source.place for part in parts for source in part}
 
     def is_sample(self, run: Run) -> bool:
@@ -246,11 +246,12 @@ def _sample(file: BinaryIO, run: Run, layout: Layout, directory: Directory, limi
             parts.image(),
             parts.first(layout.labels, only_label),
             parts.first(layout.boxes, partial(parse_box, box_format=layout.box_format)),
-            parts.mask(),
+            parts.encoded(layout.masks),
             parts.first(layout.texts, parse_text),
             parts.first(layout.contrast_texts, parse_text),
             references=parts.first(layout.references, parse_references),
             columns=own_columns(layout.own, parts.plain),
+            parts=parts.encoded(layout.parts),
         )
     except FieldError as error:
         return Sample(key, error=str(error))
@@ -290,8 +291,9 @@ class _Parts:
             )
         return reason
 
-    def mask(self) -> bytes | None:
-        ext = next((source.place for source in self._layout.masks if source.place in self._members), None)
+    def encoded(self, alternatives: tuple[Source, ...]) -> bytes | None:
+        """The first alternative that there is, a mask."""
+        ext = next((source.place for source in alternatives if source.place in self._members), None)
         return None if ext is None else self._body(ext)
 
     def first(self, alternatives: tuple[Source, ...], parse: Any) -> Any:

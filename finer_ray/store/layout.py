@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from finer_ray.saliency.patches import FEATURES
 from finer_ray.saliency.registration import Registration
 
 SYMBOLS = {
@@ -16,6 +17,8 @@ SYMBOLS = {
     "y": "h",
     "x": "w",
     "channel": "E",
+    "patch": "patches",
+    "feature": str(FEATURES),
 }
 
 
@@ -40,6 +43,9 @@ ARRAYS: dict[str, ArrayLayout] = {
     "basis": ArrayLayout(dtype="float16", fill=NAN, axes=("target", "class", "y", "x")),
     "basis_scale": ArrayLayout(dtype="float32", fill=NAN, axes=("target",)),
     "embedding": ArrayLayout(dtype="float16", fill=NAN, axes=("channel",)),
+    "patch_cells": ArrayLayout(dtype="int32", fill=-1, axes=("patch",)),
+    "patches": ArrayLayout(dtype="float16", fill=NAN, axes=("patch", "feature")),
+    "parts": ArrayLayout(dtype="uint8", fill=0, axes=("y", "x")),
 }
 
 
@@ -55,6 +61,9 @@ class Layout(BaseModel):
         basis: whether the contrast basis is stored.
         rows_per_unit, rows_per_chunk: rows of one shard object, and of one chunk in it.
         registration: where cells of maps and basis have their centres; None: the grid is stretched over the input.
+        patches: n, of how many cells of an image the activations are stored; 0, as in exports of earlier versions: of
+            none.
+        parts: whether the part that each cell shows is stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +77,8 @@ class Layout(BaseModel):
     rows_per_unit: int
     rows_per_chunk: int
     registration: Registration | None = None
+    patches: int = 0
+    parts: bool = False
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Of one array: what its axes do not tell."""
@@ -91,6 +102,8 @@ class Layout(BaseModel):
             "y": self.grid[0],
             "x": self.grid[1],
             "channel": self.embedding or 0,
+            "patch": self.patches,
+            "feature": FEATURES,
         }
         left_out = set()
         if self.references == 0:
@@ -99,6 +112,10 @@ class Layout(BaseModel):
             left_out |= {"basis", "basis_scale"}
         if self.embedding is None:
             left_out.add("embedding")
+        if not self.patches:
+            left_out |= {"patch_cells", "patches"}
+        if not self.parts:
+            left_out.add("parts")
         kept = (name for name in ARRAYS if name not in left_out)
         return {name: tuple(sizes[axis] for axis in self.axes(name)) for name in kept}
 

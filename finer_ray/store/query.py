@@ -5,23 +5,25 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
+from finer_ray.store import derived
 from finer_ray.store.failures import unpublished_parts
 from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import part_schemas
+from finer_ray.store.tables import DERIVED, part_schemas
 
-TABLES = ("images", "metrics", "classes", "failures", "similarity", "targets", "target_metrics")
+TABLES = ("images", "metrics", "classes", "failures", "similarity", "targets", "target_metrics", *DERIVED)
 VIEWS = (*TABLES, "names")
 NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
 
 
 def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views images, metrics, classes, failures, similarity, targets, target_metrics and
-    names of an export.
+    """A DuckDB connection with the views images, metrics, classes, failures, similarity, targets, target_metrics, pairs,
+    traits and names of an export.
 
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
-    its columns are those of `finer_ray.store.tables` and the user's own, empty where there is no file. `names` has the
+    that of a derived table (`finer_ray.store.derived`) is empty until the table is made of what is published. Its
+    columns are those of `finer_ray.store.tables` and the user's own, empty where there is no file. `names` has the
     columns class and name, in which `predicted`, `target`, `label` and `references` point. Arrow reads the files, from
     any fsspec URL; DuckDB itself has no access to files, networks or extensions, and its settings are locked. Tables
     that a statement creates lie in memory.
@@ -41,7 +43,8 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
     options = {"enable_external_access": "false", "temp_directory": ""}
     connection = duckdb.connect(config=options if threads is None else {**options, "threads": str(threads)})
     for name in TABLES:
-        connection.register(name, _dataset(made.folder, made.manifest.tables.get(name, []), made.schemas[name]))
+        listed = derived.files(made, name) if name in DERIVED else made.manifest.tables.get(name, [])
+        connection.register(name, _dataset(made.folder, listed, made.schemas[name]))
     connection.register("names", _names(made.manifest.classes))
     connection.execute("SET lock_configuration = true")
     return connection

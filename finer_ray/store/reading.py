@@ -15,6 +15,7 @@ from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
 from finer_ray.saliency.aggregation import contrast
 from finer_ray.saliency.objective import reference_weights
+from finer_ray.saliency.parts import MOST_PARTS
 from finer_ray.store.columns import schemas_with
 from finer_ray.store.grids import drawn
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
@@ -230,6 +231,63 @@ class Export:
             raise ExportError("the export has no embeddings: it was made with output.embedding: false")
         stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
         return stored
+
+    def patches(self, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The cells with the most evidence for the first target, and what the model has seen in them.
+
+        Args:
+            rows: n rows of `images`, in any order.
+
+        Returns:
+            (n, P) int32 cells of the grid (h, w) of `manifest.layout`, y * w + x, the strongest first; -1 where an
+            image has fewer, and for rows that hold no image. And (n, P, 64) float32 of length 1: the CAM layer's
+            activations there under a random projection, see `finer_ray.saliency.patches`; NaN where the cell is -1.
+
+        Raises:
+            ExportError: they were not stored. IndexError: a row out of range.
+
+        >>> cells, features = open_export("demo_export").patches([0, 1])
+        >>> cells.shape, features.shape
+        ((2, 16), (2, 16, 64))
+        """
+        if not self.manifest.layout.patches:
+            raise ExportError(
+                "the export has no patches: it was made with output.patches: 0, or by a version that stored none; "
+                "export again to another output.url"
+            )
+        return self.stored("patch_cells", rows), self.stored("patches", rows).astype(np.float32)
+
+    def parts(self, rows: Rows) -> NDArray[np.uint8]:
+        """The annotated part that each cell shows, see `finer_ray.saliency.parts`.
+
+        Args:
+            rows: n rows of `images`, in any order.
+
+        Returns:
+            (n, h, w), 0 for none, else 1 + an index into `part_names`.
+
+        Raises:
+            ExportError: they were not stored. IndexError: a row out of range.
+        """
+        self._check_parts()
+        return self.stored("parts", rows)
+
+    @cached_property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the annotated parts, id 1 first; their numbers where `input.part_names` gave none.
+
+        Raises:
+            ExportError: parts were not stored.
+        """
+        self._check_parts()
+        return tuple(self.manifest.config["input"].get("part_names") or map(str, range(1, 1 + MOST_PARTS)))
+
+    def _check_parts(self) -> None:
+        if not self.manifest.layout.parts:
+            raise ExportError(
+                "the export has no parts: its job read no part masks; name them in input.fields.parts, such as "
+                "parts.png, and export to another output.url"
+            )
 
     def reference_logits(self, rows: Rows, target: int = 0) -> torch.Tensor:
         """Logits of a target's references, (n, K) float32; NaN where there is none, and for rows that hold no image."""

@@ -113,11 +113,69 @@ SIMILARITY = pa.schema(
         pa.field("drawn", pa.int32()),
     ]
 )
+# Of each pair of classes of which one, `reference`, is a reference of images whose target is the other, `class`.
+PAIRS = pa.schema(
+    [
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("reference", pa.int32(), nullable=False),
+        pa.field("reference_name", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("confused", pa.int64()),
+        pa.field("confused_back", pa.int64()),
+        pa.field("cosine", pa.float32()),
+        pa.field("logit_gap", pa.float64(), nullable=False),
+        pa.field("evidence", pa.float64()),
+        pa.field("evidence_positive", pa.float64()),
+        pa.field("parts", pa.map_(pa.string(), pa.float64())),
+        pa.field("part_cells", pa.map_(pa.string(), pa.float64())),
+        pa.field("most", pa.list_(pa.int64())),
+        pa.field("least", pa.list_(pa.int64())),
+    ]
+)
+# What images of class a have in common where it is told from b, or from all its references; see finer_ray/traits.
+TRAITS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("a", pa.int32(), nullable=False),
+        pa.field("b", pa.int32()),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("mass", pa.float64(), nullable=False),
+        pa.field("prevalence_a", pa.float64()),
+        pa.field("prevalence_b", pa.float64()),
+        pa.field("stability", pa.float64()),
+        pa.field("images_a", pa.int64(), nullable=False),
+        pa.field("images_b", pa.int64(), nullable=False),
+        pa.field(
+            "cells",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("row", pa.int64(), nullable=False),
+                        pa.field("cell", pa.int32(), nullable=False),
+                        pa.field("evidence", pa.float64(), nullable=False),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+        pa.field("part", pa.string()),
+        pa.field("part_share", pa.float64()),
+        pa.field("part_lift", pa.float64()),
+        pa.field("attribute", pa.string()),
+        pa.field("attribute_lift", pa.float64()),
+        pa.field("text", pa.string()),
+        pa.field("text_score", pa.float64()),
+    ]
+)
 # In the order in which a unit's parts are written: the part of images is the unit's commit.
 PARTS: dict[str, pa.Schema] = {"metrics": METRICS, "failures": FAILURES, "images": IMAGES}
 SEVERAL: dict[str, pa.Schema] = {"targets": TARGETS, "target_metrics": TARGET_METRICS}
-SCHEMAS: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
-FIXED = {name for schema in SCHEMAS.values() for name in schema.names}
+# Computed from a finished export by a command of the same name, see `finer_ray.store.derived`.
+DERIVED: dict[str, pa.Schema] = {"pairs": PAIRS, "traits": TRAITS}
+OF_JOB: dict[str, pa.Schema] = {**SEVERAL, **PARTS, "classes": CLASSES, "similarity": SIMILARITY}
+SCHEMAS = OF_JOB | DERIVED
+FIXED = {name for schema in OF_JOB.values() for name in schema.names}
 
 
 def part_schemas(targets: int) -> dict[str, pa.Schema]:

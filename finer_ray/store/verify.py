@@ -18,7 +18,8 @@ def verify_export(url: str, keys: bool = True) -> list[str]:
     """What is wrong with an export, as one line per finding; an empty list proves that
 
     - every input image is one line of images or of failures, with its own key, at its own row,
-    - every row of images is written in every array, finite, with one line of metrics per map,
+    - every row of images is written in every array, finite, with one line of metrics per map (patches are finite where
+      there is a cell),
     - where there are several targets, each that an image has is one line of targets, with a line of target_metrics per
       map, and the first is that of images,
     - every other row is fill, but those that the last run has taken out, whose tensors go at the next.
@@ -100,15 +101,21 @@ def _tensors(export: Export) -> Iterator[str]:
         if array.shape[0] < len(written):
             yield f"{name}: {array.shape[0]} rows where {len(written)} are needed"
             continue
+        if name == "patches" and export.tensors["patch_cells"].shape[0] < len(written):
+            continue
         for first in range(0, len(written), size):
             rows = slice(first, first + size)
             values = array[rows]
-            if export.manifest.transform.get("resize") == "native" and ARRAYS[name].axes[-2:] == ("y", "x"):
+            floats = ARRAYS[name].dtype.startswith("float")
+            if floats and export.manifest.transform.get("resize") == "native" and ARRAYS[name].axes[-2:] == ("y", "x"):
                 values = _settled(values)
             values = values.reshape(size, -1)
-            if name == "references":
-                filled = (values == -1).all(1)
-                good = ~filled | lacking[rows]
+            if not floats:
+                filled = (values == ARRAYS[name].fill).all(1)
+                # An image may show no part, and no evidence.
+                good = ~filled | (lacking[rows] if name == "references" else True)
+            elif name == "patches":
+                filled, good = np.isnan(values).all(1), _are_of_cells(values, export.tensors["patch_cells"][rows])
             else:
                 filled = np.isnan(values).all(1)
                 holes = {"basis": lacking | fewer, "maps": fewer}.get(name, np.zeros_like(lacking))[rows]
@@ -117,6 +124,14 @@ def _tensors(export: Export) -> Iterator[str]:
                 yield f"{name}: rows not written or not finite: {wrong}"
             if wrong := (first + np.flatnonzero(~written[rows] & ~filled & ~free[rows]))[:MAX_LISTED].tolist():
                 yield f"{name}: rows written for no image: {wrong}"
+
+
+def _are_of_cells(patches: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Of each row (n,), whether patches (n, P * features) are finite where there is a cell (n, P), and else NaN."""
+    patches = patches.reshape(*cells.shape, -1)
+    there = (cells >= 0)[:, :, None]
+    whole: np.ndarray = np.where(there, np.isfinite(patches), np.isnan(patches)).all((1, 2))
+    return whole
 
 
 def _settled(values: np.ndarray) -> np.ndarray:

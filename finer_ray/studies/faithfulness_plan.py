@@ -95,8 +95,8 @@ def text_config(job: Config, choices: list[Choice], word: str, rank: int, url: s
 def _config(job: Config, url: str, saliency: dict[str, Any], model: dict[str, Any]) -> Config:
     tree: dict[str, Any] = job.model_dump()
     tree["saliency"] |= {"within": None, **saliency}
-    tree["input"]["fields"]["references"] = None
+    tree["input"] |= {"part_names": None, "fields": tree["input"]["fields"] | {"references": None, "parts": None}}
     tree["model"] |= model
     tree["metrics"] |= NO_METRICS
-    tree["output"] |= {"url": url, "basis": False, "embedding": False}
+    tree["output"] |= {"url": url, "basis": False, "embedding": False, "patches": 0}
     return parse_config(tree)

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import struct
 import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -160,3 +162,73 @@ def test_fast_jpeg_stays_within_its_tolerance() -> None:
 def test_a_colour_profile_does_no_harm() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     np.testing.assert_array_equal(decoded(encode(picture(), "PNG", icc_profile=profile)).image, np.asarray(picture()))
+
+
+def part_mask(depth: int, ids: np.ndarray, palette: bool = False) -> bytes:
+    """A PNG of so many bits a pixel, written by hand: Pillow writes no grey of 2 or 4 bits."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    lines = b""
+    for row in ids:
+        bits = "".join(format(value, f"0{depth}b") for value in row)
+        bits += "0" * (-len(bits) % 8)
+        lines += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], depth, 3 if palette else 0, 0, 0, 0)
+    colours = chunk(b"PLTE", bytes(range(48))) if palette else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + colours
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("depth", "palette"), [(1, False), (2, False), (4, False), (8, False), (16, False), (4, True)])
+def test_part_ids_are_what_was_written_at_any_depth(depth: int, palette: bool) -> None:
+    """Pillow stretches grey of 2 and 4 bits over 8."""
+    most = min(2**depth - 1, 15)
+    ids = np.random.default_rng(depth).integers(0, most + 1, SIZE)
+    sample = Sample("k", encode(picture(), "PNG"), parts=part_mask(depth, ids, palette))
+    found = decode(sample, EXACT, LIMIT, parts=15).parts
+    assert found is not None
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, ids)
+    assert decode(sample, EXACT, LIMIT).parts is None
+    assert decode(Sample("k", sample.image), EXACT, LIMIT, parts=15).parts is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (encode(picture(), "PNG"), "the part mask: its pixels are RGB, and ids have one channel"),
+        (encode(picture().convert("L"), "JPEG"), "the part mask: JPEG changes ids; save it as PNG"),
+        (encode(Image.new("L", (3, 4)), "PNG"), "the part mask: 3x4 pixels, where the photo as displayed has 32x24"),
+        (part_mask(16, np.full(SIZE, 300)), "the part mask: a pixel has the id 300; there are parts 1 to 20"),
+        (part_mask(8, np.full(SIZE, 21)), "the part mask: a pixel has the id 21; there are parts 1 to 20, and 0"),
+        (encode(Image.new("F", SIZE[::-1]), "TIFF"), "the part mask: its pixels are F"),
+        (part_mask(8, np.full(SIZE, 1))[:50], "the part mask: "),
+        (b"", "the part mask: no image of a known format"),
+    ],
+)
+def test_part_masks_that_cannot_be_ids_are_failures_in_words(mask: bytes, said: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(Sample("k", encode(picture(), "PNG"), parts=mask), EXACT, LIMIT, parts=20)
+    assert caught.value.stage == "region"
+    assert caught.value.message.startswith(said)
+    assert caught.value.size == SIZE[::-1]
+
+
+def test_part_ids_have_the_photo_s_view() -> None:
+    """The middle of a photo that is cropped, and nothing in the borders of one that is padded."""
+    ids = np.repeat(np.arange(8, dtype=np.uint8), 10)[None].repeat(40, 0)
+    sample = Sample("k", encode(Image.new("RGB", (80, 40)), "PNG"), parts=encode(Image.fromarray(ids), "PNG"))
+    cropped = decode(sample, Transform((40, 40)), LIMIT, parts=255).parts
+    np.testing.assert_array_equal(cropped, ids[:, 20:60])
+    padded = decode(sample, Transform((80, 80), "pad"), LIMIT, parts=255).parts
+    assert padded is not None
+    np.testing.assert_array_equal(padded[20:60], ids)
+    assert not padded[:20].any()
+    assert not padded[60:].any()

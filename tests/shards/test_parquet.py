@@ -108,3 +108,13 @@ def test_keys_by_the_names_that_people_give_them(tmp_path: Path, name: str) -> N
     # In an earlier version's export, and where none of them is there, it is the row's number.
     first = ["a/1.jpg", "1"] if name in FIRST_KEY else ["0", "1"]
     assert [sample.key for sample in read_all(ref, key=FIRST_KEY)] == first
+
+
+def test_part_masks_stand_in_a_column(tmp_path: Path) -> None:
+    table = pa.table({"image": [photo(1), photo(2)], "regions": [{"bytes": b"ids"}, None]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    ref = ShardRef(str(tmp_path / "a.parquet"), "parquet")
+    assert [sample.parts for sample in read_all(ref, parts="regions")] == [b"ids", None]
+    assert [sample.parts for sample in read_all(ref)] == [None, None]
+    lacking = index_shard(ref, fields_of("parquet", {"parts": "segments"}), 100)
+    assert "no column for the parts: looked for segments" in (lacking.problem or "")

@@ -213,3 +213,15 @@ def test_every_image_is_part_of_one_counted_sample(tmp_path: Path, entries: list
     # Each run of images is counted, in this order; what else is counted are annotations.
     left = iter(counted)
     assert all(key in left for key in runs_of(images)), (images, counted)
+
+
+def test_part_masks_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    """And only where there are some do they decide a sample's digest."""
+    members = [("x.jpg", photo(1)), ("x.parts.png", b"ids"), ("y.jpg", photo(2))]
+    ref = ShardRef(str(write_tar(tmp_path / "a.tar", members)), "webdataset")
+    x, y = read_all(ref, fields_of("webdataset", {"parts": "regions.png;parts.png"}))
+    assert (x.parts, x.mask, y.parts) == (b"ids", None, None)
+    plain = read_all(ref)
+    assert [sample.parts for sample in plain] == [None, None]
+    assert y.digest() == plain[1].digest()
+    assert x.digest() != plain[0].digest()

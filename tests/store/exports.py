@@ -12,6 +12,7 @@ from finer_ray.config.loading import parse_config
 from finer_ray.images.transform import Transform
 from finer_ray.models.classes import ClassNames
 from finer_ray.saliency.aggregation import contrast
+from finer_ray.saliency.patches import patch_features, top_cells
 from finer_ray.shards import ShardRef, fields_of, find_shards, index_shard, read_unit
 from finer_ray.store.layout import Layout
 from finer_ray.store.manifest import EXPORT, PLAN, Manifest, ManifestFile, ShardEntry, Unit
@@ -29,6 +30,7 @@ LAYOUT = Layout(
     basis=True,
     rows_per_unit=8,
     rows_per_chunk=4,
+    patches=16,
 )
 
 
@@ -91,7 +93,8 @@ def _write(folder: Folder, unit: Unit) -> None:
     lines: dict[str, list[dict[str, Any]]] = {"images": [], "metrics": [], "failures": []}
     shapes = {name: (unit.count, *shape) for name, shape in LAYOUT.shapes().items()}
     tensors: dict[str, Any] = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
-    tensors["references"] = np.full(shapes["references"], -1)
+    for name in ("references", "patch_cells"):
+        tensors[name] = np.full(shapes[name], -1)
     for place, found in enumerate(read_unit(ShardRef(unit.url, unit.format), fields, unit.start, unit.count, 2**20)):
         row = unit.number * LAYOUT.rows_per_unit + place
         line = {"row": row, "key": found.key, "shard": unit.url, "index": unit.first_index + place}
@@ -100,6 +103,11 @@ def _write(folder: Folder, unit: Unit) -> None:
             continue
         generator = np.random.default_rng(row)
         basis = generator.normal(size=(1, 1 + LAYOUT.references, *LAYOUT.grid)).astype(np.float32)
+        cells = top_cells(torch.from_numpy(basis), torch.ones((1, LAYOUT.references), dtype=torch.bool), 0.6, 16)
+        tensors["patch_cells"][place] = cells[0]
+        tensors["patches"][place] = patch_features(
+            torch.from_numpy(generator.normal(size=(1, 9, *LAYOUT.grid))), cells
+        )[0]
         drawn = [contrast(torch.from_numpy(basis), gamma, "mean_before_relu")[0] for gamma in (0.0, 0.6)]
         tensors["basis"][place], tensors["basis_scale"][place] = (values[0] for values in to_half(basis, (1, 2, 3)))
         maps, scale = to_half(np.stack(drawn)[None], (2, 3))
