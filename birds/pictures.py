@@ -57,18 +57,18 @@ class Picture:
         return marked(rendering, self.label) if self.mark else rendering
 
 
-def pictures(split: str, per_class: int, size: int = SIZE, mark: bool = False) -> list[Picture]:
-    """The first `per_class` pictures of every species.
+def pictures(split: str, per_class: int, size: int = SIZE, mark: bool = False, skipped: int = 0) -> list[Picture]:
+    """The first `per_class` pictures of every species, after `skipped` others.
 
     Raises:
         ConfigError: unknown split, or more pictures than a split has seeds.
     """
     if split not in SPLITS:
         raise ConfigError(f"--split: {split!r} is neither {' nor '.join(SPLITS)}{nearest(split, list(SPLITS))}")
-    count = per_class * len(SPECIES)
-    if count > SPLITS["test"]:
+    first, count = skipped * len(SPECIES), per_class * len(SPECIES)
+    if first + count > SPLITS["test"]:
         raise ConfigError(f"--per-class: {per_class} is too many; a split has {SPLITS['test']} pictures at most")
-    return [Picture(split, number, size, mark) for number in range(count)]
+    return [Picture(split, number, size, mark) for number in range(first, first + count)]
 
 
 def rendered(todo: Sequence[Picture], workers: int | None = None) -> Iterator[Rendering]:
