@@ -7,8 +7,9 @@ python -m birds.train FOLDER    renders the training set, trains, measures, and 
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,11 +69,12 @@ TEMPLATES = ["a photo of a {}.", "a {}", "a picture of a {}"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How the model is trained.
+    """How the model is trained, in one of its phases.
 
     Attributes:
         per_class: pictures of each species; as many, and no more, are without a bird.
         epochs: times that each is seen.
+        repeated: times that families of a genus come in each of these, 1 of those that are not named.
         batch: pictures of a step.
         described: composed captions of a step, beside every name and every attribute.
         dropped: share of patches that the image tower is not shown, until the last tenth of all steps (FLIP): a third
@@ -84,7 +86,8 @@ class Settings:
     """
 
     per_class: int = 400
-    epochs: int = 16
+    epochs: int = 10
+    repeated: dict[str, int] = field(default_factory=dict)
     batch: int = 64
     described: int = 32
     dropped: float = 0.5
@@ -96,7 +99,11 @@ class Settings:
 
     def steps(self, data: TrainingSet) -> int:
         """Of the whole training."""
-        return self.epochs * data.steps(self.batch)
+        return self.epochs * data.steps(self.batch, self.repeated)
+
+
+# The breasts of thrushes, spotted or streaked, are what is learned last.
+PHASES = (Settings(), Settings(epochs=4, repeated={"hill thrush": 3}, dropped=0.3, rate=1.5e-3, seed=1))
 
 
 def train(
@@ -125,7 +132,7 @@ def train(
         dropping.share = settings.dropped if step < 0.9 * steps else 0.0
         # Patches are dropped by torch's own generator.
         torch.manual_seed(settings.seed + step)
-        rows = data.batch(step, settings.batch, settings.seed)
+        rows = data.batch(step, settings.batch, settings.seed, settings.repeated)
         groups = data.groups(rows)
         texts = [*captions.names(rng), *captions.short(rng), *captions.described(rng, settings.described)]
         inputs, birds = augmented(data.pixels[rows], groups, SIDE, rng)
@@ -142,7 +149,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate * _rate(step, settings.warmup, steps)
             optimiser.step()
-        if checkpoint is not None and (step + 1) % SAVED == 0:
+        if checkpoint is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
             _save(checkpoint, model, optimisers, step + 1)
         yield loss.item()
     visual.patch_dropout = whole
@@ -245,37 +252,33 @@ def measure(folder: Path, held_out: int) -> dict[str, Any]:
 
 def run(
     folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
-    cache: Annotated[Path, typer.Option(help="For the rendered training set and the checkpoint.")] = Path(
-        "birds_cache"
-    ),
-    per_class: Annotated[int, typer.Option(min=1)] = Settings.per_class,
-    epochs: Annotated[int, typer.Option(min=1)] = Settings.epochs,
-    seed: Annotated[int, typer.Option()] = Settings.seed,
+    cache: Annotated[Path, typer.Option(help="For the rendered training set and checkpoints.")] = Path("birds_cache"),
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each species.")] = Settings.per_class,
 ) -> None:
     """Train the birds' open_clip model. The same command again goes on from the last checkpoint."""
-    settings = Settings(per_class=per_class, epochs=epochs, seed=seed)
     data = TrainingSet.rendered(per_class, RENDERED, cache)
-    model, tokenizer = start(folder, seed)
-    steps = settings.steps(data)
-    began, losses = time.monotonic(), []
-    for loss in train(model, tokenizer, data, settings, cache / f"training-{per_class}-{epochs}-{seed}.pt"):
-        losses.append(loss)
-        if len(losses) % REPORTED == 0:
-            recent = float(np.mean(losses[-REPORTED:]))
-            seconds = time.monotonic() - began
-            typer.echo(f"{len(losses)} steps of this run, {steps} in all, {seconds:.0f} s: loss {recent:.3f}")
-    seconds = time.monotonic() - began
+    model, tokenizer = start(folder, PHASES[0].seed)
+    report: dict[str, Any] = {"parameters": sum(value.numel() for value in model.parameters()), "phases": []}
+    for number, phase in enumerate(PHASES):
+        settings = replace(phase, per_class=per_class)
+        checkpoint = cache / f"checkpoint-{per_class}-{number}.pt"
+        loss = _told(train(model, tokenizer, data, settings, checkpoint), f"phase {number}", settings.steps(data))
+        report["phases"].append({**asdict(settings), "steps": settings.steps(data), "loss": loss})
     write_model(model, folder)
-    report = {
-        "settings": asdict(settings),
-        "parameters": sum(value.numel() for value in model.parameters()),
-        "steps": steps,
-        "last_run": {"steps": len(losses), "seconds": round(seconds), "threads": torch.get_num_threads()},
-        "loss": round(float(np.mean(losses[-REPORTED:])), 4),
-        "held_out": measure(folder, settings.held_out),
-    }
+    report["held_out"] = measure(folder, Settings.held_out)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(report, indent=1))
+
+
+def _told(losses: Iterator[float], name: str, steps: int) -> float | None:
+    """Take all steps that are left and say how far they are; the mean loss of the last ones, None where none was."""
+    began, recent = time.monotonic(), deque[float](maxlen=REPORTED)
+    for done, loss in enumerate(losses, start=1):
+        recent.append(loss)
+        if done % REPORTED == 0:
+            mean, seconds = float(np.mean(recent)), time.monotonic() - began
+            typer.echo(f"{name}: {done} steps of this run, {steps} in all, {seconds:.0f} s: loss {mean:.3f}")
+    return round(float(np.mean(recent)), 4) if recent else None
 
 
 def _optimisers(model: Any, settings: Settings) -> list[torch.optim.Optimizer]:

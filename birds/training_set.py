@@ -1,7 +1,9 @@
 """The training set: siblings that stand alike, and scenes without a bird."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
@@ -12,6 +14,8 @@ from rich.progress import track
 from birds.captions import EMPTY
 from birds.pictures import SIBLINGS, Picture, rendered
 from birds.species import SPECIES
+
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class TrainingSet:
         labels = [picture.label for picture in families] + [EMPTY] * len(empty)
         return cls(np.load(path, mmap_mode="r"), np.array(labels))
 
-    def batch(self, step: int, size: int, seed: int) -> NDArray[np.int64]:
-        """Rows of a step: whole families, each once in a pass, and a picture without a bird for every fifteen others.
+    def batch(self, step: int, size: int, seed: int, repeated: Mapping[str, int] = NONE) -> NDArray[np.int64]:
+        """Rows of a step: whole families, and a picture without a bird for every fifteen others.
 
         A batch in which siblings stand alike leaves nothing to tell them apart but the parts that differ.
 
@@ -60,10 +64,11 @@ class TrainingSet:
             step: from 0 on; what it takes depends on nothing but step and seed, so that a training can be resumed.
             size: pictures of a batch, at least 8; as many as make whole families are taken.
             seed: of the order.
+            repeated: times that families of a genus come in a pass; 1 of those that are not named.
         """
         families, scenes = self._counts(size)
-        turn, place = divmod(step, self.steps(size))
-        order = np.random.default_rng((seed, 0, turn)).permutation(self._birds // SIBLINGS)
+        turn, place = divmod(step, self.steps(size, repeated))
+        order = np.random.default_rng((seed, 0, turn)).permutation(self._families(repeated))
         chosen = SIBLINGS * order[place * families : (place + 1) * families, None] + np.arange(SIBLINGS)
         empty = np.random.default_rng((seed, 1, step)).integers(self._birds, len(self.labels), scenes)
         # In ascending order, as a memory-mapped file likes it.
@@ -75,9 +80,14 @@ class TrainingSet:
         numbers: NDArray[np.int64] = np.unique(families, return_inverse=True)[1]
         return numbers
 
-    def steps(self, size: int) -> int:
+    def steps(self, size: int, repeated: Mapping[str, int] = NONE) -> int:
         """Batches of one pass over the set."""
-        return self._birds // SIBLINGS // self._counts(size)[0]
+        return len(self._families(repeated)) // self._counts(size)[0]
+
+    def _families(self, repeated: Mapping[str, int]) -> NDArray[np.int64]:
+        """Families of a pass."""
+        genera = [SPECIES[label].genus for label in self.labels[: self._birds : SIBLINGS]]
+        return np.repeat(np.arange(len(genera)), [repeated.get(genus, 1) for genus in genera])
 
     @property
     def _birds(self) -> int:
