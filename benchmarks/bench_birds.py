@@ -18,6 +18,7 @@ import numpy as np
 import open_clip
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +31,7 @@ from birds.pictures import pictures, rendered
 from birds.rendering import differing_mask, object_mask, part_mask
 from birds.shards import write_birds
 from birds.species import SPECIES, siblings
+from birds.train import SIDE
 from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.config.schema import Config
 from finer_ray.metrics.localisation import localisation, pointing_hit
@@ -48,6 +50,9 @@ WEIGHTS = "open_clip_model.safetensors"
 TRAIN, TEST, FEW, MARKED = 40, 10, 4, 3
 NAMES = [species.name for species in SPECIES]
 CAMS = ("gradcam", "layercam", "scorecam")
+LAYERS, GAMMAS = ("default", "final"), (0.0, 0.3, 0.6, 1.0, 2.0)
+# A class's probability above which the softmax counts as saturated, and the fewest birds that are a group.
+SURE, MIN_GROUP = 0.9, 20
 CHEAT_STEPS, CHEAT_BATCH = 160, 48
 Cell = dict[str, float]
 
@@ -119,35 +124,74 @@ def concept_parts(made: Export, parts: dict[str, np.ndarray]) -> tuple[list[int]
     return [line["row"] for line in lines], torch.from_numpy(regions), torch.from_numpy(np.stack(known) > 0)
 
 
-def score(made: Export, rows: list[int], regions: Tensor, birds: Tensor) -> dict[str, dict[str, Cell]]:
-    """By map and measure: mean, its interval, and where the map has a baseline the paired difference with its own."""
+def score(
+    made: Export,
+    truth: tuple[list[int], Tensor, Tensor],
+    maps: dict[str, tuple[str | float, str | float | None]] | None = None,
+) -> dict[str, dict[str, Cell]]:
+    """By map and measure: mean, its interval, and where the map has a baseline the paired difference with its own.
+
+    Args:
+        made: the export.
+        truth: n rows, (n, 224, 224) where the light should lie, and where the birds are.
+        maps: by the name of a line what it shows and its baseline: a stored map, or a gamma of the stored basis; all
+            stored maps when None.
+    """
+    rows, regions, birds = truth
     seen = regions.flatten(1).any(1)
     rows = [row for row, any_pixel in zip(rows, seen.tolist(), strict=True) if any_pixel]
     regions, birds = regions[seen], birds[seen]
-    found = {}
-    for name in made.manifest.layout.maps:
-        maps = torch.from_numpy(made.maps(rows, name))[:, None]
-        here = made.manifest.layout.registration
-        inside = localisation(maps, birds, here)
-        found[name] = {
-            "energy": localisation(maps, regions, here)[:, 0].double().numpy(),
-            "energy of what lies on the bird": (localisation(maps, regions & birds, here) / inside)[:, 0]
-            .double()
-            .numpy(),
-            "hit": pointing_hit(maps, regions, here)[:, 0].double().numpy(),
-        }
+    plain = baselines(made)
+    wanted = maps or {name: (name, plain.get(name)) for name in made.manifest.layout.maps}
     area = {"image": regions, "bird": regions & birds}
     chance = {
         "energy": (area["image"].float().mean((1, 2))).mean().item(),
         "energy of what lies on the bird": (area["bird"].sum((1, 2)) / birds.sum((1, 2))).mean().item(),
         "hit": regions.float().mean((1, 2)).mean().item(),
+        "on the bird": birds.float().mean((1, 2)).mean().item(),
     }
-    plain = {name: found[other] for name, other in baselines(made).items()}
+    found = {
+        key: measured(made, rows, key, regions, birds) for pair in wanted.values() for key in pair if key is not None
+    }
     table = {
-        name: {m: cell(v, plain[name][m] if name in plain else None) for m, v in values.items()}
-        for name, values in found.items()
+        name: {m: cell(values, None if other is None else found[other][m]) for m, values in found[key].items()}
+        for name, (key, other) in wanted.items()
     }
     return {"(chance)": {m: {"count": len(rows), "mean": value} for m, value in chance.items()}, **table}
+
+
+def measured(
+    made: Export, rows: list[int], key: str | float, regions: Tensor, birds: Tensor
+) -> dict[str, NDArray[np.float64]]:
+    """Of one map, or of one gamma, each measure by row."""
+    drawn = made.maps(rows, key) if isinstance(key, str) else made.contrast(rows, key)
+    maps, here = torch.from_numpy(drawn)[:, None], made.manifest.layout.registration
+    inside = localisation(maps, birds, here)
+    values = {
+        "energy": localisation(maps, regions, here),
+        "energy of what lies on the bird": localisation(maps, regions & birds, here) / inside,
+        "hit": pointing_hit(maps, regions, here),
+        "on the bird": inside,
+    }
+    return {name: value[:, 0].double().numpy() for name, value in values.items()}
+
+
+def drops(made: Export, rows: list[int]) -> dict[str, dict[str, Cell]]:
+    """Relative drop, by map, of some rows."""
+    lines = made.metrics.to_pylist()
+    by_map = {name: {line["row"]: line for line in lines if line["map"] == name} for name in made.manifest.layout.maps}
+
+    def values(name: str, metric: str) -> NDArray[np.float64]:
+        return np.array([by_map[name][row][metric] for row in rows], dtype=np.float64)
+
+    plain = baselines(made)
+    return {
+        name: {
+            metric: cell(values(name, metric), values(plain[name], metric) if name in plain else None)
+            for metric in ("relative_drop_05", "relative_drop_10")
+        }
+        for name in by_map
+    }
 
 
 def cell(values: np.ndarray, baseline: np.ndarray | None) -> Cell:
@@ -206,7 +250,7 @@ def train_cheat(folder: Path) -> None:
     model = open_clip.create_model(f"local-dir:{MODEL}", load_weights=False)
     model.load_state_dict(load_file(MODEL / WEIGHTS))
     tower, head = model.visual.train(), torch.nn.Linear(model.visual.output_dim, len(SPECIES))
-    drawn = list(rendered(pictures("train", 16, 112)))
+    drawn = list(rendered(pictures("train", 16, SIDE)))
     optimiser = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=5e-4, weight_decay=0.01)
     for _ in range(CHEAT_STEPS):
         rows, labels = rng.integers(0, len(drawn), CHEAT_BATCH), rng.integers(0, len(SPECIES), CHEAT_BATCH)
@@ -236,6 +280,60 @@ def accuracy(made: Export) -> float:
 def overall(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return lines
+
+
+def at_layer(folder: Path, layer: str, model: dict[str, Any]) -> dict[str, Any]:
+    """All maps at one CAM layer, and what their gain over the baseline depends on."""
+    maps = [f"{finer}{cam}" for cam in CAMS[:2] for finer in ("", "finer_")]
+    made = run(job(folder, f"many_{layer}", "test/*.tar", model, saliency={"maps": maps}, metrics={"drops": True}))
+    truth = differing(made, part_maps(folder / "test"))
+    result: dict[str, Any] = {
+        "rows": len(truth[0]),
+        "differing_parts": score(made, truth),
+        "drops": drops(made, truth[0]),
+    }
+    show(f"{layer}: on the parts that tell a species from the siblings it is compared with", result["differing_parts"])
+    show(f"{layer}: relative drop", result["drops"])
+    result["gamma"] = score(made, truth, {f"gamma {gamma}": (gamma, 0.0 if gamma else None) for gamma in GAMMAS})
+    show(f"{layer}: Grad-CAM by gamma", result["gamma"])
+    for title, group in groups(made, truth[0]).items():
+        chosen = [place for place, row in enumerate(truth[0]) if row in group]
+        if len(chosen) < MIN_GROUP:
+            continue
+        part = ([truth[0][place] for place in chosen], truth[1][chosen], truth[2][chosen])
+        result[title] = {"differing_parts": score(made, part), "drops": drops(made, part[0])}
+        show(f"{layer}: {title}, {len(chosen)} birds", result[title]["differing_parts"])
+    return result
+
+
+def groups(made: Export, rows: list[int]) -> dict[str, set[int]]:
+    """Birds by what may weaken the comparison: references that are no siblings, and a softmax that is saturated."""
+    lines = {line["row"]: line for line in made.images.to_pylist()}
+
+    def all_siblings(line: dict[str, Any]) -> bool:
+        return all(SPECIES[index] in siblings(SPECIES[line["target"]]) for index in line["references"])
+
+    related = {row for row in rows if all_siblings(lines[row])}
+    sure = {row for row in rows if lines[row]["probability"] > SURE}
+    return {
+        "all references are siblings": related,
+        "a reference is no sibling": set(rows) - related,
+        f"probability above {SURE}": sure,
+        f"probability up to {SURE}": set(rows) - sure,
+    }
+
+
+def siblings_alone(folder: Path, layer: str, model: dict[str, Any]) -> dict[str, dict[str, Cell]]:
+    """References from the genus alone."""
+    taxa: dict[str, list[str]] = {}
+    for species in SPECIES:
+        taxa.setdefault(species.genus, []).append(species.name)
+    maps = [f"{finer}{cam}" for cam in CAMS[:2] for finer in ("", "finer_")]
+    saliency = {"maps": maps, "within": {"level": "genus", "taxa": taxa}}
+    made = run(job(folder, f"within_{layer}", "test/*.tar", model, saliency=saliency))
+    found = score(made, differing(made, part_maps(folder / "test")))
+    show(f"{layer}: references within the genus", found)
+    return found
 
 
 def cheating(folder: Path, honest: dict[str, Any]) -> dict[str, Any]:
@@ -274,16 +372,13 @@ def main() -> None:
         head = {"head": str(path)}
         print(json.dumps(report["probe"], indent=1), flush=True)
 
-        maps = [f"{finer}{cam}" for cam in CAMS[:2] for finer in ("", "finer_")]
-        wanted: dict[str, Any] = {"saliency": {"maps": maps}, "metrics": {"drops": True}}
-        made = run(job(folder, "many", "test/*.tar", head, **wanted))
-        truth = differing(made, part_maps(folder / "test"))
-        report["differing_parts"] = score(made, *truth)
-        show("On the parts that tell a species from the siblings it is compared with", report["differing_parts"])
-        report["sibling_rows"] = len(truth[0])
+        for layer in LAYERS:
+            model = {**head, "cam_layer": layer}
+            report[layer] = at_layer(folder, layer, model)
+        report["references"] = {layer: siblings_alone(folder, layer, {**head, "cam_layer": layer}) for layer in LAYERS}
 
         few = run(job(folder, "few_score", "few/*.tar", head, saliency={"maps": ["scorecam", "finer_scorecam"]}))
-        report["differing_parts_scorecam"] = score(few, *differing(few, part_maps(folder / "few")))
+        report["differing_parts_scorecam"] = score(few, differing(few, part_maps(folder / "few")))
         show("The same, Score-CAM", report["differing_parts_scorecam"])
 
         aggregation_study(job(folder, "unused", "few/*.tar", head), folder / "aggregation")
@@ -305,7 +400,7 @@ def main() -> None:
             )
         )
         report["zero_shot_accuracy"] = accuracy(asked)
-        report["concepts"] = score(asked, *concept_parts(asked, part_maps(folder / "test")))
+        report["concepts"] = score(asked, concept_parts(asked, part_maps(folder / "test")))
         show("Asked about a part in words: on that part", report["concepts"])
 
         report["faithfulness"] = cheating(folder, head)

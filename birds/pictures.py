@@ -14,6 +14,8 @@ from finer_ray.errors import ConfigError
 
 # The first seed of each split; a split has fewer pictures than lie between them.
 SPLITS = {"train": 0, "test": 1_000_000_000}
+# Species of a genus, which follow each other in SPECIES.
+SIBLINGS = 4
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Picture:
         size: side in pixels.
         mark: whether it bears its class's mark.
         empty: whether it shows the scene alone.
+        alike: whether the four siblings that follow each other share pose, scene and light, so that nothing but their
+            differing parts tells them apart.
     """
 
     split: str
@@ -33,6 +37,7 @@ class Picture:
     size: int = SIZE
     mark: bool = False
     empty: bool = False
+    alike: bool = False
 
     @property
     def label(self) -> int:
@@ -41,8 +46,8 @@ class Picture:
 
     @property
     def seed(self) -> int:
-        """Of pose, scene and light; no other picture of any split has it."""
-        return SPLITS[self.split] + self.number
+        """Of pose, scene and light; no other picture of any split has it, unless they are alike."""
+        return SPLITS[self.split] + (self.number // SIBLINGS if self.alike else self.number)
 
     def render(self) -> Rendering:
         """Its pixels and parts."""
@@ -52,18 +57,18 @@ class Picture:
         return marked(rendering, self.label) if self.mark else rendering
 
 
-def pictures(split: str, per_class: int, size: int = SIZE, mark: bool = False) -> list[Picture]:
-    """The first `per_class` pictures of every species.
+def pictures(split: str, per_class: int, size: int = SIZE, mark: bool = False, skipped: int = 0) -> list[Picture]:
+    """The first `per_class` pictures of every species, after `skipped` others.
 
     Raises:
         ConfigError: unknown split, or more pictures than a split has seeds.
     """
     if split not in SPLITS:
         raise ConfigError(f"--split: {split!r} is neither {' nor '.join(SPLITS)}{nearest(split, list(SPLITS))}")
-    count = per_class * len(SPECIES)
-    if count > SPLITS["test"]:
+    first, count = skipped * len(SPECIES), per_class * len(SPECIES)
+    if first + count > SPLITS["test"]:
         raise ConfigError(f"--per-class: {per_class} is too many; a split has {SPLITS['test']} pictures at most")
-    return [Picture(split, number, size, mark) for number in range(count)]
+    return [Picture(split, number, size, mark) for number in range(first, first + count)]
 
 
 def rendered(todo: Sequence[Picture], workers: int | None = None) -> Iterator[Rendering]:

@@ -38,6 +38,7 @@ def write_birds(
     size: int = SIZE,
     mark: bool = False,
     workers: int | None = None,
+    skipped: int = 0,
 ) -> list[Path]:
     """Write a split as `birds-SPLIT-NNNN.tar`, and beside it classes.json, concepts.json and attributes.json.
 
@@ -51,6 +52,7 @@ def write_birds(
         size: side in pixels.
         mark: whether each picture bears its class's mark.
         workers: processes; None: one per CPU.
+        skipped: how many pictures of each species are passed over, for a draw that no other has seen.
 
     Returns:
         The shards' paths.
@@ -59,7 +61,7 @@ def write_birds(
         ConfigError: see `pictures`.
         InputError: the folder holds shards of this split already.
     """
-    todo = pictures(split, per_class, size, mark)
+    todo = pictures(split, per_class, size, mark, skipped)
     folder.mkdir(parents=True, exist_ok=True)
     old = sorted(folder.glob(f"birds-{split}-*.tar"))
     if old:

@@ -7,8 +7,9 @@ python -m birds.train FOLDER    renders the training set, trains, measures, and 
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,6 @@ import numpy as np
 import open_clip
 import torch
 import typer
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
 from rich.progress import track
 from safetensors.torch import save_file
@@ -26,23 +25,35 @@ from torch.nn import functional
 
 from birds import captions
 from birds.accuracy import accuracies
+from birds.augmentation import augmented
 from birds.captions import EMPTY, Caption
 from birds.merges import learn_merges, write_merges
-from birds.pictures import Picture, pictures, rendered
+from birds.patches import PatchDropout, Shown, shown
+from birds.pictures import pictures, rendered
 from birds.species import ATTRIBUTES, SPECIES
+from birds.training_set import TrainingSet
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import build_classifier
 
-SIDE = 112
+SIDE = 160
 # Rendered somewhat larger than the input, so that crops of several scales stay sharp.
-RENDERED = 128
-REPORTED = 25
+RENDERED = 176
+REPORTED, SAVED = 25, 100
 MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
     "init_logit_scale": 2.3,
     "init_logit_bias": -2.0,
-    "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": 192, "layers": 5, "head_width": 64},
+    # Mean pooling gives every patch its share; the norm comes after it, so that one patch may say more than another.
+    "vision_cfg": {
+        "image_size": SIDE,
+        "patch_size": 8,
+        "width": 192,
+        "layers": 5,
+        "head_width": 64,
+        "pool_type": "avg",
+        "final_ln_after_pool": True,
+    },
     "text_cfg": {"context_length": 32, "vocab_size": 0, "width": 128, "heads": 2, "layers": 2},
 }
 PREPROCESS = {
@@ -58,13 +69,16 @@ TEMPLATES = ["a photo of a {}.", "a {}", "a picture of a {}"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How the model is trained.
+    """How the model is trained, in one of its phases.
 
     Attributes:
         per_class: pictures of each species; as many, and no more, are without a bird.
         epochs: times that each is seen.
+        repeated: times that families of a genus come in each of these, 1 of those that are not named.
         batch: pictures of a step.
         described: composed captions of a step, beside every name and every attribute.
+        dropped: share of patches that the image tower is not shown, until the last tenth of all steps (FLIP): a third
+            of the time, and a part has to be known by any of the patches that show it.
         rate: peak learning rate, reached after `warmup` steps; a cosine leads to 0.
         decay: of the blocks' matrices.
         seed: of weights, order, crops and captions.
@@ -72,64 +86,117 @@ class Settings:
     """
 
     per_class: int = 400
-    epochs: int = 6
+    epochs: int = 10
+    repeated: dict[str, int] = field(default_factory=dict)
     batch: int = 64
-    described: int = 64
+    described: int = 32
+    dropped: float = 0.5
     rate: float = 2e-3
     warmup: int = 60
     decay: float = 0.05
     seed: int = 0
     held_out: int = 20
 
+    def steps(self, data: TrainingSet) -> int:
+        """Of the whole training."""
+        return self.epochs * data.steps(self.batch, self.repeated)
 
-def training_set(settings: Settings, cache: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels (N, 128, 128, 3), memory-mapped, and labels (N,); EMPTY where there is no bird. Rendered once."""
-    birds = pictures("train", settings.per_class, RENDERED)
-    first = len(birds)
-    empty = [Picture("train", first + number, RENDERED, empty=True) for number in range(settings.per_class)]
-    path = cache / f"birds-{settings.per_class}-{RENDERED}.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        todo = [*birds, *empty]
-        sheet = open_memmap(partial, "w+", np.uint8, (len(todo), RENDERED, RENDERED, 3))
-        for place, rendering in enumerate(track(rendered(todo), "rendering", total=len(todo))):
-            sheet[place] = rendering.image
-        sheet.flush()
-        partial.rename(path)
-    labels = [picture.label for picture in birds] + [EMPTY] * len(empty)
-    return np.load(path, mmap_mode="r"), np.array(labels)
+
+# The breasts of thrushes, spotted or streaked, are what is learned last.
+PHASES = (Settings(), Settings(epochs=4, repeated={"hill thrush": 3}, dropped=0.3, rate=1.5e-3, seed=1))
 
 
 def train(
-    model: Any, tokenizer: Any, pixels: NDArray[np.uint8], labels: NDArray[np.int64], settings: Settings
+    model: Any, tokenizer: Any, data: TrainingSet, settings: Settings, checkpoint: Path | None = None
 ) -> Iterator[float]:
-    """Train in place; the loss of every step.
+    """Train in place; the loss of every step, from the one on that the checkpoint has reached.
 
     A caption is a positive of every picture of which it is true, not of its own alone: the sigmoid loss (SigLIP,
     Eq. 1) over all pairs of a batch, with that truth as its labels. The 24 names, of which exactly one is true of a
-    bird, add the cross-entropy of CLIP from image to text.
+    bird, add the cross-entropy of CLIP from image to text; names of siblings, and pictures of siblings that stand alike
+    (`TrainingSet.batch`), are the negatives that count. Two more terms (`objective`) keep what is known of a part at
+    the patches that show it: left alone, attention writes it into any patch, and no map could find the part again.
+
+    Args:
+        model, tokenizer: of `start`.
+        data: pictures and labels.
+        settings: of the training.
+        checkpoint: file that is written every SAVED steps and read at the beginning where it exists; None for none.
     """
-    rng = np.random.default_rng(settings.seed)
-    optimisers = _optimisers(model, settings)
-    schedules = [_schedule(optimiser, settings, _steps(len(labels), settings)) for optimiser in optimisers]
+    steps, optimisers = settings.steps(data), _optimisers(model, settings)
+    visual = model.visual
+    whole, visual.patch_dropout = visual.patch_dropout, (dropping := PatchDropout(settings.dropped))
     model.train()
-    for rows in _batches(rng, len(labels), settings):
+    for step in range(_resumed(checkpoint, model, optimisers), steps):
+        rng = np.random.default_rng((settings.seed, 2, step))
+        dropping.share = settings.dropped if step < 0.9 * steps else 0.0
+        # Patches are dropped by torch's own generator.
+        torch.manual_seed(settings.seed + step)
+        rows = data.batch(step, settings.batch, settings.seed, settings.repeated)
+        groups = data.groups(rows)
         texts = [*captions.names(rng), *captions.short(rng), *captions.described(rng, settings.described)]
-        inputs = augmented(pixels[rows], rng)
+        inputs, birds = augmented(data.pixels[rows], groups, SIDE, rng)
+        dropping.groups = torch.from_numpy(groups)
         with torch.autocast("cpu", torch.bfloat16):
-            image = model.encode_image(inputs, normalize=True)
-            text = model.encode_text(tokenizer([caption.text for caption in texts]), normalize=True)
-        logits = model.logit_scale.exp() * image.float() @ text.float().T + model.logit_bias
-        loss = contrast(logits, texts, torch.from_numpy(labels[rows]))
+            tokens = visual.transformer(visual._embeds(inputs))[:, 1:]
+            text = model.encode_text(tokenizer([caption.text for caption in texts]), normalize=True).float()
+        seen = shown(inputs, birds, dropping.groups, dropping.kept, visual.patch_size[0])
+        loss = objective(model, tokens.float(), text, texts, torch.from_numpy(data.labels[rows]), dropping.groups, seen)
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = settings.rate * _rate(step, settings.warmup, steps)
             optimiser.step()
-            schedule.step()
+        if checkpoint is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
+            _save(checkpoint, model, optimisers, step + 1)
         yield loss.item()
+    visual.patch_dropout = whole
     model.eval()
+
+
+def objective(
+    model: Any,
+    tokens: Tensor,
+    text: Tensor,
+    texts: list[Caption],
+    labels: Tensor,
+    groups: Tensor,
+    seen: Shown,
+) -> Tensor:
+    """What training makes small: `contrast` of the pooled patches; the same of the patches behind the bird, which shall
+    say that there is none; and `spread`.
+
+    Args:
+        model: for its neck, scale and bias.
+        tokens: (B, n, D) float32, what is pooled.
+        text: (T, E) embeddings of length 1.
+        texts: their captions.
+        labels: (B,) species, or EMPTY.
+        groups: (B,) int64, see `TrainingSet.groups`.
+        seen: what the n patches show.
+    """
+    behind = seen.background[..., None].float()
+    pooled = torch.stack([tokens.mean(1), (tokens * behind).sum(1) / behind.sum(1).clamp(min=1)])
+    embedding = functional.normalize(model.visual.ln_post(pooled) @ model.visual.proj, dim=-1)
+    whole, without = model.logit_scale.exp() * embedding @ text.T + model.logit_bias
+    nothing = contrast(without, texts, torch.full_like(labels, EMPTY))
+    return contrast(whole, texts, labels) + nothing + spread(tokens, groups, seen.alike)
+
+
+def spread(tokens: Tensor, groups: Tensor, alike: Tensor) -> Tensor:
+    """Share of the difference between siblings that lies in patches in which their pictures do not differ, 0 to 1.
+
+    Args:
+        tokens: (B, n, D).
+        groups: (B,) int64; those of one picture have no difference.
+        alike: (B, n) bool.
+    """
+    count = torch.bincount(groups)
+    mean = torch.zeros(len(count), *tokens.shape[1:]).index_add_(0, groups, tokens) / count[:, None, None]
+    apart = (tokens - mean[groups]).square().sum(2).add(1e-12).sqrt() * (count[groups] > 1)[:, None]
+    return (apart * alike).sum() / apart.sum()
 
 
 def contrast(logits: Tensor, texts: list[Caption], labels: Tensor) -> Tensor:
@@ -143,23 +210,9 @@ def contrast(logits: Tensor, texts: list[Caption], labels: Tensor) -> Tensor:
     truth = torch.from_numpy(np.stack([caption.true_of for caption in texts])).T[labels].float()
     pairs = functional.binary_cross_entropy_with_logits(logits, truth)
     birds = labels != EMPTY
+    if not birds.any():
+        return 4 * pairs
     return 4 * pairs + functional.cross_entropy(logits[birds, : len(SPECIES)], labels[birds])
-
-
-def augmented(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """Pictures (B, 128, 128, 3) as inputs (B, 3, 112, 112): mirrored, shifted and scaled a little, and slightly
-    lighter or darker. Nothing here moves a hue."""
-    count = len(pixels)
-    scale, flip = rng.uniform(0.93, 1.05, count), rng.choice([-1.0, 1.0], count)
-    shift = rng.uniform(-0.06, 0.06, (count, 2))
-    affine = np.zeros((count, 2, 3), dtype=np.float32)
-    affine[:, 0, 0], affine[:, 1, 1], affine[:, :, 2] = scale * flip, scale, shift
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    grid = functional.affine_grid(torch.from_numpy(affine), [count, 3, SIDE, SIDE], align_corners=False)
-    moved = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (count, 1, 1, 1)).astype(np.float32))
-    lift = torch.from_numpy(rng.uniform(-0.08, 0.08, (count, 1, 1, 1)).astype(np.float32))
-    return (moved * gain + lift).clamp(-1, 1)
 
 
 def write_model(model: Any, folder: Path) -> None:
@@ -199,48 +252,33 @@ def measure(folder: Path, held_out: int) -> dict[str, Any]:
 
 def run(
     folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
-    cache: Annotated[Path, typer.Option(help="Where the rendered training set is kept.")] = Path("birds_cache"),
-    per_class: Annotated[int, typer.Option(min=1)] = Settings.per_class,
-    epochs: Annotated[int, typer.Option(min=1)] = Settings.epochs,
-    seed: Annotated[int, typer.Option()] = Settings.seed,
+    cache: Annotated[Path, typer.Option(help="For the rendered training set and checkpoints.")] = Path("birds_cache"),
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each species.")] = Settings.per_class,
 ) -> None:
-    """Train the birds' open_clip model."""
-    settings = Settings(per_class=per_class, epochs=epochs, seed=seed)
-    pixels, labels = training_set(settings, cache)
-    model, tokenizer = start(folder, seed)
-    began = time.monotonic()
-    losses = []
-    for loss in train(model, tokenizer, pixels, labels, settings):
-        losses.append(loss)
-        if len(losses) % REPORTED == 0:
-            recent = float(np.mean(losses[-REPORTED:]))
-            seconds = time.monotonic() - began
-            typer.echo(f"step {len(losses)} of {_steps(len(labels), settings)}, {seconds:.0f} s: loss {recent:.3f}")
-    seconds = time.monotonic() - began
+    """Train the birds' open_clip model. The same command again goes on from the last checkpoint."""
+    data = TrainingSet.rendered(per_class, RENDERED, cache)
+    model, tokenizer = start(folder, PHASES[0].seed)
+    report: dict[str, Any] = {"parameters": sum(value.numel() for value in model.parameters()), "phases": []}
+    for number, phase in enumerate(PHASES):
+        settings = replace(phase, per_class=per_class)
+        checkpoint = cache / f"checkpoint-{per_class}-{number}.pt"
+        loss = _told(train(model, tokenizer, data, settings, checkpoint), f"phase {number}", settings.steps(data))
+        report["phases"].append({**asdict(settings), "steps": settings.steps(data), "loss": loss})
     write_model(model, folder)
-    report = {
-        "settings": asdict(settings),
-        "parameters": sum(value.numel() for value in model.parameters()),
-        "steps": len(losses),
-        "seconds": round(seconds),
-        "threads": torch.get_num_threads(),
-        "loss": {"first": round(losses[0], 4), "last": round(float(np.mean(losses[-REPORTED:])), 4)},
-        "held_out": measure(folder, settings.held_out),
-    }
+    report["held_out"] = measure(folder, Settings.held_out)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(report, indent=1))
 
 
-def _batches(rng: np.random.Generator, count: int, settings: Settings) -> Iterator[NDArray[np.int64]]:
-    for _ in range(settings.epochs):
-        order = rng.permutation(count)
-        for begin in range(0, count - settings.batch + 1, settings.batch):
-            # In ascending order, as a memory-mapped file likes it.
-            yield np.sort(order[begin : begin + settings.batch])
-
-
-def _steps(count: int, settings: Settings) -> int:
-    return settings.epochs * (count // settings.batch)
+def _told(losses: Iterator[float], name: str, steps: int) -> float | None:
+    """Take all steps that are left and say how far they are; the mean loss of the last ones, None where none was."""
+    began, recent = time.monotonic(), deque[float](maxlen=REPORTED)
+    for done, loss in enumerate(losses, start=1):
+        recent.append(loss)
+        if done % REPORTED == 0:
+            mean, seconds = float(np.mean(recent)), time.monotonic() - began
+            typer.echo(f"{name}: {done} steps of this run, {steps} in all, {seconds:.0f} s: loss {mean:.3f}")
+    return round(float(np.mean(recent)), 4) if recent else None
 
 
 def _optimisers(model: Any, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -260,15 +298,31 @@ def _optimisers(model: Any, settings: Settings) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    warmup = max(1, min(settings.warmup, steps // 10))
+def _rate(step: int, warmup: int, steps: int) -> float:
+    """The learning rate of a step, as a share of its peak."""
+    warmup = max(1, min(warmup, steps // 10))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-    def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+def _save(checkpoint: Path, model: Any, optimisers: list[torch.optim.Optimizer], step: int) -> None:
+    partial = checkpoint.with_suffix(".part")
+    states = [optimiser.state_dict() for optimiser in optimisers]
+    torch.save({"step": step, "model": model.state_dict(), "optimisers": states}, partial)
+    partial.rename(checkpoint)
+
+
+def _resumed(checkpoint: Path | None, model: Any, optimisers: list[torch.optim.Optimizer]) -> int:
+    """Steps that have been done, with model and optimisers as they were then."""
+    if checkpoint is None or not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint, weights_only=True)
+    model.load_state_dict(saved["model"])
+    for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
+    step: int = saved["step"]
+    return step
 
 
 if __name__ == "__main__":
