@@ -17,6 +17,7 @@ from birds.rendering import Rendering, object_mask, part_mask
 from birds.scene import SIZE
 from birds.species import (
     ATTRIBUTES,
+    PARTS,
     SPECIES,
     attribute,
     attributes,
@@ -40,7 +41,7 @@ def write_birds(
     workers: int | None = None,
     skipped: int = 0,
 ) -> list[Path]:
-    """Write a split as `birds-SPLIT-NNNN.tar`, and beside it classes.json, concepts.json and attributes.json.
+    """Write a split as `birds-SPLIT-NNNN.tar`, and beside it classes, concepts, parts and attributes as .json.
 
     A sample has these members: jpg; json (`describe`); mask.png, the object, 255 inside; parts.png, 1 + index into
     PARTS, 0 outside; differs.png, 255 in all parts that tell the species from any of its siblings.
@@ -118,6 +119,7 @@ def _write_names(folder: Path) -> None:
     trees = {
         "classes": [species.name for species in SPECIES],
         "concepts": [*ATTRIBUTES, BASE],
+        "parts": list(PARTS),
         "attributes": {species.name: attributes(species) for species in SPECIES},
     }
     for name, tree in trees.items():

@@ -12,12 +12,17 @@ from finer_ray.config.schema import Config
 from finer_ray.pipeline.cluster import connected
 from finer_ray.pipeline.export import export
 from finer_ray.report.contact_sheet import contact_sheet
+from finer_ray.report.pair_figure import pair_figure
 from finer_ray.report.paper_table import paper_table
 from finer_ray.report.site import write_report
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.verify import verify_export
+from finer_ray.traits.run import both_ways
+from finer_ray.traits.shown import shown_traits
 
 IMAGES_ON_SHEET = 14
+# Siblings that differ in their bills.
+PAIR = ("red-billed white-barred reed finch", "yellow-billed white-barred reed finch")
 QUERY = """\
 SELECT i.key, round(b.localisation, 3) AS grad_cam, round(f.localisation, 3) AS finer_cam
 FROM '{folder}/images/*.parquet' AS i
@@ -39,6 +44,7 @@ def birds_config(folder: Path) -> Config:
     here = resources.files("finer_ray.demo")
     overrides = [
         f"input.shards={here / 'birds' / '*.tar'}",
+        f"input.part_names={here / 'birds' / 'parts.json'}",
         f"model.classes={here / 'birds' / 'classes.json'}",
         f"output.url={folder / 'birds_export'}",
     ]
@@ -54,8 +60,10 @@ def run_demo(folder: Path) -> None:
     console.print("\n[bold]6. The reports[/]: open them in a browser; each image has live controls")
     for made in (folder, folder / "birds_export"):
         console.print(f"   {write_report(open_export(str(made)), made / 'report')}")
-    console.print("\n[bold]7. Where everything lies[/]")
-    for name, what in _places(folder, sheet, birds):
+    console.print(f"\n[bold]7. The answer[/]: what tells a {PAIR[0]} from a {PAIR[1]}?")
+    answer = _pair(console, folder)
+    console.print("\n[bold]8. Where everything lies[/]")
+    for name, what in _places(folder, answer, sheet, birds):
         console.print(f"   {name:<36} {what}")
 
 
@@ -93,6 +101,18 @@ def _birds(console: Console, folder: Path) -> Path:
     return sheet
 
 
+def _pair(console: Console, folder: Path) -> Path:
+    """The traits of two siblings, over all images, as a table and a picture."""
+    made = open_export(str(folder / "birds_export"))
+    found = [trait for trait in both_ways(made, *PAIR) if trait.kind == "pair"]
+    for table in shown_traits(found, made.manifest.classes):
+        console.print(table)
+    picture = folder / "what_tells.png"
+    pair_figure(made, found, picture)
+    console.print(f"   {picture}")
+    return picture
+
+
 def _class_table(made: Export) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for column in ("class", "photos", "accuracy", "Grad-CAM", "Finer-CAM"):
@@ -117,15 +137,17 @@ def _answer(folder: Path) -> str:
         return f"{query}\n{connection.sql(query)}"
 
 
-def _places(folder: Path, sheet: Path, birds: Path) -> list[tuple[str, str]]:
+def _places(folder: Path, answer: Path, sheet: Path, birds: Path) -> list[tuple[str, str]]:
     return [
-        (str(sheet), "photo, Grad-CAM, Finer-CAM: look at this first"),
+        (str(answer), "what tells one bird from another: look at this first"),
+        (str(sheet), "photo, Grad-CAM, Finer-CAM"),
         (str(birds), "the same of the birds; their export: birds_export/"),
         (f"{folder}/report/index.html", "the report; the birds' lies in birds_export/report/"),
         (f"{folder}/saliency.zarr", "maps, contrast basis, references, embeddings"),
         (f"{folder}/images/*.parquet", "a line per image: class, references, logits"),
         (f"{folder}/metrics/*.parquet", "a line per image and map"),
         (f"{folder}/classes.parquet", "means and standard errors by class and map"),
+        (f"{folder}/pairs.parquet", "a line per class and class that it is compared with"),
         (f"{folder}/failures/*.parquet", "a line per image that could not be used"),
         (f"{folder}/export.json", "what it was made of"),
     ]
