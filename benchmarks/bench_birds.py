@@ -50,7 +50,9 @@ WEIGHTS = "open_clip_model.safetensors"
 TRAIN, TEST, FEW, MARKED = 40, 10, 4, 3
 NAMES = [species.name for species in SPECIES]
 CAMS = ("gradcam", "layercam", "scorecam")
-LAYERS, GAMMAS = ("default", "final"), (0.0, 0.3, 0.6, 1.0, 2.0)
+# The usual layer, and the tokens that are pooled: `final`, but for the norm that comes after the pooling.
+LAYERS = {"default": "default", "pooled": "transformer.resblocks.4"}
+GAMMAS = (0.0, 0.3, 0.6, 1.0, 2.0)
 # A class's probability above which the softmax counts as saturated, and the fewest birds that are a group.
 SURE, MIN_GROUP = 0.9, 20
 CHEAT_STEPS, CHEAT_BATCH = 160, 48
@@ -372,10 +374,9 @@ def main() -> None:
         head = {"head": str(path)}
         print(json.dumps(report["probe"], indent=1), flush=True)
 
-        for layer in LAYERS:
-            model = {**head, "cam_layer": layer}
-            report[layer] = at_layer(folder, layer, model)
-        report["references"] = {layer: siblings_alone(folder, layer, {**head, "cam_layer": layer}) for layer in LAYERS}
+        for layer, module in LAYERS.items():
+            model = {**head, "cam_layer": module}
+            report[layer] = at_layer(folder, layer, model) | {"within_genus": siblings_alone(folder, layer, model)}
 
         few = run(job(folder, "few_score", "few/*.tar", head, saliency={"maps": ["scorecam", "finer_scorecam"]}))
         report["differing_parts_scorecam"] = score(few, differing(few, part_maps(folder / "few")))

@@ -130,7 +130,7 @@ def exported(folder: Path, layer: str, patches: int | None = None) -> Export:
         folder,
         f"traits_{layer}_{patches or 'default'}",
         "held_out/*.tar",
-        {"head": "text", "cam_layer": layer},
+        {"head": "text", "cam_layer": LAYERS[layer]},
         input={"fields": {"parts": "parts.png"}, "part_names": list(PARTS)},
         saliency={"maps": maps},
         output={} if patches is None else {"patches": patches},
@@ -163,7 +163,7 @@ def main(
     for layer in LAYERS:
         made = exported(place, layer)
         report[layer] = {name: score(made, answers) for name, answers in METHODS.items()}
-    report[LAYERS[-1]]["clusters of all patches"] = score(exported(place, LAYERS[-1], CELLS), all_patches)
+    report["pooled"]["clusters of all patches"] = score(exported(place, "pooled", CELLS), all_patches)
     Console(width=120).print(shown(report))
     if not tuning:
         written = {**machine(), "per_class": PER_CLASS, "layers": report}
