@@ -29,6 +29,7 @@ from finer_ray.pairs.table import pairs_table
 from finer_ray.pipeline.export import export
 from finer_ray.store.reading import Export, open_export
 from finer_ray.traits import pair_traits
+from finer_ray.traits.trait import DEFAULT
 
 PER_CLASS = 40
 # Of each species, pictures that come before the held-out ones; settings are chosen on the first of them.
@@ -46,7 +47,7 @@ def one_part_pairs() -> list[tuple[int, int, str]]:
     return [(a, b, found[0]) for a, b, found in parts if SPECIES[a].genus == SPECIES[b].genus and len(found) == 1]
 
 
-def traits(gamma: float | None = None) -> Answers:
+def traits(gamma: float = DEFAULT.gamma) -> Answers:
     """The parts of traits, ranked; of finer Grad-CAM's evidence, or of plain Grad-CAM's (gamma 0)."""
     return lambda made, a, b: _parts(pair_traits(made, a, b, gamma=gamma, resamples=0))
 
@@ -92,6 +93,7 @@ def summed(gamma: float | None) -> Answers:
 
 METHODS: dict[str, Answers] = {
     "traits of Finer-Grad-CAM": traits(),
+    "traits of Finer-Grad-CAM, gamma 0.6": traits(0.6),
     "traits of Grad-CAM": traits(0.0),
     "traits of Finer-Layer-CAM": map_traits("finer_layercam"),
     "traits of Layer-CAM": map_traits("layercam"),

@@ -364,7 +364,7 @@ def traits(
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="Only this pair, by name or index: shown, not written."),
     ] = None,
-    gamma: Annotated[float | None, typer.Option(help="Strength of the comparison; the export's when left out.")] = None,
+    gamma: Annotated[float, typer.Option(help="Strength of the comparison; 1: nothing that the two share.")] = 1.0,
     clusters: Annotated[int, typer.Option(min=1, max=100, help="Traits of a pair, at most.")] = 6,
     images: Annotated[int, typer.Option(min=1, help="Images of a class that are looked at for a pair, at most.")] = 500,
     resamples: Annotated[int, typer.Option(min=0, help="Draws of the images that give the stability.")] = 20,

@@ -15,7 +15,7 @@ from finer_ray.errors import ExportError
 from finer_ray.report.photos import read_photos
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export
-from finer_ray.traits.trait import Shown, Trait
+from finer_ray.traits.trait import DEFAULT, Shown, Trait
 
 # Pixels of the photos, times those of the model's input; side of a close-up, in cells.
 ENLARGED, CLOSE_UP = 3, 3.2
@@ -62,7 +62,8 @@ def pair_figure(export: Export, traits: Sequence[Trait], path: Path) -> None:
     sides = [_side(export, trait) for trait in firsts.values()]
     figure = Figure(figsize=(12.4, 0.75 + 4.35 * len(sides)), dpi=110, layout="constrained")
     figure.suptitle(_headline(sides), fontsize=17, fontweight="bold")
-    for side, band in zip(sides, np.atleast_1d(figure.subfigures(len(sides), 1)), strict=True):
+    bands: Any = figure.subfigures(len(sides), 1, squeeze=False)
+    for side, band in zip(sides, bands[:, 0], strict=True):
         _draw(side, band)
     figure.savefig(path)
 
@@ -90,8 +91,9 @@ def _evidence(export: Export, trait: Trait, size: tuple[int, int]) -> NDArray[np
     """Of the class over the other in the first photo, (H, W), not negative."""
     row = trait.cells[0].row
     references = export.stored("references", [row])[0].tolist()
-    gamma = export.manifest.config["saliency"]["gamma"]
-    return export.contrast([row], gamma, references=[references.index(trait.b)], size=size)[0]
+    [found] = export.contrast([row], DEFAULT.gamma, references=[references.index(trait.b)], size=size)
+    lit: NDArray[np.float32] = found
+    return lit
 
 
 def _centre(cell: Shown, columns: int, here: Registration) -> tuple[float, float]:
@@ -123,7 +125,7 @@ def _draw(side: Side, band: SubFigure) -> None:
     axes["photo"].imshow(side.photos[0])
     axes["photo"].set_title(textwrap.fill(side.name, 34), fontsize=12, fontweight="bold")
     axes["lit"].imshow(spotlight(side.photos[0], side.lit))
-    axes["lit"].set_title(textwrap.fill(f"what speaks against {side.other}", 36), fontsize=11)
+    axes["lit"].set_title(textwrap.fill(f"where it is not a {side.other}", 38), fontsize=11)
     for name in ("photo", "lit"):
         axes[name].add_patch(Circle(side.centres[0], 1.3 * max(side.cell), fill=False, color=RING, linewidth=2.5))
     places = [axes[f"{line}{place}"] for line in range(down) for place in range(across)]
@@ -147,7 +149,7 @@ def spotlight(photo: NDArray[np.uint8], level: NDArray[np.float32]) -> NDArray[n
     Returns:
         (H, W, 3) in [0, 1].
     """
-    grey = np.repeat(photo.mean(2, keepdims=True), 3, axis=2) / 255 * 0.28
+    grey = np.repeat(photo.mean(2, keepdims=True), 3, axis=2) / 255 * 0.5
     share = np.clip(level * 1.6, 0, 1)[..., None]
     lit: NDArray[np.float64] = (1 - share) * grey + share * (photo / 255)
     return lit

@@ -36,7 +36,7 @@ def pair_traits(
     b: int,
     *,
     kind: Kind = "pair",
-    gamma: float | None = None,
+    gamma: float = DEFAULT.gamma,
     clusters: int = 6,
     images: int = 500,
     resamples: int = 20,
@@ -51,7 +51,7 @@ def pair_traits(
         export: with patches (`output.patches`) and the contrast basis.
         a, b: class indices, places in `manifest.classes`.
         kind: pair, or shared: what speaks for both (gamma -1).
-        gamma: of the evidence relu(M_a - gamma M_b) of a cell; the export's `saliency.gamma` when None.
+        gamma: of the evidence relu(M_a - gamma M_b) of a cell, see `Settings`.
         clusters, images, resamples, shown, seed: see `Settings`.
         evidence: another one, of n images: from rows (n,) and cells (n, P), y * w + x, -1 for none, to (n, P), of which
             what is negative counts as 0. `lambda rows, cells: numpy.ones(cells.shape)` weighs all alike.
@@ -178,8 +178,7 @@ class Wanted:
         attributes: str | None = None,
         watch: Watch = lambda items, what: items,
     ) -> None:
-        gamma = export.manifest.config["saliency"]["gamma"] if settings.gamma is None else settings.gamma
-        self._settings, self._gamma, self._index = settings, float(gamma), index
+        self._settings, self._index = settings, index
         both = {way for a, b in pairs for way in ((a, b), (b, a))} & index.pairs.keys()
         self._of_pair = {pair: spread(index.pairs[pair], settings.images) for pair in both}
         self._of_class = {a: spread(index.classes[a], settings.images) for a in classes}
@@ -244,5 +243,5 @@ class Wanted:
         else:
             classes = np.concatenate([self._index.targets[places, None], references], axis=1)
             for_a, for_b = (basis[np.arange(len(basis)), (classes == one).argmax(1)] for one in (a, b))
-        found: NDArray[np.float32] = for_a - (-1.0 if kind == "shared" else self._gamma) * for_b
+        found: NDArray[np.float32] = for_a - (-1.0 if kind == "shared" else self._settings.gamma) * for_b
         return found

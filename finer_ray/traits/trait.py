@@ -74,7 +74,8 @@ class Settings:
     """How traits are found.
 
     Attributes:
-        gamma: of w = relu(M_A - gamma M_B), which is what the cells weigh; None: the export's `saliency.gamma`.
+        gamma: of w = relu(M_A - gamma M_B), which is what the cells weigh; at 1 it is the evidence for y^A - y^B, and
+            what speaks for both cancels out.
         clusters: how many traits a pair has at most.
         images: of each class of a pair how many are looked at, at most; evenly spaced over its rows.
         resamples: draws of the bootstrap that gives the stability; 0: none, and no stability.
@@ -82,7 +83,7 @@ class Settings:
         seed: of k-means and of the bootstrap.
     """
 
-    gamma: float | None = None
+    gamma: float = 1.0
     clusters: int = 6
     images: int = 500
     resamples: int = 20

@@ -78,8 +78,8 @@ def test_masses_by_hand(tmp_path: Path) -> None:
     assert [(cell.row, cell.cell) for cell in second.cells] == [(0, 2)]
 
 
-def test_the_export_s_gamma_unless_another_is_given(tmp_path: Path) -> None:
-    export = by_hand(tmp_path / "out", saliency={"gamma": 1.0})
+def test_gamma_is_1_whatever_the_export_s_is_unless_another_is_given(tmp_path: Path) -> None:
+    export = by_hand(tmp_path / "out", saliency={"gamma": 0.6})
     assert pair_traits(export, 0, 1) == pair_traits(export, 0, 1, gamma=1)
     assert pair_traits(export, 0, 1) != pair_traits(export, 0, 1, gamma=0)
 
