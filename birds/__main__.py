@@ -15,10 +15,12 @@ def draw(
     split: Annotated[str, typer.Option(help="train or test: other seeds.")] = "train",
     per_class: Annotated[int, typer.Option(min=1, help="Pictures of each of the 24 species.")] = 20,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Side in pixels.")] = SIZE,
+    skipped: Annotated[int, typer.Option(min=0, help="Pictures of each that are passed over.")] = 0,
+    genus: Annotated[str | None, typer.Option(help="Its four species alone, such as 'reed finch'.")] = None,
     mark: Annotated[bool, typer.Option("--mark", help="Put the class's mark into a corner of each.")] = False,
 ) -> None:
     """Write WebDataset shards with all masks."""
-    for path in write_birds(folder, split, per_class, size, mark):
+    for path in write_birds(folder, split, per_class, size, mark, skipped=skipped, genus=genus):
         typer.echo(path)
 
 

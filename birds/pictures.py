@@ -57,18 +57,29 @@ class Picture:
         return marked(rendering, self.label) if self.mark else rendering
 
 
-def pictures(split: str, per_class: int, size: int = SIZE, mark: bool = False, skipped: int = 0) -> list[Picture]:
-    """The first `per_class` pictures of every species, after `skipped` others.
+def pictures(
+    split: str,
+    per_class: int,
+    size: int = SIZE,
+    mark: bool = False,
+    skipped: int = 0,
+    genus: str | None = None,
+) -> list[Picture]:
+    """The first `per_class` pictures of every species, or of every one of a genus, after `skipped` others.
 
     Raises:
-        ConfigError: unknown split, or more pictures than a split has seeds.
+        ConfigError: unknown split or genus, or more pictures than a split has seeds.
     """
     if split not in SPLITS:
         raise ConfigError(f"--split: {split!r} is neither {' nor '.join(SPLITS)}{nearest(split, list(SPLITS))}")
     first, count = skipped * len(SPECIES), per_class * len(SPECIES)
     if first + count > SPLITS["test"]:
         raise ConfigError(f"--per-class: {per_class} is too many; a split has {SPLITS['test']} pictures at most")
-    return [Picture(split, number, size, mark) for number in range(first, first + count)]
+    genera = {species.genus for species in SPECIES}
+    if genus is not None and genus not in genera:
+        raise ConfigError(f"--genus: {genus!r} is none of {', '.join(sorted(genera))}{nearest(genus, sorted(genera))}")
+    every = (Picture(split, number, size, mark) for number in range(first, first + count))
+    return [picture for picture in every if genus is None or SPECIES[picture.label].genus == genus]
 
 
 def rendered(todo: Sequence[Picture], workers: int | None = None) -> Iterator[Rendering]:

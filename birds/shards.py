@@ -40,6 +40,7 @@ def write_birds(
     mark: bool = False,
     workers: int | None = None,
     skipped: int = 0,
+    genus: str | None = None,
 ) -> list[Path]:
     """Write a split as `birds-SPLIT-NNNN.tar`, and beside it classes, concepts, parts and attributes as .json.
 
@@ -54,6 +55,7 @@ def write_birds(
         mark: whether each picture bears its class's mark.
         workers: processes; None: one per CPU.
         skipped: how many pictures of each species are passed over, for a draw that no other has seen.
+        genus: of the only species wanted; None for all.
 
     Returns:
         The shards' paths.
@@ -62,7 +64,7 @@ def write_birds(
         ConfigError: see `pictures`.
         InputError: the folder holds shards of this split already.
     """
-    todo = pictures(split, per_class, size, mark, skipped)
+    todo = pictures(split, per_class, size, mark, skipped, genus)
     folder.mkdir(parents=True, exist_ok=True)
     old = sorted(folder.glob(f"birds-{split}-*.tar"))
     if old:

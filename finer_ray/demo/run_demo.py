@@ -40,10 +40,11 @@ def demo_config(folder: Path) -> Config:
 
 
 def birds_config(folder: Path) -> Config:
-    """The job of the package's birds; localisation asks for the parts that tell a species from its siblings."""
+    """The job of the package's birds, and of more of one genus; localisation asks for the parts that tell a species from
+    its siblings."""
     here = resources.files("finer_ray.demo")
     overrides = [
-        f"input.shards={here / 'birds' / '*.tar'}",
+        f"input.shards=[{here / 'birds' / '*.tar'}, {here / 'finches' / '*.tar'}]",
         f"input.part_names={here / 'birds' / 'parts.json'}",
         f"model.classes={here / 'birds' / 'classes.json'}",
         f"output.url={folder / 'birds_export'}",

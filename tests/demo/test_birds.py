@@ -13,7 +13,7 @@ from PIL import Image
 from birds.shards import write_birds
 
 pytestmark = pytest.mark.slow
-PACKED = Path(str(resources.files("finer_ray.demo") / "birds"))
+DEMO = Path(str(resources.files("finer_ray.demo")))
 
 
 def pixels(body: bytes) -> np.ndarray:
@@ -21,14 +21,23 @@ def pixels(body: bytes) -> np.ndarray:
 
 
 def test_the_packed_birds_are_what_is_drawn_now(tmp_path: Path) -> None:
-    write_birds(tmp_path, "test", per_class=2)
-    assert {path.name for path in PACKED.iterdir()} == {path.name for path in tmp_path.iterdir()}
-    for path in PACKED.glob("*.json"):
-        assert path.read_text() == (tmp_path / path.name).read_text()
+    write_birds(tmp_path / "birds", "test", per_class=2)
+    assert {path.name for path in (DEMO / "birds").iterdir()} == {path.name for path in (tmp_path / "birds").iterdir()}
+    for path in (DEMO / "birds").glob("*.json"):
+        assert path.read_text() == (tmp_path / "birds" / path.name).read_text()
+    same(DEMO / "birds", tmp_path / "birds", 48)
+
+
+def test_the_packed_finches_are_others_of_their_genus(tmp_path: Path) -> None:
+    write_birds(tmp_path, "test", per_class=10, skipped=2, genus="reed finch")
+    same(DEMO / "finches", tmp_path, 40)
+
+
+def same(one: Path, other: Path, count: int) -> None:
     packed, drawn = (
-        list(webdataset.WebDataset(str(next(place.glob("*.tar"))), shardshuffle=False)) for place in (PACKED, tmp_path)
+        list(webdataset.WebDataset(str(next(place.glob("*.tar"))), shardshuffle=False)) for place in (one, other)
     )
-    assert len(packed) == 48
+    assert len(packed) == count
     for ours, theirs in zip(packed, drawn, strict=True):
         assert ours["__key__"] == theirs["__key__"]
         assert json.loads(ours["json"]) == json.loads(theirs["json"])

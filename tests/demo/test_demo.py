@@ -44,7 +44,7 @@ def test_shows_what_it_promises(demo: tuple[Path, str]) -> None:
         assert text in said
     for place in (folder, folder / "birds_export"):
         assert len(list((place / "report" / "images").glob("*-map.jpg"))) >= 40
-    for name in ("contact_sheet.png", "birds_sheet.png"):
+    for name in ("contact_sheet.png", "birds_sheet.png", "what_tells.png"):
         with Image.open(folder / name) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
         assert min(pixels.shape[:2]) > 1000
@@ -55,7 +55,7 @@ def test_birds_are_named_and_their_differing_parts_measured(demo: tuple[Path, st
     birds = str(demo[0] / "birds_export")
     assert verify_export(birds) == []
     made = open_export(birds)
-    assert made.manifest.counts == {"images": 48, "failures": 0}
+    assert made.manifest.counts == {"images": 88, "failures": 0}
     # training.json says 0.88 of 480 held-out pictures.
     right = np.mean(made.images["label"].to_numpy() == made.images["predicted"].to_numpy())
     assert right > 0.7
