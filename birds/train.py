@@ -20,7 +20,7 @@ import typer
 from open_clip.tokenizer import SimpleTokenizer
 from rich.progress import track
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from birds import captions
@@ -79,6 +79,8 @@ class Settings:
         described: composed captions of a step, beside every name and every attribute.
         dropped: share of patches that the image tower is not shown, until the last tenth of all steps (FLIP): a third
             of the time, and a part has to be known by any of the patches that show it.
+        linear: weight of a linear layer's cross-entropy over the 24 species. Texts of siblings that no picture tells
+            apart yet become alike, and then no gradient of theirs tells pictures apart either; its rows stay different.
         rate: peak learning rate, reached after `warmup` steps; a cosine leads to 0.
         decay: of the blocks' matrices.
         seed: of weights, order, crops and captions.
@@ -91,6 +93,7 @@ class Settings:
     batch: int = 64
     described: int = 32
     dropped: float = 0.5
+    linear: float = 0.0
     rate: float = 2e-3
     warmup: int = 60
     decay: float = 0.05
@@ -103,7 +106,7 @@ class Settings:
 
 
 # The breasts of thrushes, spotted or streaked, are what is learned last.
-PHASES = (Settings(), Settings(epochs=4, repeated={"hill thrush": 3}, dropped=0.3, rate=1.5e-3, seed=1))
+PHASES = (Settings(), Settings(epochs=4, repeated={"hill thrush": 3}, dropped=0.3, linear=1.0, rate=1.5e-3, seed=1))
 
 
 def train(
@@ -123,11 +126,13 @@ def train(
         settings: of the training.
         checkpoint: file that is written every SAVED steps and read at the beginning where it exists; None for none.
     """
-    steps, optimisers = settings.steps(data), _optimisers(model, settings)
-    visual = model.visual
+    steps, visual = settings.steps(data), model.visual
+    torch.manual_seed(settings.seed)
+    trained = nn.ModuleDict({"model": model, "linear": nn.Linear(visual.proj.shape[0], len(SPECIES))})
+    optimisers = _optimisers(trained, settings)
     whole, visual.patch_dropout = visual.patch_dropout, (dropping := PatchDropout(settings.dropped))
     model.train()
-    for step in range(_resumed(checkpoint, model, optimisers), steps):
+    for step in range(_resumed(checkpoint, trained, optimisers), steps):
         rng = np.random.default_rng((settings.seed, 2, step))
         dropping.share = settings.dropped if step < 0.9 * steps else 0.0
         # Patches are dropped by torch's own generator.
@@ -141,16 +146,19 @@ def train(
             tokens = visual.transformer(visual._embeds(inputs))[:, 1:]
             text = model.encode_text(tokenizer([caption.text for caption in texts]), normalize=True).float()
         seen = shown(inputs, birds, dropping.groups, dropping.kept, visual.patch_size[0])
-        loss = objective(model, tokens.float(), text, texts, torch.from_numpy(data.labels[rows]), dropping.groups, seen)
-        model.zero_grad()
+        tokens, labels = tokens.float(), torch.from_numpy(data.labels[rows])
+        loss = objective(model, tokens, text, texts, labels, dropping.groups, seen)
+        if settings.linear:
+            loss = loss + settings.linear * named(trained["linear"](visual.ln_post(tokens.mean(1))), labels)
+        trained.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate * _rate(step, settings.warmup, steps)
             optimiser.step()
         if checkpoint is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
-            _save(checkpoint, model, optimisers, step + 1)
+            _save(checkpoint, trained, optimisers, step + 1)
         yield loss.item()
     visual.patch_dropout = whole
     model.eval()
@@ -209,10 +217,19 @@ def contrast(logits: Tensor, texts: list[Caption], labels: Tensor) -> Tensor:
     """
     truth = torch.from_numpy(np.stack([caption.true_of for caption in texts])).T[labels].float()
     pairs = functional.binary_cross_entropy_with_logits(logits, truth)
-    birds = labels != EMPTY
-    if not birds.any():
-        return 4 * pairs
-    return 4 * pairs + functional.cross_entropy(logits[birds, : len(SPECIES)], labels[birds])
+    return 4 * pairs + named(logits[:, : len(SPECIES)], labels)
+
+
+def named(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the species, over the pictures that show a bird; 0 where none does.
+
+    Args:
+        logits: (B, 24).
+        labels: (B,) species, or EMPTY.
+    """
+    return functional.cross_entropy(logits, labels, ignore_index=EMPTY, reduction="sum") / (
+        labels != EMPTY
+    ).sum().clamp(min=1)
 
 
 def write_model(model: Any, folder: Path) -> None:
@@ -281,15 +298,15 @@ def _told(losses: Iterator[float], name: str, steps: int) -> float | None:
     return round(float(np.mean(recent)), 4) if recent else None
 
 
-def _optimisers(model: Any, settings: Settings) -> list[torch.optim.Optimizer]:
+def _optimisers(trained: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon (Jordan 2024) for the matrices of the blocks, which learns such a small set in fewer passes; AdamW for
     everything else."""
-    named = dict(model.named_parameters())
-    matrices = {name for name, value in named.items() if "resblocks" in name and value.ndim == 2}
-    rest = [value for name, value in named.items() if name not in matrices]
+    parameters = dict(trained.named_parameters())
+    matrices = {name for name, value in parameters.items() if "resblocks" in name and value.ndim == 2}
+    rest = [value for name, value in parameters.items() if name not in matrices]
     return [
         torch.optim.Muon(
-            [named[name] for name in sorted(matrices)],
+            [parameters[name] for name in sorted(matrices)],
             lr=settings.rate,
             weight_decay=settings.decay,
             adjust_lr_fn="match_rms_adamw",
@@ -306,19 +323,19 @@ def _rate(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _save(checkpoint: Path, model: Any, optimisers: list[torch.optim.Optimizer], step: int) -> None:
+def _save(checkpoint: Path, trained: nn.Module, optimisers: list[torch.optim.Optimizer], step: int) -> None:
     partial = checkpoint.with_suffix(".part")
     states = [optimiser.state_dict() for optimiser in optimisers]
-    torch.save({"step": step, "model": model.state_dict(), "optimisers": states}, partial)
+    torch.save({"step": step, "trained": trained.state_dict(), "optimisers": states}, partial)
     partial.rename(checkpoint)
 
 
-def _resumed(checkpoint: Path | None, model: Any, optimisers: list[torch.optim.Optimizer]) -> int:
-    """Steps that have been done, with model and optimisers as they were then."""
+def _resumed(checkpoint: Path | None, trained: nn.Module, optimisers: list[torch.optim.Optimizer]) -> int:
+    """Steps that have been done, with model, linear layer and optimisers as they were then."""
     if checkpoint is None or not checkpoint.exists():
         return 0
     saved = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(saved["model"])
+    trained.load_state_dict(saved["trained"])
     for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(state)
     step: int = saved["step"]
