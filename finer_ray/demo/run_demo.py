@@ -40,7 +40,7 @@ def demo_config(folder: Path) -> Config:
 
 
 def birds_config(folder: Path) -> Config:
-    """The job of the package's birds, with more of one genus; localisation asks for the parts in which siblings differ."""
+    """The job of the package's birds, with more of one genus; localisation is of the parts in which siblings differ."""
     here = resources.files("finer_ray.demo")
     overrides = [
         f"input.shards=[{here / 'birds' / '*.tar'}, {here / 'finches' / '*.tar'}]",

@@ -83,7 +83,7 @@ def _side(export: Export, trait: Trait) -> Side:
         photos=photos,
         lit=evidence / max(float(evidence.max()), 1e-12),
         cell=(ENLARGED * here.stride[0], ENLARGED * here.stride[1]),
-        centres=[_centre(cell, grid[1], here) for cell in trait.cells],
+        centres=[centre(cell, grid[1], here) for cell in trait.cells],
     )
 
 
@@ -96,7 +96,7 @@ def _evidence(export: Export, trait: Trait, size: tuple[int, int]) -> NDArray[np
     return lit
 
 
-def _centre(cell: Shown, columns: int, here: Registration) -> tuple[float, float]:
+def centre(cell: Shown, columns: int, here: Registration) -> tuple[float, float]:
     """(x, y) of a cell's centre, pixels of the enlarged photo."""
     y, x = divmod(cell.cell, columns)
     across, down = (

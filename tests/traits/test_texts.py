@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from birds.species import PARTS
@@ -96,6 +97,7 @@ def test_a_model_without_concepts_is_refused(job: Callable[..., Config]) -> None
         with_texts(open_export(job().output.url), [])
 
 
+@pytest.mark.slow
 def test_drawn_birds_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's 48 birds, from photos to traits with parts, attributes and texts."""
     monkeypatch.chdir(tmp_path)
@@ -105,8 +107,7 @@ def test_drawn_birds_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tree["metrics"] |= {"drops": False}
     tree["model"] |= {"concepts": str(birds / "concepts.json")}
     tree["saliency"] |= {"maps": ["finer_gradcam"]}
-    tree["input"] |= {"columns": {"looks": "json.attributes"}, "part_names": list(PARTS)}
-    tree["input"]["fields"] |= {"parts": "parts.png"}
+    tree["input"] |= {"shards": [str(birds / "*.tar")], "columns": {"looks": "json.attributes"}}
     Path("job.yaml").write_text(json.dumps(tree))
     run(load_config(Path("job.yaml")))
     out = str(tmp_path / "birds_export")
@@ -126,8 +127,15 @@ def test_drawn_birds_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (mass <= 1 + 1e-9).all()
     names = export.manifest.classes
     first = traits.filter(pc.equal(traits["kind"], "pair")).to_pylist()[0]
-    shown = CliRunner().invoke(app, ["traits", out, "--pair", first["name"], str(first["reference"])])
+    pair, picture = ["traits", out, "--pair", first["name"], str(first["reference"])], tmp_path / "pair.png"
+    shown = CliRunner().invoke(app, [*pair, "--picture", str(picture)])
     assert f"{first['name']} rather than {first['reference_name']}" in shown.output
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 400
+        assert len(drawn.convert("RGB").getcolors(2**24) or ()) > 10_000
+    alone = CliRunner().invoke(app, ["traits", out, "--picture", str(picture)])
+    assert alone.exit_code == 2
+    assert "--pair" in alone.output
     wrong = CliRunner().invoke(app, ["traits", out, "--pair", names[0][:-1], names[1]])
     assert f"nearest: {names[0]}" in str(wrong.exception)
 
