@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ INLINE = {"executor": "inline"}
 MADE = (
     "job.yaml",
     "row-0.png",
+    "pair.png",
+    "demo_export/pairs.parquet",
+    "demo_export/birds_export/traits.parquet",
     "demo_export/report/index.html",
     *(f"study/{name}.png" for name in ("sweep", "failure_cases", "similarity", "aggregation", "faithfulness")),
     "probes/accuracies.md",
@@ -73,6 +77,7 @@ def scratch(tmp_path: Path, s3: None, clip: str, monkeypatch: pytest.MonkeyPatch
     trees.aircraft(tmp_path / "data" / "aircraft")
     trees.fishvista(tmp_path / "data" / "fish-vista")
     words = {"backbone": clip, "weights": "random"}
+    _explain_finches(words)
     _fill_bucket(tmp_path)
     _write_probes(words)
     _write_jobs(words)
@@ -85,6 +90,16 @@ def _fill_bucket(folder: Path) -> None:
     tars = [write_tar(folder / "tar", members).read_bytes() for members in [*shards, sample("same", 1, 0)]]
     tars += tars[-1:] * 996
     fsspec.filesystem("s3").pipe({f"bucket/train-{n:04d}.tar": content for n, content in enumerate(tars)})
+
+
+def _explain_finches(words: dict[str, Any]) -> None:
+    """The demo's export of birds, of the two species that the README compares, by a tiny model."""
+    birds = resources.files("finer_ray.demo")
+    pair = ["red-billed white-barred reed finch", "yellow-billed white-barred reed finch"]
+    saliency = {"target": "label", "references": 2, "selection": pair}
+    finches = {"input": {"shards": str(birds / "finches" / "*.tar")}, "saliency": saliency}
+    model = {**words, "head": "text", "classes": str(birds / "birds" / "classes.json")}
+    export(parse_config({**finches, "model": model, "output": {"url": "demo_export/birds_export"}, "compute": INLINE}))
 
 
 def _write_probes(words: dict[str, Any]) -> None:

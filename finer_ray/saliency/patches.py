@@ -52,8 +52,7 @@ def patch_features(activation: Tensor, cells: Tensor) -> Tensor:
     places = cells.clamp(min=0)[:, None].expand(-1, activation.shape[1], -1)
     seen = activation.flatten(2).gather(2, places).transpose(1, 2)
     gaussian = projection(activation.shape[1], str(activation.device)).to(activation.dtype)
-    # Image by image, so that the others of a batch do not change the last bit.
-    projected = torch.bmm(seen, gaussian.expand(len(seen), -1, -1))
+    projected = seen @ gaussian
     # In float64, in which no square overflows.
     length = projected.double().norm(dim=2, keepdim=True)
     directions: Tensor = (projected / length).to(activation.dtype)

@@ -33,7 +33,7 @@ def parts_shown(export: Export, part: np.ndarray, trait: Trait) -> list[int]:
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 0), (0, 2)])
 def test_the_planted_part_is_the_first_trait(birds: tuple[Export, np.ndarray], a: int, b: int) -> None:
     export, part = birds
-    first = pair_traits(export, a, b, clusters=4)[0]
+    first = pair_traits(export, a, b, clusters=4, gamma=0.6)[0]
     assert parts_shown(export, part, first) == [a] * 9
     assert len({cell.row for cell in first.cells}) == 9
     assert first.prevalence_a == 1
