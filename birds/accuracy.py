@@ -23,18 +23,20 @@ def accuracies(
 
     Returns:
         zero_shot: the right one of 24 names; within_genus: of the 4 of the right genus; genus: the predicted name
-        is of the right genus; attributes: mean over parts and images, of the part's values the right text first;
-        by_part: the same for each part.
+        is of the right genus; by_genus: zero_shot of each; attributes: mean over parts and images, of the part's values
+        the right text first; by_part: the same for each part.
     """
     logits = _logits(classifier, images)
     names, texts = logits[:, : len(SPECIES)], logits[:, len(SPECIES) :]
     genus = labels // 4
     own = names.reshape(-1, len(SPECIES) // 4, 4)[np.arange(len(labels)), genus]
     by_part = {part: float(_chosen(texts, part, labels).mean()) for part in VARIED}
+    right = names.argmax(1) == labels
     return {
-        "zero_shot": float((names.argmax(1) == labels).mean()),
+        "zero_shot": float(right.mean()),
         "within_genus": float((own.argmax(1) == labels % 4).mean()),
         "genus": float((names.argmax(1) // 4 == genus).mean()),
+        "by_genus": {SPECIES[4 * one].genus: float(right[genus == one].mean()) for one in np.unique(genus)},
         "attributes": float(np.mean(list(by_part.values()))),
         "by_part": by_part,
     }

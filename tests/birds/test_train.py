@@ -42,6 +42,7 @@ def test_shipped_weights_know_held_out_birds() -> None:
     assert model.grid_size == (20, 20)
     found = accuracies(model, images, labels)
     report = json.loads((resources.files("finer_ray.demo") / "birds_model" / "training.json").read_text())
+    assert all(value >= 0.9 for value in report["held_out"]["by_genus"].values())
     for name in ("zero_shot", "within_genus", "attributes"):
         assert report["held_out"][name] > THRESHOLDS[name]
         assert found[name] > THRESHOLDS[name]
@@ -211,6 +212,7 @@ def test_accuracies_by_hand() -> None:
     found = accuracies(Fake(), images, np.array([0, 5, 9]))  # type: ignore[arg-type]
     assert found["zero_shot"] == found["within_genus"] == pytest.approx(2 / 3)
     assert found["genus"] == 1.0
+    assert found["by_genus"] == {"reed finch": 1.0, "willow warbler": 1.0, "hill thrush": 0.0}
     # Species 8 and 9 differ in their eye ring alone.
     assert found["by_part"] == {part: pytest.approx(2 / 3 if part == "eye ring" else 1.0) for part in VARIED}
     assert len(values("eye ring")) == 3
