@@ -115,7 +115,7 @@ def test_the_repository_is_read_as_its_folder_is(cache: Path) -> None:
     birds(cache)
     theirs = build_classifier(clip(f"local-dir:{BIRDS}", weights=str(BIRDS / "open_clip_model.safetensors")))
     ours = build_classifier(clip())
-    x = torch.randn((2, 3, 112, 112), generator=torch.Generator().manual_seed(0))
+    x = torch.randn((2, 3, 160, 160), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
     assert (ours.model_fingerprint, ours.transform) == (theirs.model_fingerprint, theirs.transform)
     assert (ours.sources, theirs.sources) == ({"hf-hub:birds/clip": COMMIT}, {})
