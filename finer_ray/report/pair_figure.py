@@ -149,7 +149,7 @@ def spotlight(photo: NDArray[np.uint8], level: NDArray[np.float32]) -> NDArray[n
     Returns:
         (H, W, 3) in [0, 1].
     """
-    grey = np.repeat(photo.mean(2, keepdims=True), 3, axis=2) / 255 * 0.5
+    grey = np.repeat(photo.mean(2, keepdims=True), 3, axis=2) / 255 * 0.36
     share = np.clip(level * 1.6, 0, 1)[..., None]
     lit: NDArray[np.float64] = (1 - share) * grey + share * (photo / 255)
     return lit
