@@ -34,6 +34,7 @@ from birds.species import SPECIES, siblings
 from birds.train import SIDE
 from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.config.schema import Config
+from finer_ray.images.transform import Transform
 from finer_ray.metrics.localisation import localisation, pointing_hit
 from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.pipeline.cluster import connected
@@ -91,15 +92,16 @@ def draw_sets(folder: Path) -> None:
             write_birds(folder / name, split, count, mark=mark)
 
 
-def part_maps(folder: Path) -> dict[str, np.ndarray]:
-    """Part ids by key, each (224, 224) uint8."""
-    found = {}
+def part_maps(made: Export, folder: Path) -> dict[str, NDArray[np.uint8]]:
+    """Part ids by key, each in the pixels of the model's input, where registration places maps."""
+    transform, found = Transform(**made.manifest.transform), {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
                 if member.name.endswith(".parts.png"):
                     body: Any = tar.extractfile(member)
-                    found[member.name.removesuffix(".parts.png")] = np.asarray(Image.open(io.BytesIO(body.read())))
+                    ids = np.asarray(Image.open(io.BytesIO(body.read())))
+                    found[member.name.removesuffix(".parts.png")] = transform.apply_ids(ids)
     return found
 
 
@@ -135,7 +137,7 @@ def score(
 
     Args:
         made: the export.
-        truth: n rows, (n, 224, 224) where the light should lie, and where the birds are.
+        truth: n rows, (n, H, W) where the light should lie, and where the birds are.
         maps: by the name of a line what it shows and its baseline: a stored map, or a gamma of the stored basis; all
             stored maps when None.
     """
@@ -288,7 +290,7 @@ def at_layer(folder: Path, layer: str, model: dict[str, Any]) -> dict[str, Any]:
     """All maps at one CAM layer, and what their gain over the baseline depends on."""
     maps = [f"{finer}{cam}" for cam in CAMS[:2] for finer in ("", "finer_")]
     made = run(job(folder, f"many_{layer}", "test/*.tar", model, saliency={"maps": maps}, metrics={"drops": True}))
-    truth = differing(made, part_maps(folder / "test"))
+    truth = differing(made, part_maps(made, folder / "test"))
     result: dict[str, Any] = {
         "rows": len(truth[0]),
         "differing_parts": score(made, truth),
@@ -333,7 +335,7 @@ def siblings_alone(folder: Path, layer: str, model: dict[str, Any]) -> dict[str,
     maps = [f"{finer}{cam}" for cam in CAMS[:2] for finer in ("", "finer_")]
     saliency = {"maps": maps, "within": {"level": "genus", "taxa": taxa}}
     made = run(job(folder, f"within_{layer}", "test/*.tar", model, saliency=saliency))
-    found = score(made, differing(made, part_maps(folder / "test")))
+    found = score(made, differing(made, part_maps(made, folder / "test")))
     show(f"{layer}: references within the genus", found)
     return found
 
@@ -379,7 +381,7 @@ def main() -> None:
             report[layer] = at_layer(folder, layer, model) | {"within_genus": siblings_alone(folder, layer, model)}
 
         few = run(job(folder, "few_score", "few/*.tar", head, saliency={"maps": ["scorecam", "finer_scorecam"]}))
-        report["differing_parts_scorecam"] = score(few, differing(few, part_maps(folder / "few")))
+        report["differing_parts_scorecam"] = score(few, differing(few, part_maps(few, folder / "few")))
         show("The same, Score-CAM", report["differing_parts_scorecam"])
 
         aggregation_study(job(folder, "unused", "few/*.tar", head), folder / "aggregation")
@@ -401,7 +403,7 @@ def main() -> None:
             )
         )
         report["zero_shot_accuracy"] = accuracy(asked)
-        report["concepts"] = score(asked, concept_parts(asked, part_maps(folder / "test")))
+        report["concepts"] = score(asked, concept_parts(asked, part_maps(asked, folder / "test")))
         show("Asked about a part in words: on that part", report["concepts"])
 
         report["faithfulness"] = cheating(folder, head)

@@ -31,7 +31,7 @@ from finer_ray.store.reading import Export, open_export
 from finer_ray.traits import pair_traits
 from finer_ray.traits.trait import DEFAULT
 
-PER_CLASS = 40
+PER_CLASS = 20
 # Of each species, pictures that come before the held-out ones; settings are chosen on the first of them.
 HELD_OUT = 200
 FIRST = 3
