@@ -105,6 +105,7 @@ class Looked:
         features: (n, P, F), anything where there is no cell.
         evidence: (n, P) float64, not negative; 0 where there is no cell.
         parts: (n, h * w) uint8, the part that each cell of the grid shows, 0 for none; None where there are none.
+        inside: (n,), how many cells of the grid are the image's own, where there are parts.
         part_names: of parts 1, 2, ...
         attributes: of each image; none where they were not asked for.
     """
@@ -115,6 +116,7 @@ class Looked:
     features: NDArray[np.floating[Any]]
     evidence: NDArray[np.float64]
     parts: NDArray[np.uint8] | None = None
+    inside: NDArray[np.integer[Any]] | None = None
     part_names: Sequence[str] = ()
     attributes: Sequence[frozenset[str]] = ()
 
@@ -203,14 +205,14 @@ def _strongest(looked: Looked, weights: NDArray[np.float64], count: int) -> tupl
 
 def _part(looked: Looked, weights: NDArray[np.float64]) -> dict[str, Any]:
     """part, part_share and part_lift; nothing where no cell of the trait shows a part."""
-    if looked.parts is None or not looked.parts.any():
+    if looked.parts is None or looked.inside is None or not looked.parts.any():
         return {}
     image, column = np.nonzero(weights)
     on = np.bincount(looked.parts[image, looked.cells[image, column]], weights[image, column], 256) / weights.sum()
     part = 1 + int(on[1:].argmax())
     if not on[part]:
         return {}
-    chance = float((looked.parts == part).mean())
+    chance = float((looked.parts == part).sum() / looked.inside.sum())
     name = looked.part_names[part - 1] if part <= len(looked.part_names) else f"part {part}"
     return {"part": name, "part_share": float(on[part]), "part_lift": float(on[part] / chance)}
 
