@@ -54,7 +54,8 @@ def test_rings_lie_in_photos_of_all_sizes_and_names_are_no_formulas(tmp_path: Pa
     config = job(
         str(write_tar(tmp_path / "a.tar", members)),
         model={**model, "image_size": 128, "resize": "native"},
-        saliency={"references": 1},
+        saliency={"references": 1, "registration": "stretch"},
+        metrics={"deletion": False, "drops": False},
     )
     export(config)
     made = open_export(config.output.url)
