@@ -1,5 +1,6 @@
 """Traits: what the cells with the most evidence have in common, over the images of a class or a pair of classes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finer_ray.errors import QueryError
 from finer_ray.traits.clusters import cluster, stability
 
 Kind = Literal["pair", "shared", "class"]
@@ -73,6 +75,9 @@ class Trait:
 class Settings:
     """How traits are found.
 
+    Raises:
+        QueryError: gamma is not finite.
+
     Attributes:
         gamma: of w = relu(M_A - gamma M_B), which is what the cells weigh; at 1 it is the evidence for y^A - y^B, and
             what speaks for both cancels out.
@@ -89,6 +94,10 @@ class Settings:
     resamples: int = 20
     shown: int = 9
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.gamma):
+            raise QueryError(f"--gamma: {self.gamma} is no finite number")
 
 
 DEFAULT = Settings()

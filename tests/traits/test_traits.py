@@ -84,6 +84,8 @@ def test_gamma_is_1_whatever_the_export_s_is_unless_another_is_given(tmp_path: P
     export = by_hand(tmp_path / "out", saliency={"gamma": 0.6})
     assert pair_traits(export, 0, 1) == pair_traits(export, 0, 1, gamma=1)
     assert pair_traits(export, 0, 1) != pair_traits(export, 0, 1, gamma=0)
+    with pytest.raises(QueryError, match="--gamma: nan is no finite number"):
+        pair_traits(export, 0, 1, gamma=float("nan"))
 
 
 def test_parts_and_attributes_by_hand(tmp_path: Path) -> None:
