@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
-from finer_ray.report.photos import read_photos
+from finer_ray.report.photos import try_rows
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export
 from finer_ray.traits.trait import DEFAULT, Shown, Trait
@@ -50,13 +50,13 @@ def pair_figure(export: Export, traits: Sequence[Trait], path: Path, gamma: floa
     """Draw what tells two classes from each other as a PNG: a line for each class that has a trait against the other.
 
     Args:
-        export: whose photos can be read again.
+        export: whose photos can be read again; those that cannot are left out.
         traits: of the pair, both ways, of kind pair; the first of each way is drawn.
         path: of the PNG.
         gamma: that the traits were found with.
 
     Raises:
-        ExportError: there is no trait of kind pair, or a shard is gone.
+        ExportError: there is no trait of kind pair, or none of the photos of a class can be read again.
     """
     firsts = {(trait.a, trait.b): trait for trait in traits if trait.kind == "pair" and trait.rank == 1 and trait.cells}
     if not firsts:
@@ -71,8 +71,13 @@ def pair_figure(export: Export, traits: Sequence[Trait], path: Path, gamma: floa
 
 
 def _side(export: Export, trait: Trait, gamma: float) -> Side:
-    rows = [cell.row for cell in trait.cells]
-    photos = read_photos(export, rows, ENLARGED)
+    read = dict(try_rows(export, [cell.row for cell in trait.cells], region=False, enlarged=ENLARGED))
+    if lost := [reason for reason in read.values() if isinstance(reason, str)]:
+        # Those that can be read again will do.
+        trait = replace(trait, cells=tuple(cell for cell in trait.cells if not isinstance(read[cell.row], str)))
+        if not trait.cells:
+            raise ExportError(lost[0])
+    photos = [found.image for cell in trait.cells if not isinstance(found := read[cell.row], str)]
     seen = (photos[0].shape[0], photos[0].shape[1])
     evidence = _evidence(export, trait, seen, gamma)
     grid = export.manifest.layout.grid

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from finer_ray.config.schema import Config
+from finer_ray.errors import ExportError
 from finer_ray.pipeline.export import export
 from finer_ray.report.pair_figure import ENLARGED, _side, centre, close_up, pair_figure, spotlight
 from finer_ray.saliency.registration import Registration
@@ -74,9 +75,19 @@ def test_rings_lie_in_photos_of_all_sizes_and_names_are_no_formulas(tmp_path: Pa
                 assert 0 <= y < seen.shape[0]
     assert len(shapes) > 1
 
+    # One photo has become another; then all are gone.
+    first = next(trait for trait in found if trait.kind == "pair" and len(trait.cells) > 1)
+    keys = dict(zip(made.images["row"].to_pylist(), made.images["key"].to_pylist(), strict=True))
+    changed = [(f"x{name}" if name == f"{keys[first.cells[0].row]}.jpg" else name, body) for name, body in members]
+    write_tar(tmp_path / "a.tar", changed)
+    side = _side(made, first, gamma=1.0)
+    assert side.trait.cells == first.cells[1:]
+    assert len(side.photos) == len(side.centres) == len(first.cells) - 1
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(ExportError, match="cannot be read again"):
+        _side(made, first, gamma=1.0)
+
 
 def test_without_a_trait_there_is_nothing_to_draw(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from finer_ray.errors import ExportError
-
     with pytest.raises(ExportError, match="no image of either class"):
         pair_figure(None, [Trait("shared", 0, 1, rank=1)], tmp_path / "none.png")  # type: ignore[arg-type]
