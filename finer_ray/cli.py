@@ -304,7 +304,7 @@ def pack(
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo writes.")] = Path("demo_export"),
 ) -> None:
-    """Explain 40 real photos and 48 drawn birds: begin here."""
+    """Explain 40 real photos and 88 drawn birds: begin here."""
     from finer_ray.demo.run_demo import run_demo
 
     run_demo(folder)
@@ -395,6 +395,13 @@ def traits(
     made = open_export(url)
     settings = Settings(gamma, clusters, images, resamples)
     watch = partial(track, console=ERRORS)
+    # What would fail at the end fails before all the work.
+    if pair is None:
+        derived.check_vacant(made, "traits")
+    if texts:
+        from finer_ray.traits.texts import check_concepts
+
+        check_concepts(made)
     if pair is None:
         found = all_traits(made, settings, attributes, watch)
     else:
@@ -411,10 +418,12 @@ def traits(
         return
     for shown in shown_traits(found, made.manifest.classes):
         _show(shown)
+    if not found:
+        typer.echo("no traits: no cell of these images has evidence for one of the two over the other")
     if picture is not None:
         from finer_ray.report.pair_figure import pair_figure
 
-        pair_figure(made, found, picture)
+        pair_figure(made, found, picture, gamma)
         typer.echo(str(picture))
 
 

@@ -62,9 +62,11 @@ class Transform:
         return replace(self, size=(height, width), multiple=multiple)
 
     def enlarged(self, times: int) -> Self:
-        """The transform that shows the same with so many times the pixels along each side."""
-        size, multiple = ((times * pair[0], times * pair[1]) for pair in (self.size, self.multiple))
-        return replace(self, size=size, multiple=multiple)
+        """The transform that shows the same with so many times the pixels along each side; `native`, which shows photos
+        in their own pixels, as it is."""
+        if self.resize == "native":
+            return self
+        return replace(self, size=(times * self.size[0], times * self.size[1]))
 
     def apply(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """An RGB image as (h, w, 3) uint8; where it is smaller than the crop, `fill` (else black) surrounds it.

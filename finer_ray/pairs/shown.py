@@ -64,7 +64,7 @@ def shown_pairs(pairs: pa.Table, index: int | None, limit: int) -> tuple[Table, 
         cells = [*map(_plain, (line["name"], line["reference_name"])), *map(_number, _numbers(line))]
         cells += [_part(line)] * parts
         table.add_row(*map(Text, [*cells, " ".join(map(str, line["most"] or ["-"]))]))
-    return table, _notes(pairs, len(shown))
+    return table, _notes(pairs, index, len(shown))
 
 
 def _plain(name: str) -> str:
@@ -93,12 +93,12 @@ def _part(line: dict[str, Any]) -> str:
     return f"{part} {share or 0:.0%} (of cells {cells[part]:.0%})"
 
 
-def _notes(pairs: pa.Table, shown: int) -> list[str]:
+def _notes(pairs: pa.Table, index: int | None, shown: int) -> list[str]:
     notes = []
     if shown < len(pairs):
         notes.append(f"{shown} of {len(pairs)} pairs; --rows 0 shows all, `finer-ray query OUT` asks pairs in SQL")
     if not len(pairs):
-        return ["no pairs: no image is compared with a reference"]
+        return [f"no pairs: no image {'' if index is None else 'of this class '}is compared with a reference"]
     lacks = {
         "confused": "no image is labelled with one of these classes, so nothing is known of confusions",
         "cosine": "some cosines are not known: they need the classifier's weights, which the export's job has; run it "

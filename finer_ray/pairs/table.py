@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finer_ray.pairs.evidence import PairSums, cosines, evidence, ratio
+from finer_ray.saliency.parts import one_id_a_name
 from finer_ray.store import derived
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
@@ -70,7 +71,7 @@ def pairs_table(export: Export, weight: NDArray[np.float32] | None = None, watch
     columns["name"], columns["reference_name"] = (pa.array(names[side], pa.string()) for side in pairs.T)
     columns["cosine"] = _null(_earlier_cosines(export, pairs) if weight is None else cosines(weight, pairs))
     parts = list(export.part_names) if export.manifest.layout.parts else []
-    columns |= _columns(_summed(export, pairs, len(parts), watch), parts)
+    columns |= _columns(_summed(export, pairs, parts, watch), parts)
     return pa.table([columns[name] for name in PAIRS.names], PAIRS)
 
 
@@ -122,10 +123,10 @@ def _keys(pairs: NDArray[np.integer[Any]], export: Export) -> NDArray[np.int64]:
     return keys
 
 
-def _summed(export: Export, pairs: NDArray[np.int64], parts: int, watch: Watch) -> PairSums:
+def _summed(export: Export, pairs: NDArray[np.int64], parts: list[str], watch: Watch) -> PairSums:
     """Sums over all images, a batch at a time, in the order of rows."""
     layout, keys = export.manifest.layout, _keys(pairs, export)
-    sums = PairSums(len(pairs), parts, NAMED)
+    sums, ids = PairSums(len(pairs), len(parts), NAMED), one_id_a_name(parts)
     if not len(pairs):
         return sums
     gamma = export.manifest.config["saliency"]["gamma"]
@@ -142,7 +143,7 @@ def _summed(export: Export, pairs: NDArray[np.int64], parts: int, watch: Watch) 
             sums.add_gaps(pair, logit[image].astype(np.float64) - logits[image, place])
             if layout.basis:
                 found = evidence(export.stored("basis", rows), export.stored("basis_scale", rows), gamma)
-                shown = export.parts(rows)[image] if parts else None
+                shown = ids[export.parts(rows)][image] if parts else None
                 sums.add_evidence(pair, rows[image], found[image, place], shown)
             watch(len(lines))
     return sums

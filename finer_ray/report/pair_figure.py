@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
-from finer_ray.report.photos import read_photos
+from finer_ray.images.transform import Transform
+from finer_ray.report.photos import try_rows
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export
 from finer_ray.traits.trait import DEFAULT, Shown, Trait
 
-# Pixels of the photos, times those of the model's input; side of a close-up, in cells.
+# Pixels of the photos, times those of the model's input (but of `native`); side of a close-up, in cells.
 ENLARGED, CLOSE_UP = 3, 3.2
 CLOSE_UPS = (2, 3)
 RING = "#ff9d2e"
@@ -45,36 +46,44 @@ class Side:
     centres: list[tuple[float, float]]
 
 
-def pair_figure(export: Export, traits: Sequence[Trait], path: Path) -> None:
+def pair_figure(export: Export, traits: Sequence[Trait], path: Path, gamma: float = DEFAULT.gamma) -> None:
     """Draw what tells two classes from each other as a PNG: a line for each class that has a trait against the other.
 
     Args:
-        export: whose photos can be read again.
+        export: whose photos can be read again; those that cannot are left out.
         traits: of the pair, both ways, of kind pair; the first of each way is drawn.
         path: of the PNG.
+        gamma: that the traits were found with.
 
     Raises:
-        ExportError: there is no trait of kind pair, or a shard is gone.
+        ExportError: there is no trait of kind pair, or none of the photos of a class can be read again.
     """
     firsts = {(trait.a, trait.b): trait for trait in traits if trait.kind == "pair" and trait.rank == 1 and trait.cells}
     if not firsts:
         raise ExportError("no image of either class has evidence against the other: there is nothing to draw")
-    sides = [_side(export, trait) for trait in firsts.values()]
+    sides = [_side(export, trait, gamma) for trait in firsts.values()]
     figure = Figure(figsize=(12.4, 0.75 + 4.35 * len(sides)), dpi=110, layout="constrained")
-    figure.suptitle(_headline(sides), fontsize=17, fontweight="bold")
+    figure.suptitle(_headline(sides), fontsize=17, fontweight="bold", parse_math=False)
     bands: Any = figure.subfigures(len(sides), 1, squeeze=False)
     for side, band in zip(sides, bands[:, 0], strict=True):
         _draw(side, band)
     figure.savefig(path)
 
 
-def _side(export: Export, trait: Trait) -> Side:
-    rows = [cell.row for cell in trait.cells]
-    photos = read_photos(export, rows, ENLARGED)
+def _side(export: Export, trait: Trait, gamma: float) -> Side:
+    read = dict(try_rows(export, [cell.row for cell in trait.cells], region=False, enlarged=ENLARGED))
+    if lost := [reason for reason in read.values() if isinstance(reason, str)]:
+        # Those that can be read again will do.
+        trait = replace(trait, cells=tuple(cell for cell in trait.cells if not isinstance(read[cell.row], str)))
+        if not trait.cells:
+            raise ExportError(lost[0])
+    photos = [found.image for cell in trait.cells if not isinstance(found := read[cell.row], str)]
     seen = (photos[0].shape[0], photos[0].shape[1])
-    evidence = _evidence(export, trait, seen)
+    evidence = _evidence(export, trait, seen, gamma)
     grid = export.manifest.layout.grid
-    here = export.manifest.layout.registration or Registration.stretched(export.manifest.transform["size"], grid)
+    transform = Transform(**export.manifest.transform)
+    times = transform.enlarged(ENLARGED).size[0] // transform.size[0]
+    here = export.manifest.layout.registration or Registration.stretched(transform.size, grid)
     names = export.manifest.classes
     return Side(
         name=names[trait.a],
@@ -82,25 +91,25 @@ def _side(export: Export, trait: Trait) -> Side:
         trait=trait,
         photos=photos,
         lit=evidence / max(float(evidence.max()), 1e-12),
-        cell=(ENLARGED * here.stride[0], ENLARGED * here.stride[1]),
-        centres=[centre(cell, grid[1], here) for cell in trait.cells],
+        cell=(times * here.stride[0], times * here.stride[1]),
+        centres=[centre(cell, grid[1], here, times) for cell in trait.cells],
     )
 
 
-def _evidence(export: Export, trait: Trait, size: tuple[int, int]) -> NDArray[np.float32]:
+def _evidence(export: Export, trait: Trait, size: tuple[int, int], gamma: float) -> NDArray[np.float32]:
     """Of the class over the other in the first photo, (H, W), not negative."""
     row = trait.cells[0].row
     references = export.stored("references", [row])[0].tolist()
-    [found] = export.contrast([row], DEFAULT.gamma, references=[references.index(trait.b)], size=size)
+    [found] = export.contrast([row], gamma, references=[references.index(trait.b)], size=size)
     lit: NDArray[np.float32] = found
     return lit
 
 
-def centre(cell: Shown, columns: int, here: Registration) -> tuple[float, float]:
-    """(x, y) of a cell's centre, pixels of the enlarged photo."""
+def centre(cell: Shown, columns: int, here: Registration, times: int = ENLARGED) -> tuple[float, float]:
+    """(x, y) of a cell's centre, pixels of the photo that is so many times enlarged."""
     y, x = divmod(cell.cell, columns)
     across, down = (
-        ENLARGED * (offset + stride * place + 0.5) - 0.5
+        times * (offset + stride * place + 0.5) - 0.5
         for place, offset, stride in zip((x, y), here.offset[::-1], here.stride[::-1], strict=True)
     )
     return across, down
@@ -123,9 +132,9 @@ def _draw(side: Side, band: SubFigure) -> None:
     for axis in axes.values():
         axis.set_axis_off()
     axes["photo"].imshow(side.photos[0])
-    axes["photo"].set_title(textwrap.fill(side.name, 34), fontsize=12, fontweight="bold")
+    axes["photo"].set_title(textwrap.fill(side.name, 34), fontsize=12, fontweight="bold", parse_math=False)
     axes["lit"].imshow(spotlight(side.photos[0], side.lit))
-    axes["lit"].set_title(textwrap.fill(f"where it is not a {side.other}", 38), fontsize=11)
+    axes["lit"].set_title(textwrap.fill(f"where it is not a {side.other}", 38), fontsize=11, parse_math=False)
     for name in ("photo", "lit"):
         axes[name].add_patch(Circle(side.centres[0], 1.3 * max(side.cell), fill=False, color=RING, linewidth=2.5))
     places = [axes[f"{line}{place}"] for line in range(down) for place in range(across)]

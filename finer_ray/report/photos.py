@@ -24,7 +24,8 @@ def read_photos(export: Export, rows: Sequence[int], enlarged: int = 1) -> list[
     Args:
         export: any.
         rows: of its images.
-        enlarged: times the pixels of the model's input along each side, for those who look closer than the model.
+        enlarged: times the pixels of the model's input along each side, for those who look closer than the model; not
+            of `native`, see `Transform.enlarged`.
 
     Raises:
         ExportError: a shard is gone, or no longer holds the photo.

@@ -1,5 +1,6 @@
 """Parts: which annotated part of an object each cell of a map's grid shows. Arrays alone, no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,4 +72,16 @@ def cell_parts(ids: NDArray[np.uint8], grid: tuple[int, int], registration: Regi
         share = (down @ (ids == part).astype(np.float32) @ along.T).astype(np.float64) / pixels[part]
         found[share > best] = part
         best = np.maximum(best, share)
+    return found
+
+
+def one_id_a_name(names: Sequence[str]) -> NDArray[np.uint8]:
+    """For each id, 0 to 255, the first one of its name: parts that are called alike, such as both wings, are one.
+
+    >>> one_id_a_name(["wing", "bill", "wing"])[:5].tolist()
+    [0, 1, 2, 1, 4]
+    """
+    found, first = np.arange(1 + MOST_PARTS, dtype=np.uint8), dict[str, int]()
+    for part, name in enumerate(names, start=1):
+        found[part] = first.setdefault(name, part)
     return found

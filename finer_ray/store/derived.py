@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from finer_ray.errors import ExportError
+from finer_ray.errors import ExportError, StoreError
 from finer_ray.store.manifest import Manifest
 from finer_ray.store.reading import Export
 from finer_ray.store.tables import DERIVED
@@ -112,5 +112,10 @@ def _found(export: Export, name: str) -> str | None:
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid:
+        return ""
+    except StoreError as error:
+        # A folder of that name, as some write tables.
+        if not isinstance(error.__cause__, IsADirectoryError):
+            raise
         return ""
     return str(metadata.get(STATE, b"").decode())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from finer_ray.config.messages import nearest
 from finer_ray.errors import ExportError, QueryError
+from finer_ray.saliency.parts import one_id_a_name
 from finer_ray.store.reading import Export
 
 Places = NDArray[np.int64]
@@ -84,7 +85,8 @@ def gather(export: Export, rows: NDArray[np.int64], watch: Watch) -> NDArray[Any
 
     Returns:
         (n,) structured: row; cells (P,) int32, -1 where there is none; basis (1+K, P) float32, M_j there; features
-        (P, F) float16; parts (h * w,) uint8, empty where the export has none.
+        (P, F) float16; inside, how many cells of the grid are the image's own; parts (h * w,) uint8, empty where the
+        export has none.
 
     Raises:
         ExportError: the export has no basis, or no patches; with what to do.
@@ -98,6 +100,7 @@ def gather(export: Export, rows: NDArray[np.int64], watch: Watch) -> NDArray[Any
         ("cells", np.int32, sizes[0]),
         ("basis", np.float32, (1 + layout.references, *sizes[0])),
         ("features", np.float16, sizes[1]),
+        ("inside", np.int32),
         ("parts", np.uint8, (layout.grid[0] * layout.grid[1] * layout.parts,)),
     ]
     if not len(rows):
@@ -112,8 +115,9 @@ def gather(export: Export, rows: NDArray[np.int64], watch: Watch) -> NDArray[Any
         there = np.take_along_axis(maps, np.maximum(cells, 0)[:, None], axis=2).astype(np.float32)
         images["row"][places], images["cells"][places], images["features"][places] = these, cells, features
         images["basis"][places] = there * export.stored("basis_scale", these)[:, None, None]
+        images["inside"][places] = (~np.isnan(maps[:, 0])).sum(1)
         if layout.parts:
-            images["parts"][places] = export.parts(these).reshape(len(these), -1)
+            images["parts"][places] = one_id_a_name(export.part_names)[export.parts(these)].reshape(len(these), -1)
     return images
 
 
@@ -129,6 +133,8 @@ def read_attributes(export: Export, column: str, rows: NDArray[np.int64]) -> dic
         known = f"; it has {', '.join(own)}" if own else ": name it in input.columns, and run the job again"
         raise QueryError(f"--attributes: `images` has no column {column!r} of your own{nearest(column, [*own])}{known}")
     found: dict[int, frozenset[str]] = {}
+    if not len(rows):
+        return found
     wanted = np.sort(rows)
     for batch in export.batches("images", ["row", column]):
         numbers = batch["row"].to_numpy()
@@ -161,7 +167,8 @@ def _groups(values: NDArray[np.integer[Any]]) -> Iterator[tuple[int, Places]]:
     """Each distinct value, in ascending order, and where it stands."""
     order = np.argsort(values, kind="stable")
     distinct, starts = np.unique(values[order], return_index=True)
-    return zip(distinct.tolist(), np.split(order, starts[1:]), strict=True)
+    # Of no values there is one piece, an empty one.
+    return zip(distinct.tolist(), np.split(order, starts[1:])[: len(distinct)], strict=True)
 
 
 def _by_unit(rows: NDArray[np.int64], size: int) -> list[Places]:

@@ -219,6 +219,7 @@ class Wanted:
             features=images["features"],
             evidence=np.where(there, found, 0).clip(min=0).astype(np.float64),
             parts=images["parts"] if images["parts"].size else None,
+            inside=images["inside"],
             part_names=self._part_names,
             attributes=[] if attributes is None else [attributes[row] for row in images["row"].tolist()],
         )

@@ -121,13 +121,18 @@ def scores(evidence: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def _model(export: Export) -> Classifier:
-    """The model that made the export, in float32, on a GPU where there is one."""
+def check_concepts(export: Export) -> None:
+    """Raises QueryError where the export's model has no concepts."""
     if not export.manifest.concepts:
         raise QueryError(
             f"--texts: the model of {export.folder.url} has no concepts; name texts in model.concepts (of open_clip "
             "models), and export to another output.url"
         )
+
+
+def _model(export: Export) -> Classifier:
+    """The model that made the export, in float32, on a GPU where there is one."""
+    check_concepts(export)
     classifier = build_classifier(parse_section(ModelConfig, export.manifest.config["model"]))
     for name in ("model", "head"):
         ours, theirs = (getattr(made, f"{name}_fingerprint") for made in (classifier, export.manifest))

@@ -1,5 +1,6 @@
 """Traits: what the cells with the most evidence have in common, over the images of a class or a pair of classes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finer_ray.errors import QueryError
 from finer_ray.traits.clusters import cluster, stability
 
 Kind = Literal["pair", "shared", "class"]
@@ -73,6 +75,9 @@ class Trait:
 class Settings:
     """How traits are found.
 
+    Raises:
+        QueryError: gamma is not finite.
+
     Attributes:
         gamma: of w = relu(M_A - gamma M_B), which is what the cells weigh; at 1 it is the evidence for y^A - y^B, and
             what speaks for both cancels out.
@@ -90,6 +95,10 @@ class Settings:
     shown: int = 9
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.gamma):
+            raise QueryError(f"--gamma: {self.gamma} is no finite number")
+
 
 DEFAULT = Settings()
 
@@ -105,6 +114,7 @@ class Looked:
         features: (n, P, F), anything where there is no cell.
         evidence: (n, P) float64, not negative; 0 where there is no cell.
         parts: (n, h * w) uint8, the part that each cell of the grid shows, 0 for none; None where there are none.
+        inside: (n,), how many cells of the grid are the image's own, where there are parts.
         part_names: of parts 1, 2, ...
         attributes: of each image; none where they were not asked for.
     """
@@ -115,6 +125,7 @@ class Looked:
     features: NDArray[np.floating[Any]]
     evidence: NDArray[np.float64]
     parts: NDArray[np.uint8] | None = None
+    inside: NDArray[np.integer[Any]] | None = None
     part_names: Sequence[str] = ()
     attributes: Sequence[frozenset[str]] = ()
 
@@ -203,14 +214,14 @@ def _strongest(looked: Looked, weights: NDArray[np.float64], count: int) -> tupl
 
 def _part(looked: Looked, weights: NDArray[np.float64]) -> dict[str, Any]:
     """part, part_share and part_lift; nothing where no cell of the trait shows a part."""
-    if looked.parts is None or not looked.parts.any():
+    if looked.parts is None or looked.inside is None or not looked.parts.any():
         return {}
     image, column = np.nonzero(weights)
     on = np.bincount(looked.parts[image, looked.cells[image, column]], weights[image, column], 256) / weights.sum()
     part = 1 + int(on[1:].argmax())
     if not on[part]:
         return {}
-    chance = float((looked.parts == part).mean())
+    chance = float((looked.parts == part).sum() / looked.inside.sum())
     name = looked.part_names[part - 1] if part <= len(looked.part_names) else f"part {part}"
     return {"part": name, "part_share": float(on[part]), "part_lift": float(on[part] / chance)}
 

@@ -39,7 +39,9 @@ def test_the_table_is_made_once_and_names_classes(tmp_path: Path) -> None:
 
 
 def test_without_references_labels_or_basis_it_says_so(tmp_path: Path) -> None:
-    assert "no image is compared with a reference" in shown(make(tmp_path / "a", references=0).folder.url)
+    none = make(tmp_path / "a", references=0).folder.url
+    assert "no image is compared with a reference" in shown(none)
+    assert "no image of this class is compared" in shown(none, "--class", "dog")
     said = shown(make(tmp_path / "b", labels=False, basis=False).folder.url)
     assert "no image is labelled with one of these classes" in said
     assert "output.basis: false" in said

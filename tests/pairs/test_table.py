@@ -208,6 +208,12 @@ def test_evidence_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         # No cell shows the third.
         assert dict(line["parts"]) == pytest.approx({"bill": above[1] / total, "eye ring": above[2] / total}, rel=1e-5)
         assert dict(line["part_cells"]) == pytest.approx({"bill": cells[1] / count, "eye ring": cells[2] / count})
+    # Parts that are called alike are one: SQL knows no map with a name twice.
+    config["input"]["part_names"] = ["bill", "bill", "lore"]
+    alike = pairs_table(Export(made.folder, with_parts.manifest.model_copy(update={"config": config})))
+    for one, two in zip(found.to_pylist(), alike.to_pylist(), strict=True):
+        assert dict(two["parts"]) == pytest.approx({"bill": sum(dict(one["parts"]).values())})
+        assert len(two["parts"]) == len(two["part_cells"]) == 1
     derived.write(with_parts, NAME, found)
     with connect(with_parts) as connection:
         asked = "SELECT parts['bill'] / part_cells['bill'] FROM pairs ORDER BY class, reference"

@@ -80,6 +80,13 @@ def test_a_table_of_somebody_else_s(made: Export) -> None:
     _refused(made, file)
 
 
+def test_nor_is_a_folder(made: Export) -> None:
+    part = Path(made.folder.path("pairs.parquet")) / "part-0.parquet"
+    part.parent.mkdir()
+    part.write_bytes(b"mine")
+    _refused(made, part)
+
+
 def _refused(made: Export, file: Path) -> None:
     before = file.read_bytes()
     assert count(made) == 0

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from finer_ray.cli import app
 from finer_ray.errors import ExportError, QueryError
 from finer_ray.store import derived
 from finer_ray.store.query import connect
@@ -82,6 +84,8 @@ def test_gamma_is_1_whatever_the_export_s_is_unless_another_is_given(tmp_path: P
     export = by_hand(tmp_path / "out", saliency={"gamma": 0.6})
     assert pair_traits(export, 0, 1) == pair_traits(export, 0, 1, gamma=1)
     assert pair_traits(export, 0, 1) != pair_traits(export, 0, 1, gamma=0)
+    with pytest.raises(QueryError, match="--gamma: nan is no finite number"):
+        pair_traits(export, 0, 1, gamma=float("nan"))
 
 
 def test_parts_and_attributes_by_hand(tmp_path: Path) -> None:
@@ -99,8 +103,56 @@ def test_parts_and_attributes_by_hand(tmp_path: Path) -> None:
     assert (first.attribute, first.attribute_lift) == ("red bill", pytest.approx(15 / 7, abs=1e-2))
     # 1 of 4 lies on the red bill, less than by chance.
     assert (second.attribute, second.attribute_lift) == (None, None)
+    # No image is compared with class 0 but those of class 1.
+    assert pair_traits(export, 0, 0, attributes="looks") == []
     with pytest.raises(QueryError, match=r"--attributes: .* no column 'look' .*nearest: looks"):
         pair_traits(export, 0, 1, attributes="look")
+
+
+def test_chance_is_of_the_cells_that_images_have_and_parts_of_one_name_are_one(tmp_path: Path) -> None:
+    """Images of 2 x 1 cells in a grid of 2 x 2: each part takes half of them, both together all."""
+    features, basis = np.tile(np.eye(64)[0], (2, 2, 1)), np.full((2, 2, 2, 2), np.nan)
+    basis[:, 0, :, 0], basis[:, 1, :, 0] = 3, 1
+    parts, references = np.tile([[1, 0], [2, 0]], (2, 1, 1)), np.array([[1], [0]])
+    lifts = []
+    for names in (["bill", "wing"], ["wing", "wing"]):
+        cells = np.tile([0, 2], (2, 1))
+        more = {"parts": parts, "part_names": names}
+        export = write_export(
+            tmp_path / names[0], [0, 1], references, basis, cells, features, ["a", "b"], per_unit=2, **more
+        )
+        [trait] = pair_traits(export, 0, 1, clusters=1)
+        lifts.append((trait.part, trait.part_share, trait.part_lift))
+    assert lifts == [("bill", pytest.approx(0.5), pytest.approx(1)), ("wing", pytest.approx(1), pytest.approx(1))]
+
+
+def test_without_any_reference_there_are_classes_alone(tmp_path: Path) -> None:
+    features = np.tile(np.eye(64)[0], (2, 1, 1))
+    basis = np.full((2, 2, 1, 1), np.nan)
+    basis[:, 0] = 3
+    none = np.full((2, 1), -1)
+    export = write_export(tmp_path / "out", [0, 1], none, basis, np.zeros((2, 1), np.int32), features, ["a", "b"])
+    assert [(trait.kind, trait.a) for trait in all_traits(export)] == [("class", 0), ("class", 1)]
+    with pytest.raises(QueryError, match="'a' and 'b' are no references of each other's images"):
+        both_ways(export, "a", "b")
+
+
+def test_what_would_fail_at_the_end_fails_before_all_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = by_hand(tmp_path / "out").folder.url
+    monkeypatch.setattr("finer_ray.traits.all_traits", None)
+    said = CliRunner().invoke(app, ["traits", out, "--texts"])
+    assert "has no concepts" in str(said.exception)
+    (tmp_path / "out" / "traits.parquet").write_bytes(b"mine")
+    said = CliRunner().invoke(app, ["traits", out])
+    assert "was not written by finer_ray" in str(said.exception)
+
+
+def test_a_pair_without_evidence_says_so(tmp_path: Path) -> None:
+    features, basis = np.tile(np.eye(64)[0], (2, 1, 1)), np.zeros((2, 2, 1, 1))
+    none = np.full((2, 1), -1, np.int32)
+    made = write_export(tmp_path / "out", [0, 1], np.array([[1], [0]]), basis, none, features, ["a", "b"])
+    said = CliRunner().invoke(app, ["traits", made.folder.url, "--pair", "a", "b"])
+    assert (said.exit_code, "no traits: no cell" in said.output) == (0, True)
 
 
 def test_a_class_against_all_its_references_and_without_any(tmp_path: Path) -> None:
