@@ -11,6 +11,8 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +309,7 @@ def at_layer(folder: Path, layer: str, model: dict[str, Any]) -> dict[str, Any]:
         part = ([truth[0][place] for place in chosen], truth[1][chosen], truth[2][chosen])
         result[title] = {"differing_parts": score(made, part), "drops": drops(made, part[0])}
         show(f"{layer}: {title}, {len(chosen)} birds", result[title]["differing_parts"])
+    result["within_genus"] = siblings_alone(folder, layer, model)
     return result
 
 
@@ -364,6 +367,46 @@ def cheating(folder: Path, honest: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def score_cam(folder: Path, head: dict[str, Any]) -> dict[str, dict[str, Cell]]:
+    """Score-CAM, whose forward passes are many, on few birds."""
+    made = run(job(folder, "few_score", "few/*.tar", head, saliency={"maps": ["scorecam", "finer_scorecam"]}))
+    found = score(made, differing(made, part_maps(made, folder / "few")))
+    show("default: Score-CAM", found)
+    return found
+
+
+def aggregation(folder: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tab. 7."""
+    aggregation_study(job(folder, "unused", "few/*.tar", head), folder / "aggregation")
+    return overall(folder / "aggregation" / "aggregation.parquet")
+
+
+def words(folder: Path) -> dict[str, Any]:
+    """Each bird asked about a part, as "red bill" against "bird"; and how many names are right."""
+    saliency = {
+        "target": "concept",
+        "concept": {"by": "image"},
+        "maps": ["gradcam", "finer_gradcam", "gem", "finer_gem"],
+    }
+    fields = {"text": "json.concept", "contrast_text": "json.base"}
+    concepts = json.loads((folder / "test" / "concepts.json").read_text())
+    result: dict[str, Any] = {}
+    for layer, module in LAYERS.items():
+        model = {"head": "text", "concepts": concepts, "cam_layer": module}
+        own = job(folder, f"concepts_{layer}", "test/*.tar", model, input={"fields": fields}, saliency=saliency)
+        made = run(own)
+        result[layer] = score(made, concept_parts(made, part_maps(made, folder / "test")))
+        result["zero_shot_accuracy"] = accuracy(made)
+        show(f"{layer}: asked about a part in words, on that part", result[layer])
+    return result
+
+
+def write(report: dict[str, Any]) -> None:
+    """What has been measured so far, so that a run that is stopped is not lost."""
+    place = Path(__file__).with_suffix(".json")
+    place.write_text(json.dumps({**machine(), **report}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -375,42 +418,17 @@ def main() -> None:
         path, report["probe"] = train_probe(folder)
         head = {"head": str(path)}
         print(json.dumps(report["probe"], indent=1), flush=True)
-
-        for layer, module in LAYERS.items():
-            model = {**head, "cam_layer": module}
-            report[layer] = at_layer(folder, layer, model) | {"within_genus": siblings_alone(folder, layer, model)}
-
-        few = run(job(folder, "few_score", "few/*.tar", head, saliency={"maps": ["scorecam", "finer_scorecam"]}))
-        report["differing_parts_scorecam"] = score(few, differing(few, part_maps(few, folder / "few")))
-        show("The same, Score-CAM", report["differing_parts_scorecam"])
-
-        aggregation_study(job(folder, "unused", "few/*.tar", head), folder / "aggregation")
-        report["aggregation"] = overall(folder / "aggregation" / "aggregation.parquet")
-
-        concepts = json.loads((folder / "test" / "concepts.json").read_text())
-        asked = run(
-            job(
-                folder,
-                "concepts",
-                "test/*.tar",
-                {"head": "text", "concepts": concepts},
-                input={"fields": {"text": "json.concept", "contrast_text": "json.base"}},
-                saliency={
-                    "target": "concept",
-                    "concept": {"by": "image"},
-                    "maps": ["gradcam", "finer_gradcam", "gem", "finer_gem"],
-                },
-            )
-        )
-        report["zero_shot_accuracy"] = accuracy(asked)
-        report["concepts"] = score(asked, concept_parts(asked, part_maps(asked, folder / "test")))
-        show("Asked about a part in words: on that part", report["concepts"])
-
-        report["faithfulness"] = cheating(folder, head)
-        print(json.dumps(report["faithfulness"], indent=1))
-    place = Path(__file__).with_suffix(".json")
-    place.write_text(json.dumps({**machine(), **report}, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {place}, exports below {folder}")
+        sections: dict[str, Callable[[], Any]] = {
+            **{layer: partial(at_layer, folder, layer, {**head, "cam_layer": LAYERS[layer]}) for layer in LAYERS},
+            "scorecam": partial(score_cam, folder, head),
+            "concepts": partial(words, folder),
+            "aggregation": partial(aggregation, folder, head),
+            "faithfulness": partial(cheating, folder, head),
+        }
+        for name, measure in sections.items():
+            report[name] = measure()
+            write(report)
+    print(f"exports below {folder}")
 
 
 if __name__ == "__main__":
