@@ -66,6 +66,7 @@ def test_the_choice_changes_nothing_else(shards: str, job: Job) -> None:
     assert after == before
 
 
+@pytest.mark.slow
 def test_two_jobs_make_the_same_bytes(tmp_path: Path, shards: str, job: Job) -> None:
     files = []
     for name in ("one", "two"):
@@ -142,6 +143,7 @@ def test_a_run_that_has_lost_its_lease_leaves_the_table_to_the_other(
     assert verify_export(config.output.url) == []
 
 
+@pytest.mark.slow
 def test_in_memory_it_is_the_same(tmp_path: Path, shards: str, job: Job) -> None:
     export(job(shards))
     export(job(shards, output={"url": f"memory://{tmp_path.name}"}))

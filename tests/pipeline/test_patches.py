@@ -61,6 +61,7 @@ def test_are_those_of_the_stored_basis_and_of_the_model(tmp_path: Path, job: Job
     assert np.isnan(made.patches(failed)[1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["timm:test_resnet", "timm:test_vit"])
 def test_the_size_of_batches_does_not_matter(backbone: str, tmp_path: Path, job: Job) -> None:
     """Nor which rows fail."""

@@ -75,6 +75,7 @@ def job(clip: str, job: Callable[..., Config], tmp_path: Path) -> Callable[..., 
     return lambda **more: job(shard, model={**model, **more}, saliency={"target": "label", "references": 1})
 
 
+@pytest.mark.slow
 def test_traits_are_named_by_the_model_that_made_the_export(job: Callable[..., Config]) -> None:
     run(job(concepts=CONCEPTS))
     export = open_export(job().output.url)

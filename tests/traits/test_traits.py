@@ -198,6 +198,7 @@ def test_two_runs_give_the_same_bytes(birds: tuple[Export, np.ndarray], tmp_path
     assert derived.read(birds[0], "traits").equals(trait_table(once, classes))
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_does_not_matter(birds: tuple[Export, np.ndarray], tmp_path: Path) -> None:
     order = np.random.default_rng(1).permutation(72)
     other, _ = planted(tmp_path / "out", order=order)
