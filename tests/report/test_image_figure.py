@@ -125,7 +125,7 @@ def test_without_sql_it_says_what_there_is_and_its_examples_work(demo_like: Path
         ("SELECT error(key) FROM images", "p000"),
         (
             "FROM read_text('/etc/hostname')",
-            "reads the tables images, metrics, classes, failures, similarity, targets, target_metrics, pairs, traits, names",
+            "images, metrics, classes, failures, similarity, targets, target_metrics, pairs, traits, names",
         ),
         ("SET threads = 1", "locked"),
         ("/* nothing */", "no statement"),
