@@ -124,7 +124,7 @@ def train(
     Eq. 1) over all pairs of a batch, with that truth as its labels. The 24 names, of which exactly one is true of a
     bird, add the cross-entropy of CLIP from image to text; names of siblings, and pictures of siblings that stand alike
     (`TrainingSet.batch`), are the negatives that count. Two more terms (`objective`) keep what is known of a part at
-    the patches that show it: left alone, attention writes it into any patch, and no map could find the part again.
+    the patches that show it: left alone, attention may write it into any patch, where no map could find the part again.
 
     Args:
         model, tokenizer: of `start`.
