@@ -206,6 +206,7 @@ def as_begun_before(out: Path) -> None:
     file.write_text(json.dumps(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{}, {"patches": 0}])
 def test_an_export_of_before_goes_on_without(asked: dict[str, Any], tmp_path: Path, job: Job) -> None:
     write_tar(tmp_path / "in" / "a.tar", many(3))
