@@ -18,29 +18,23 @@ from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import Export
 
 
-def read_photos(export: Export, rows: Sequence[int], enlarged: int = 1) -> list[NDArray[np.uint8]]:
+def read_photos(export: Export, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
     """The model's view of some rows' photos, each (h, w, 3) uint8.
-
-    Args:
-        export: any.
-        rows: of its images.
-        enlarged: times the pixels of the model's input along each side, for those who look closer than the model; not
-            of `native`, see `Transform.enlarged`.
 
     Raises:
         ExportError: a shard is gone, or no longer holds the photo.
     """
-    photos = {row: decoded.image for row, decoded in read_rows(export, rows, region=False, enlarged=enlarged)}
+    photos = {row: decoded.image for row, decoded in read_rows(export, rows, region=False)}
     return [photos[row] for row in rows]
 
 
-def read_rows(export: Export, rows: Sequence[int], region: bool, enlarged: int = 1) -> Iterator[tuple[int, Decoded]]:
+def read_rows(export: Export, rows: Sequence[int], region: bool) -> Iterator[tuple[int, Decoded]]:
     """Some rows' photos, and their annotated regions where wanted, in the order of rows; a unit is read at a time.
 
     Raises:
         ExportError: a shard is gone, or no longer holds the photo.
     """
-    for row, found in try_rows(export, rows, region, enlarged):
+    for row, found in try_rows(export, rows, region):
         if isinstance(found, str):
             raise ExportError(found)
         yield row, found
@@ -50,6 +44,13 @@ def try_rows(
     export: Export, rows: Sequence[int], region: bool, enlarged: int = 1
 ) -> Iterator[tuple[int, Decoded | str]]:
     """As `read_rows`, with the reason in place of a photo that cannot be read again; no shard stops the others.
+
+    Args:
+        export: any.
+        rows: of its images.
+        region: whether annotated regions are wanted.
+        enlarged: times the pixels of the model's input along each side, for those who look closer than the model; not
+            of `native`, see `Transform.enlarged`.
 
     Raises:
         ConfigError: the export's config is none of this version's.

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from finer_ray.shards import ShardIndex, ShardRef
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import Manifest, ShardEntry
+from finer_ray.store.manifest import ShardEntry
 from finer_ray.store.parts import commit
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, write_unit
-from tests.store.exports import publish_all
+from tests.store.exports import publish_all, running
 
 REST = {"target": 0, "predicted": 0, "predicted_probability": 0.5, "logit": 0.0, "width": 1, "height": 1}
 LISTS = {"references": [], "reference_logits": [], "reference_probabilities": []}
@@ -56,20 +56,8 @@ def write_export(
     units = -(-total // per_unit)
     starts = tuple(range(units))
     index = ShardIndex(ShardRef("a.tar", "webdataset"), total, "fingerprint", starts)
-    manifest = Manifest(
-        status="running",
-        config={"model": dict(model or {})},
-        config_fingerprint="c",
-        model_fingerprint="m",
-        head_fingerprint="h",
-        classes=list(classes),
-        transform={},
-        layout=layout,
-        shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)],
-        tables={},
-        counts={},
-        versions={},
-    )
+    shard = ShardEntry(index=index.to_json(), stamp=None, first_unit=0)
+    manifest = running(layout, [shard], classes, {"model": dict(model or {})})
     create_tensors(folder, layout, manifest.rows())
     for unit in range(units):
         mine = range(unit * per_unit, min(total, (unit + 1) * per_unit))

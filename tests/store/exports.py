@@ -1,5 +1,6 @@
 """A small export of real photos and made-up tensors, written by the store's own functions: no model, no Ray."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,18 @@ def _manifest(root: Path, url: str) -> Manifest:
         index = index_shard(ref, fields_of(ref.format), LAYOUT.rows_per_unit)
         entries.append(ShardEntry(index=index.to_json(), stamp=None, first_unit=first))
         first += len(index.starts)
-    return Manifest(
-        status="running",
-        config=config.model_dump(mode="json"),
-        config_fingerprint="c",
-        model_fingerprint="m",
-        head_fingerprint="h",
-        classes=list(ClassNames.imagenet().names),
-        transform=asdict(Transform((64, 64))),
-        layout=LAYOUT,
-        shards=entries,
-        tables={},
-        counts={},
-        versions={},
-    )
+    classes, transform = ClassNames.imagenet().names, asdict(Transform((64, 64)))
+    return running(LAYOUT, entries, classes, config.model_dump(mode="json"), transform=transform)
+
+
+def running(
+    layout: Layout, shards: list[ShardEntry], classes: Sequence[str], config: dict[str, Any], **more: Any
+) -> Manifest:
+    """The manifest of a run that has committed nothing yet; `more` are other fields."""
+    fingerprints = {"config_fingerprint": "c", "model_fingerprint": "m", "head_fingerprint": "h"}
+    empty: dict[str, Any] = {"transform": {}, "tables": {}, "counts": {}, "versions": {}}
+    known = {"layout": layout, "shards": shards, "classes": list(classes), "config": config}
+    return Manifest(status="running", **fingerprints, **{**empty, **known, **more})
 
 
 def _write(folder: Folder, unit: Unit) -> None:

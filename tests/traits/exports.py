@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from finer_ray.shards import ShardIndex, ShardRef
 from finer_ray.store.layout import Layout
-from finer_ray.store.manifest import Manifest, ShardEntry
+from finer_ray.store.manifest import ShardEntry
 from finer_ray.store.parts import commit
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import FAILURES, IMAGES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
-from tests.store.exports import publish_all
+from tests.store.exports import publish_all, running
 
 REST = {
     "predicted": 0,
@@ -68,24 +68,12 @@ def write_export(
     units = -(-count // per_unit)
     index = ShardIndex(ShardRef("a.tar", "webdataset"), count, "fingerprint", tuple(range(units)))
     own = own or {}
-    manifest = Manifest(
-        status="running",
-        config={
-            "saliency": {"gamma": 0.6, **(saliency or {})},
-            "input": {"shards": "a.tar", "part_names": list(part_names)},
-        },
-        config_fingerprint="c",
-        model_fingerprint="m",
-        head_fingerprint="h",
-        classes=list(classes),
-        transform={},
-        layout=layout,
-        columns=dict.fromkeys(own, "text"),
-        shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)],
-        tables={},
-        counts={},
-        versions={},
-    )
+    shard = ShardEntry(index=index.to_json(), stamp=None, first_unit=0)
+    config = {
+        "saliency": {"gamma": 0.6, **(saliency or {})},
+        "input": {"shards": "a.tar", "part_names": list(part_names)},
+    }
+    manifest = running(layout, [shard], classes, config, columns=dict.fromkeys(own, "text"))
     create_tensors(folder, layout, manifest.rows())
     half, scale = to_half(basis.astype(np.float32), (1, 2, 3))
     tensors = {
