@@ -10,7 +10,6 @@ from finer_ray.config.messages import brief
 from finer_ray.config.schema import Config
 from finer_ray.errors import FinerRayError, InputError, LeaseError, StoreError
 from finer_ray.models import build_classifier
-from finer_ray.pairs import table as pairs
 from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
@@ -169,6 +168,9 @@ class Run(ExitStack):
         """Make the tables that are computed from what is published. It stays published where that fails."""
         if not self._config.output.pairs:
             return
+        # DuckDB, once imported, may print of leaks in a process that is interrupted; a long run goes without it until here.
+        from finer_ray.pairs import table as pairs
+
         made_export, weight = Export(self._folder, made), self._classifier.class_weights().detach().cpu().numpy()
         try:
             with late_bar(made.counts["images"], "pairs") as watch:
