@@ -1,7 +1,5 @@
 """Images: for each one that gets a page, its photo as files, and the numbers from which the page redraws its maps."""
 
-import base64
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +17,14 @@ from finer_ray.errors import FinerRayError
 from finer_ray.images.decode import Decoded
 from finer_ray.report.contact_sheet import overlay
 from finer_ray.report.gamma_sweep import sweep_scores
-from finer_ray.report.paper_table import baselines
 from finer_ray.report.photos import try_rows
-from finer_ray.saliency.registration import Registration
-from finer_ray.store.grids import own_grids
+from finer_ray.report.site.map_data import SHOWN, main_map, map_data
 from finer_ray.store.reading import Export
 
 GAMMAS = np.linspace(-1, 3, 41).round(6)
 QUALITY = 90
-# Rows whose tensors are in memory together, and which tensors of theirs.
+# Rows whose tensors are in memory together.
 BATCH = 64
-SHOWN = ("maps", "maps_scale", "basis", "basis_scale")
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class ImagePage:
         metrics: lines of the table `metrics`, in the order of the maps.
         problem: why its photo cannot be shown, or None.
         region: whether its annotated region is at hand.
-        data: what the page's script needs (see `_data`).
+        data: what the page's script needs (see `map_data`).
         sweep: by metric of regions, its values at `GAMMAS`, (G,); None without a region or a basis.
     """
 
@@ -82,22 +77,9 @@ def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[I
                 metrics=metrics.get(row, []),
                 problem=found if isinstance(found, str) else None,
                 region=decoded is not None and decoded.region is not None,
-                data=_data(export, lines[row][0], tensors, decoded),
+                data=map_data(export, lines[row][0], tensors, decoded),
                 sweep=_sweep(export, row, decoded),
             )
-
-
-def main_map(export: Export) -> str:
-    """The map that stands for an export: the first finer one with a baseline, or the first."""
-    return next(iter(baselines(export)), export.manifest.layout.maps[0])
-
-
-def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
-    """(H, W) of what the model saw of an image, by its line of `images`; earlier versions did not write it there."""
-    if line["input_height"] is not None:
-        return line["input_height"], line["input_width"]
-    size: Sequence[int] = export.manifest.transform.get("size", export.manifest.layout.grid)
-    return size
 
 
 def _photos(export: Export, rows: Sequence[int]) -> dict[int, Decoded | str]:
@@ -132,55 +114,9 @@ def _outline(region: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return drawn
 
 
-def _data(
-    export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
-) -> dict[str, Any]:
-    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
-    manifest = export.manifest
-    saliency = manifest.config["saliency"]
-    size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
-    own = own_grids(tensors["maps"][:1])[0]
-    cells = (..., slice(own[0]), slice(own[1]))
-    here = manifest.layout.registration or Registration.stretched(size, own.tolist())
-    names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
-    return {
-        "size": list(size),
-        "grid": own.tolist(),
-        "centres": [list(values) for values in (here.offset, here.stride)],
-        "maps": [
-            {
-                "name": name,
-                "scale": float(tensors["maps_scale"][place]),
-                "values": _base64(tensors["maps"][place][cells]),
-            }
-            for place, name in enumerate(manifest.layout.maps)
-        ],
-        "basis": {"scale": float(tensors["basis_scale"]), "values": _base64(tensors["basis"][cells])}
-        if "basis" in tensors
-        else None,
-        "target": manifest.classes[line["target"]],
-        "references": [
-            {"name": name, "logit": _finite(logit)} for name, logit in zip(names, line["reference_logits"], strict=True)
-        ],
-        "gamma": saliency["gamma"],
-        "aggregation": saliency["aggregation"],
-        "weighting": saliency["weighting"],
-        "baseline": baselines(export).get(main_map(export), manifest.layout.maps[0]),
-        "finer": main_map(export),
-    }
-
-
 def _sweep(export: Export, row: int, decoded: Decoded | None) -> dict[str, NDArray[np.float32]] | None:
     """Metrics of the Finer-Grad-CAM map at `GAMMAS`, as the job aggregates and weighs."""
     if decoded is None or decoded.region is None or not export.manifest.layout.basis:
         return None
     scores = sweep_scores(export, [row], torch.from_numpy(decoded.region)[None], GAMMAS.tolist())
     return {name: values[0] for name, values in scores.items()}
-
-
-def _base64(values: NDArray[np.float16]) -> str:
-    return base64.b64encode(values.astype("<f2").tobytes()).decode()
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -1,13 +1,7 @@
-"""Writing: from an export to the report's folder, whole or not at all."""
+"""Writing: from an export to the report's pages."""
 
-import fcntl
-import glob
 import json
-import os
-import re
-import secrets
 import shutil
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,29 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finer_ray.config.messages import shown
-from finer_ray.errors import ExportError
 from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
-from finer_ray.report.site.image_pages import GAMMAS, ImagePage, input_size, main_map, show_images
+from finer_ray.report.site.folder import SIGN, replaced
+from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
+from finer_ray.report.site.map_data import input_size, main_map
 from finer_ray.report.site.page_sample import Sample, draw_sample
+from finer_ray.report.site.templating import environment
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-SIGN = "report.json"
-ASSETS = ("site.css", "site.js", "view.js")
-# Everything that a report holds, by path; what else is there is somebody's own.
-OURS = re.compile(
-    rf"(index|images)\.html|{re.escape(SIGN)}|(assets|classes|images)/|assets/(colours\.js|{'|'.join(ASSETS)})"
-    r"|classes/\d+\.html|images/\d+(\.html|\.jpg|-map\.jpg|-region\.png)"
-)
+ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -64,63 +52,9 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
     Raises:
         ExportError: the folder is a file, or holds anything that no report of ours does.
     """
-    place = folder.resolve()
-    _check_place(folder, place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(place)
-    draft, old = (place.with_name(f".{place.name}.{secrets.token_hex(4)}.{what}") for what in ("tmp", "old"))
-    draft.mkdir()
-    with (draft / SIGN).open("w") as sign:
-        # What tells a draft that is being written from that of a killed run.
-        fcntl.flock(sign, fcntl.LOCK_EX)
-        try:
-            _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
-            # Minutes have passed.
-            _check_place(folder, place)
-            if place.exists():
-                place.rename(old)
-            draft.rename(place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    with replaced(folder) as draft:
+        _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
     return folder / "index.html"
-
-
-def _check_place(folder: Path, place: Path) -> None:
-    """Raises ExportError where something stands that may not be replaced."""
-    if not place.exists():
-        return
-    if not place.is_dir():
-        raise ExportError(f"{folder} is a file: name a folder with --to")
-    stray, report = _stray(place), (place / SIGN).is_file()
-    if not report:
-        stray = stray or next((path.name for path in place.iterdir()), None)
-    if stray is not None:
-        why = "no report has such a file" if report else "that is no report"
-        raise ExportError(f"{folder} holds {shown(stray)}: {why}, and is not taken away; name another folder with --to")
-
-
-def _stray(place: Path) -> str | None:
-    """A file or folder below a place whose name no report has, links included; None where there is none."""
-    for where, folders, files in os.walk(place):
-        inside = Path(where).relative_to(place)
-        links = [name for name in folders if Path(where, name).is_symlink()]
-        names = [(inside / name).as_posix() for name in [*files, *links]]
-        names += [f"{(inside / name).as_posix()}/" for name in folders if name not in links]
-        if (found := next((name for name in sorted(names) if not OURS.fullmatch(name)), None)) is not None:
-            return found
-    return None
-
-
-def _sweep(place: Path) -> None:
-    """Remove what killed runs have left beside the report: folders of ours that nobody is writing."""
-    for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
-        known = re.fullmatch(r"[0-9a-f]{8}\.(tmp|old)", left.name.removeprefix(f".{place.name}."))
-        if not known or left.is_symlink() or not (left / SIGN).is_file() or _stray(left) is not None:
-            continue
-        with (left / SIGN).open() as sign, suppress(BlockingIOError):
-            fcntl.flock(sign, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
 
 
 class _Writer:
@@ -129,29 +63,23 @@ class _Writer:
     def __init__(self, export: Export, folder: Path, sample: Sample, seed: int) -> None:
         self._export, self._folder, self._sample, self._seed = export, folder, sample, seed
         self._pages = sample.pages()
-        self._environment = Environment(
-            loader=PackageLoader("finer_ray.report.site"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
+        self._environment = environment(
+            {
+                "names": export.manifest.classes,
+                "manifest": export.manifest,
+                "sample": sample,
+                "seed": seed,
+                "pages": set(self._pages),
+                "class_pages": set(sample.classes),
+                "metrics": METRICS,
+                "colour_maps": NAMES,
+                "aggregations": AGGREGATIONS,
+                "weightings": WEIGHTINGS,
+                "main_map": main_map(export) if export.manifest.layout.maps else None,
+                "baselines": baselines(export),
+                "input_size": partial(input_size, export),
+            }
         )
-        self._environment.filters |= {"number": _number, "signed": _signed, "percent": _percent, "count": _count}
-        self._environment.globals |= {
-            "names": export.manifest.classes,
-            "manifest": export.manifest,
-            "sample": sample,
-            "seed": seed,
-            "pages": set(self._pages),
-            "class_pages": set(sample.classes),
-            "metrics": METRICS,
-            "colour_maps": NAMES,
-            "aggregations": AGGREGATIONS,
-            "weightings": WEIGHTINGS,
-            "main_map": main_map(export) if export.manifest.layout.maps else None,
-            "baselines": baselines(export),
-            "input_size": partial(input_size, export),
-        }
 
     def write(self) -> None:
         for name in ("assets", "classes", "images"):
@@ -247,27 +175,6 @@ def _spread(images: list[ImagePage]) -> list[ImagePage]:
     """A few of them, evenly apart."""
     places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
     return [images[place] for place in places]
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return _written(value, f".{digits}f")
-
-
-def _signed(value: float | None, digits: int = 3) -> str:
-    return _written(value, f"+.{digits}f")
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return _written(None if value is None else 100 * value, f".{digits}f", "\N{NO-BREAK SPACE}%")
-
-
-def _written(value: float | None, form: str, unit: str = "") -> str:
-    """A number with a true minus sign; a dash where there is none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:{form}}{unit}".replace("-", "−")
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
 
 
 def _for_people(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Map data: the numbers of one image from which a page's script redraws its maps."""
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finer_ray.images.decode import Decoded
+from finer_ray.report.paper_table import baselines
+from finer_ray.saliency.registration import Registration
+from finer_ray.store.grids import own_grids
+from finer_ray.store.reading import Export
+
+# Tensors of a row that `map_data` reads.
+SHOWN = ("maps", "maps_scale", "basis", "basis_scale")
+
+
+def main_map(export: Export) -> str:
+    """The map that stands for an export: the first finer one with a baseline, or the first."""
+    return next(iter(baselines(export)), export.manifest.layout.maps[0])
+
+
+def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
+    """(H, W) of what the model saw of an image, by its line of `images`; earlier versions did not write it there."""
+    if line["input_height"] is not None:
+        return line["input_height"], line["input_width"]
+    size: Sequence[int] = export.manifest.transform.get("size", export.manifest.layout.grid)
+    return size
+
+
+def map_data(
+    export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
+) -> dict[str, Any]:
+    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
+    manifest = export.manifest
+    saliency = manifest.config["saliency"]
+    size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
+    own = own_grids(tensors["maps"][:1])[0]
+    cells = (..., slice(own[0]), slice(own[1]))
+    here = manifest.layout.registration or Registration.stretched(size, own.tolist())
+    names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
+    return {
+        "size": list(size),
+        "grid": own.tolist(),
+        "centres": [list(values) for values in (here.offset, here.stride)],
+        "maps": [
+            {
+                "name": name,
+                "scale": float(tensors["maps_scale"][place]),
+                "values": _base64(tensors["maps"][place][cells]),
+            }
+            for place, name in enumerate(manifest.layout.maps)
+        ],
+        "basis": {"scale": float(tensors["basis_scale"]), "values": _base64(tensors["basis"][cells])}
+        if "basis" in tensors
+        else None,
+        "target": manifest.classes[line["target"]],
+        "references": [
+            {"name": name, "logit": _finite(logit)} for name, logit in zip(names, line["reference_logits"], strict=True)
+        ],
+        "gamma": saliency["gamma"],
+        "aggregation": saliency["aggregation"],
+        "weighting": saliency["weighting"],
+        "baseline": baselines(export).get(main_map(export), manifest.layout.maps[0]),
+        "finer": main_map(export),
+    }
+
+
+def _base64(values: NDArray[np.float16]) -> str:
+    return base64.b64encode(values.astype("<f2").tobytes()).decode()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
