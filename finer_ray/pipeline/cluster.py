@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -58,6 +59,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        _clear_frames(error)
         known = _known_cause(error)
         if known is None and isinstance(error, DIED):
             known = WorkerError(
@@ -69,6 +71,17 @@ def plain_errors() -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Drop what the frames of a failed run hold: blocks, for whose sake Ray keeps actors, whose CPUs a next run in this
+    process needs. Whoever keeps the exception (a logging handler, a cycle) would keep them too."""
+    here: BaseException | None = error
+    for _ in range(MAX_DEPTH):
+        if here is None:
+            return
+        traceback.clear_frames(here.__traceback__)
+        here = here.__cause__ or here.__context__
 
 
 def _known_cause(error: BaseException) -> FinerRayError | None:

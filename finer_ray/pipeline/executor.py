@@ -3,7 +3,6 @@
 Both forms do the same work in the same order, one unit of work after the other or many side by side.
 """
 
-import gc
 import logging
 import os
 import threading
@@ -204,8 +203,6 @@ class RayExecutor(ExitStack):
             WorkerError: processes die again and again at a unit.
         """
         self.connect()
-        # The exception of a run that failed may be in a cycle with frames that hold its actors, whose CPUs this run needs.
-        gc.collect()
         losses, by_number = _Losses(stages), {unit.number: unit for unit in units}
         left = list(units)
         while left:

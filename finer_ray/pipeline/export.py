@@ -168,7 +168,7 @@ class Run(ExitStack):
         """Make the tables that are computed from what is published. It stays published where that fails."""
         if not self._config.output.pairs:
             return
-        # DuckDB, once imported, may print of leaks in a process that is interrupted; a long run goes without it until here.
+        # DuckDB, once imported, may print of leaks in a process that is interrupted: a long run does without it.
         from finer_ray.pairs import table as pairs
 
         made_export, weight = Export(self._folder, made), self._classifier.class_weights().detach().cpu().numpy()
