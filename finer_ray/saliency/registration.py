@@ -134,7 +134,9 @@ def pixels(size: Sequence[int], seen: Sequence[int]) -> tuple[Positions, Positio
     return rows, columns
 
 
-def draw(maps: Array, size: Sequence[int], registration: Registration | None, seen: Sequence[int] | None = None) -> Array:
+def draw(
+    maps: Array, size: Sequence[int], registration: Registration | None, seen: Sequence[int] | None = None
+) -> Array:
     """Maps brought to an image that shows the whole input.
 
     Args:
