@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError
