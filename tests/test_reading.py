@@ -71,7 +71,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small export and two jobs, of which one is wrong."""
     root = write_small_export(tmp_path_factory.mktemp("reading"))
     (root / "wrong.yaml").write_text("input: {shards: in}\nmodle: {}\n")
-    (root / "job.yaml").write_text("input: {shards: in}\nmodel: {backbone: timm:test_vit, weights: random}\noutput: {url: out}\n")
+    (root / "job.yaml").write_text(
+        "input: {shards: in}\nmodel: {backbone: timm:test_vit, weights: random}\noutput: {url: out}\n"
+    )
     return root
 
 
