@@ -16,7 +16,7 @@ from tests.store.exports import write_small_export
 ROOT = Path(__file__).parents[1]
 # Runs commands, one by one, in a process in which modules of jobs cannot be found.
 ALONE = f"""
-import json, sys, traceback
+import json, shlex, sys, traceback
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -26,35 +26,42 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 codes = {{}}
 for command in json.loads(sys.argv[1]):
-    sys.argv = ["finer-ray", *command]
+    sys.argv = ["finer-ray", *shlex.split(command)]
     from finer_ray.__main__ import main
     try:
         main()
     except SystemExit as end:
-        codes[" ".join(command)] = end.code
+        codes[command] = end.code
     except BaseException:
-        codes[" ".join(command)] = traceback.format_exc()
+        codes[command] = traceback.format_exc()
 print(json.dumps(codes))
 """
-COMMANDS = [
-    ["--help"],
-    ["export", "--help"],
-    ["status", "demo_export"],
-    ["verify", "demo_export"],
-    ["table", "demo_export"],
-    ["query", "demo_export"],
-    ["query", "demo_export", "SELECT * FROM images"],
-    ["pairs", "demo_export"],
-    ["traits", "demo_export"],
-    ["show", "demo_export", "--row", "1", "--gamma", "2"],
-    ["report", "demo_export", "--images", "2", "--classes", "1"],
-    ["study", "gamma", "demo_export"],
-    ["study", "failure-cases", "demo_export", "--shown", "1"],
-    ["init", "in", "--to", "new.yaml"],
-    ["schema"],
-]
-REFUSED = [["export", "wrong.yaml"], ["export", "wrong.yaml", "--dry-run"]]
-JOBS = [["export", "job.yaml"], ["export", "job.yaml", "--dry-run"], ["fetch", "job.yaml"]]
+COMMANDS = (
+    "--help",
+    "export --help",
+    "status demo_export",
+    "verify demo_export",
+    "table demo_export",
+    "query demo_export",
+    "query demo_export 'SELECT * FROM images'",
+    "pairs demo_export",
+    "traits demo_export",
+    "show demo_export --row 1 --gamma 2",
+    "report demo_export --images 2 --classes 1",
+    "study gamma demo_export",
+    "study failure-cases demo_export --shown 1",
+    "init in --to new.yaml",
+    "schema",
+)
+# With the exit codes, and with what is said.
+REFUSED = {
+    "export wrong.yaml": (2, "the config is wrong"),
+    "export wrong.yaml --dry-run": (2, "the config is wrong"),
+    "export job.yaml --dry-run --set input.shards=nowhere": (3, "input.shards: there is no 'nowhere'"),
+    "export job.yaml --dry-run --set output.url=in": (4, "in holds other files (a.tar, b.tar)"),
+}
+JOBS = ("export job.yaml", "export job.yaml --dry-run", "fetch job.yaml")
+HINT = 'is not installed, which jobs need and reading an export does not: pip install "finer_ray[job]"'
 PYTHON = """
 import numpy as np
 import finer_ray
@@ -85,15 +92,14 @@ def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_commands_that_read_need_nothing_of_a_job(folder: Path) -> None:
-    done = run(folder, ALONE, json.dumps(COMMANDS + REFUSED + JOBS))
+    expected = {**dict.fromkeys(COMMANDS, 0), **{words: code for words, (code, _) in REFUSED.items()}}
+    expected |= dict.fromkeys(JOBS, 2)
+    done = run(folder, ALONE, json.dumps([*expected]))
     assert done.stdout, done.stderr
-    codes = json.loads(done.stdout.splitlines()[-1])
-    assert codes == {" ".join(command): 2 if command in REFUSED + JOBS else 0 for command in COMMANDS + REFUSED + JOBS}
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
     said = re.findall(r"^error: (.*)", done.stderr, re.MULTILINE)
-    assert len(said) == len(REFUSED + JOBS)
-    assert all("the config is wrong" in line for line in said[: len(REFUSED)])
-    hint = r"\w+ is not installed, which jobs need and reading an export does not: pip install \"finer_ray\[job\]\""
-    assert all(re.fullmatch(hint, line) for line in said[len(REFUSED) :]), said
+    wanted = [*(reason for _, reason in REFUSED.values()), *[HINT] * len(JOBS)]
+    assert [reason in line for line, reason in zip(said, wanted, strict=True)] == [True] * len(wanted), said
 
 
 def test_python_that_reads_needs_nothing_of_a_job(folder: Path) -> None:

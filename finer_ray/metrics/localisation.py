@@ -23,8 +23,9 @@ def localisation(maps: Array, region: Array, registration: Registration | None =
     """
     maps, region = _by_pixel(maps, region, registration)
     inside, whole = (maps * region[:, None]).sum(2), maps.sum(2)
-    there = region.any(1)[:, None] & (whole > 0)
-    share: Array = inside / namespace(maps).where(there, whole, np.nan)
+    xp = namespace(maps)
+    there = xp.any(region, 1)[:, None] & (whole > 0)
+    share: Array = inside / xp.where(there, whole, np.nan)
     return share
 
 
@@ -43,8 +44,9 @@ def pointing_hit(maps: Array, region: Array, registration: Registration | None =
     xp = namespace(maps)
     images = xp.arange(len(maps), device=maps.device)[:, None]
     hit = xp.where(region[images, xp.argmax(maps, 2)], xp.ones_like(maps[:, :, 0]), 0.0)
-    there = region.any(1)[:, None] & (xp.amax(maps, 2) > 0)
-    return xp.where(there, hit, np.nan)
+    there = xp.any(region, 1)[:, None] & (xp.amax(maps, 2) > 0)
+    found: Array = xp.where(there, hit, np.nan)
+    return found
 
 
 def _by_pixel(maps: Array, region: Array, registration: Registration | None) -> tuple[Array, Array]:
@@ -54,7 +56,7 @@ def _by_pixel(maps: Array, region: Array, registration: Registration | None) -> 
     return maps.reshape(*maps.shape[:2], height * width), region.reshape(batch, height * width)
 
 
-def _of_region(measure: Callable[[Any, Any, Registration | None], Any]) -> Callable[[MapContext], Any]:
+def _of_region(measure: Callable[[Any, Any, Registration | None], Any]) -> Callable[[MapContext[Any]], Any]:
     return lambda context: measure(context.maps, context.region, context.registration)
 
 

@@ -102,7 +102,7 @@ def combine(
     xp, like = namespace(weights), {"dtype": weights.dtype, "device": weights.device}
     batch, count = present.shape
     target, reference = (-gamma, 1.0) if reverse else (1.0, -gamma)
-    some = present.any(1)[:, None]
+    some: Array = xp.any(present, 1)[:, None]
     if count == 0 or (gamma == 0 and not reverse):
         alone = xp.zeros((batch, 1, 1 + count), **like)
         alone[..., 0] = 1.0
