@@ -11,11 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from finer_ray.config.loading import load_config, load_section
-from finer_ray.config.schema import NO_SECRETS
 from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.writers import WRITERS
-from finer_ray.urls import holds_secret
+from finer_ray.urls import NO_SECRETS, holds_secret
 from finer_ray.version import __version__
 
 app = typer.Typer(
@@ -65,15 +63,25 @@ def export(
     Running it again does only what is missing.
     """
     # Before torch and Ray are imported, which takes seconds.
-    job = load_config(config, set_ or [])
-    from finer_ray.pipeline.export import export as run
-    from finer_ray.pipeline.forecast import forecast, forecast_lines
-    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.config.loading import load_config
 
+    job = load_config(config, set_ or [])
     if dry_run:
+        from finer_ray.shards import find_shards
+        from finer_ray.store.manifest import check_vacant
+        from finer_ray.store.storage import Folder
+
+        # Places that are wrong are refused before that, too.
+        find_shards(job.input.shards, job.input.format)
+        check_vacant(Folder(job.output.url, job.compute.retry_seconds))
+        from finer_ray.pipeline.forecast import forecast, forecast_lines
+
         for line in forecast_lines(forecast(job)):
             typer.echo(line)
         return
+    from finer_ray.pipeline.export import export as run
+    from finer_ray.pipeline.stopping import stoppable
+
     with stoppable(job.output.url):
         summary = run(job)
     for note in summary.notes:
@@ -93,6 +101,8 @@ def fetch(
 
     Says what was fetched, how large it is, and which folders a job needs elsewhere.
     """
+    from finer_ray.config.loading import load_config
+
     job = load_config(config, set_ or [])
     from finer_ray.models.fetching import fetch as run
 
@@ -109,6 +119,7 @@ def probe(
 
     Running it again does only what is missing.
     """
+    from finer_ray.config.loading import load_section
     from finer_ray.probe.config import ProbesConfig
 
     job = load_section(ProbesConfig, config, set_ or [])
@@ -193,6 +204,8 @@ def similarity(
 ) -> None:
     """How similar are a classifier's classes to each other? (sorted weight-similarity curve)"""
     if classifier.suffix in (".yaml", ".yml"):
+        from finer_ray.config.loading import load_config
+
         # Only looked at: a wrong one is refused before torch is imported.
         load_config(classifier)
     from finer_ray.studies.similarity_curve import similarity_study
@@ -225,6 +238,8 @@ def aggregation(
     set_: Overrides = None,
 ) -> None:
     """Does it matter how the references become one map? (Tab. 7) Running it again does only what is missing."""
+    from finer_ray.config.loading import load_config
+
     job = load_config(config, set_ or [])
     from finer_ray.pipeline.stopping import stoppable
     from finer_ray.report.paper_table import paper_table
@@ -246,6 +261,8 @@ def faithfulness(
     to: To = Path("study"),
 ) -> None:
     """Does the map of a class agree with the maps of its attributes? (A.2) Running it again does what is missing."""
+    from finer_ray.config.loading import load_config
+
     jobs = load_config(class_job), load_config(text_job)
     from finer_ray.pipeline.stopping import stoppable
     from finer_ray.studies.faithfulness import faithfulness_study

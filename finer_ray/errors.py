@@ -10,6 +10,9 @@ from typing import NoReturn
 
 from finer_ray.urls import redacted
 
+# Modules of the extra `job`: what reads exports does without.
+OF_A_JOB = ("huggingface_hub", "open_clip", "ray", "safetensors", "timm", "torch", "torchvision", "webdataset")
+
 
 class FinerRayError(Exception):
     """Base of every error that the command line prints as one plain message.
@@ -88,7 +91,8 @@ class Stopped(FinerRayError):
 def exit_on_error() -> Iterator[None]:
     """End the process with one plain message and the error's exit code where a known error comes out.
 
-    An error of the operating system is one too: it says which place could not be read or written, and why.
+    An error of the operating system is one too: it says which place could not be read or written, and why. So is a
+    package of jobs that is not installed.
     """
     try:
         yield
@@ -96,6 +100,11 @@ def exit_on_error() -> Iterator[None]:
         _end(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        if error.name not in OF_A_JOB:
+            raise
+        what = f"{error.name} is not installed, which jobs need and reading an export does not"
+        _end(ConfigError(f'{what}: pip install "finer_ray[job]"'))
     except OSError as error:
         # Without a number it is a library's, and says nothing of a place.
         if error.errno is None or isinstance(error, BrokenPipeError):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 HIDDEN = "***"
+NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
 # fsspec chains URLs by `::`; a password may hold the same two characters.
 _LINK = re.compile(r"::(?=[a-z][a-z0-9+.-]*(?:://|::))", re.IGNORECASE)
 # `pathlib` leaves one slash of two. No host follows the three of `file:///`, and the colons of [::1] are its own.

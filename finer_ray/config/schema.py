@@ -36,13 +36,12 @@ from finer_ray.saliency.spec import FINER, MapSpec, maps_of
 from finer_ray.saliency.split_classifier import Activation
 from finer_ray.shards.formats import FORMATS
 from finer_ray.store.tables import IMAGES
-from finer_ray.urls import holds_secret
+from finer_ray.urls import NO_SECRETS, holds_secret
 
 # Of `output.patches`, where the config says nothing.
 PATCHES = 16
 # Of `model.weights`: those that the backbone's folder or repository holds.
 OWN_WEIGHTS = "pretrained"
-NO_SECRETS = "a URL must not hold a password, key, token or signature; give them by the environment (see SECURITY.md)"
 MAP_NAMES = tuple(f"{prefix}{method}" for method in METHODS for prefix in ("", FINER))
 if TYPE_CHECKING:
     CamName: TypeAlias = str

@@ -17,7 +17,6 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finer_ray.config.messages import brief
-from finer_ray.config.schema import NO_SECRETS
 from finer_ray.datasets.catalogue import choose, list_dataset
 from finer_ray.datasets.dataset import Choice
 from finer_ray.datasets.entry import read_entries
@@ -28,7 +27,7 @@ from finer_ray.pipeline.executor import Executor, RayExecutor
 from finer_ray.pipeline.progress import Progress, ProgressBar
 from finer_ray.shards.files import DRAFT, whole_file
 from finer_ray.store.storage import Folder
-from finer_ray.urls import holds_secret
+from finer_ray.urls import NO_SECRETS, holds_secret
 from finer_ray.version import __version__
 
 PACK, FINDINGS, CLASSES, DONE = "pack.json", "findings.txt", "classes.txt", "done"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MetricContext(MapContext):
+class MetricContext(MapContext[Tensor]):
     """A batch of B images with M maps each; J = 1 + K classes, the target first.
 
     Attributes:

@@ -1,13 +1,16 @@
 """Localisation: does a map's energy, or its maximum, lie on the annotated object? (Finer-CAM, Tab. 4, `Loc.`)"""
 
 from collections.abc import Callable
+from typing import Any
 
-from finer_ray.lazy import Tensor, torch
+import numpy as np
+
+from finer_ray.arrays import Array, namespace
 from finer_ray.metrics.metric import MapContext, Metric, Switch
 from finer_ray.saliency.registration import Registration, draw
 
 
-def localisation(maps: Tensor, region: Tensor, registration: Registration | None = None) -> Tensor:
+def localisation(maps: Array, region: Array, registration: Registration | None = None) -> Array:
     """Energy share: sum of the map inside the region over its sum.
 
     Args:
@@ -18,13 +21,15 @@ def localisation(maps: Tensor, region: Tensor, registration: Registration | None
     Returns:
         (B, M) in [0, 1]; NaN where the map has no energy, or the region no pixel.
     """
-    maps = draw(maps, region.shape[1:], registration)
-    inside = (maps * region[:, None]).sum((2, 3))
-    share = inside / maps.sum((2, 3))
-    return share.masked_fill(~region.flatten(1).any(1)[:, None], torch.nan)
+    maps, region = _by_pixel(maps, region, registration)
+    inside, whole = (maps * region[:, None]).sum(2), maps.sum(2)
+    xp = namespace(maps)
+    there = xp.any(region, 1)[:, None] & (whole > 0)
+    share: Array = inside / xp.where(there, whole, np.nan)
+    return share
 
 
-def pointing_hit(maps: Tensor, region: Tensor, registration: Registration | None = None) -> Tensor:
+def pointing_hit(maps: Array, region: Array, registration: Registration | None = None) -> Array:
     """Pointing game (Zhang et al. 2018): whether the map's maximum lies in the region.
 
     Args:
@@ -35,14 +40,23 @@ def pointing_hit(maps: Tensor, region: Tensor, registration: Registration | None
     Returns:
         (B, M) float: 1 hit, 0 miss, NaN where the map is flat zero, or the region has no pixel.
     """
-    maps = draw(maps, region.shape[1:], registration).flatten(2)
-    peak, place = maps.max(2)
-    inside = region.flatten(1)
-    hit = inside.gather(1, place).to(maps.dtype)
-    return hit.masked_fill((peak <= 0) | ~inside.any(1)[:, None], torch.nan)
+    maps, region = _by_pixel(maps, region, registration)
+    xp = namespace(maps)
+    images = xp.arange(len(maps), device=maps.device)[:, None]
+    hit = xp.where(region[images, xp.argmax(maps, 2)], xp.ones_like(maps[:, :, 0]), 0.0)
+    there = xp.any(region, 1)[:, None] & (xp.amax(maps, 2) > 0)
+    found: Array = xp.where(there, hit, np.nan)
+    return found
 
 
-def _of_region(measure: Callable[[Tensor, Tensor, Registration | None], Tensor]) -> Callable[[MapContext], Tensor]:
+def _by_pixel(maps: Array, region: Array, registration: Registration | None) -> tuple[Array, Array]:
+    """Maps (B, M, H * W), drawn, and regions (B, H * W); sums along one axis are the most exact that NumPy has."""
+    batch, height, width = region.shape
+    maps = draw(maps, (height, width), registration)
+    return maps.reshape(*maps.shape[:2], height * width), region.reshape(batch, height * width)
+
+
+def _of_region(measure: Callable[[Any, Any, Registration | None], Any]) -> Callable[[MapContext[Any]], Any]:
     return lambda context: measure(context.maps, context.region, context.registration)
 
 

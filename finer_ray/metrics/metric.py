@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
+from finer_ray.arrays import Array
 from finer_ray.errors import ConfigError
-from finer_ray.lazy import Tensor
 from finer_ray.saliency.registration import Registration
 
 # Columns of the table `metrics` that are none.
@@ -31,8 +31,8 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class MapContext:
-    """Maps and the regions that images are annotated with.
+class MapContext(Generic[Array]):
+    """Maps and the regions that images are annotated with: tensors in a job, arrays where an export is read.
 
     Attributes:
         maps: (B, M, h, w) float, non-negative.
@@ -42,8 +42,8 @@ class MapContext:
             `finer_ray.saliency.registration` brings maps to pixels.
     """
 
-    maps: Tensor
-    region: Tensor
+    maps: Array
+    region: Array
     registration: Registration | None = field(default=None, kw_only=True)
 
 
@@ -62,7 +62,8 @@ class Metric:
         higher_is_better: the direction.
         rank: among metrics by which an image's map may be judged; the lowest that an export has is taken.
         skewed: whether a few images may outweigh all others, so that tables have the median beside the mean.
-        of_region: whether it needs regions, and nothing else but maps. It is then also swept over gamma.
+        of_region: whether it needs regions, and nothing else but maps. It is then also swept over gamma, without torch:
+            `compute` takes arrays of NumPy as well as tensors (`finer_ray.arrays`), and returns what it was given.
         axes: what stands behind (B, M): `step`, metrics.steps + 1 of them, or `reference`, K of them.
         dtype: in the table; a bool is computed as a float: above 0 is true.
         x_title: of a curve (`axes` is ("step",)), for its chart.
@@ -74,7 +75,7 @@ class Metric:
     name: str
     words: str
     switch: Switch
-    compute: Callable[[Any], Tensor]
+    compute: Callable[[Any], Any]
     heading: str | None = None
     higher_is_better: bool = True
     rank: int = 100

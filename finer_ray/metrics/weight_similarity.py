@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.selection import similar_weights
 
 CHUNK = 1024

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Self
-
-from timm.data import ImageNetInfo
 
 from finer_ray.config.messages import nearest
 from finer_ray.errors import ConfigError
@@ -49,13 +48,12 @@ class ClassNames:
     def imagenet(cls) -> Self:
         """ImageNet-1k: the first lemma of each synset (all of them where that is ambiguous, with the WordNet id
         where these are), WordNet ids and unambiguous lemmas as aliases."""
-        info = ImageNetInfo()
-        lemmas = [info.index_to_description(index) for index in range(info.num_classes())]
+        lines = resources.files("finer_ray.models").joinpath("imagenet.txt").read_text("utf-8").splitlines()
+        ids, lemmas = zip(*(line.split("\t") for line in lines if not line.startswith("#")), strict=True)
         first = [text.split(",")[0].strip() for text in lemmas]
         seen = Counter(first)
         names = [short if seen[short] == 1 else text for short, text in zip(first, lemmas, strict=True)]
         seen = Counter(names)
-        ids = [info.index_to_label_name(index) for index in range(len(names))]
         names = [name if seen[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, ids, strict=True)]
         pairs = [(wnid, index) for index, wnid in enumerate(ids)]
         pairs += [(word.strip(), index) for index, text in enumerate(lemmas) for word in text.split(",")]

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from finer_ray.metrics.metric import MapContext
 from finer_ray.metrics.table import OF_REGION
@@ -16,7 +14,7 @@ from finer_ray.store.reading import Export
 
 
 def sweep_scores(
-    export: Export, rows: Sequence[int], regions: Tensor, gammas: Sequence[float]
+    export: Export, rows: Sequence[int], regions: NDArray[np.bool_], gammas: Sequence[float]
 ) -> dict[str, NDArray[np.float32]]:
     """Metrics against all references of an image, aggregated and weighed as in the export's section `saliency`.
 
@@ -30,11 +28,11 @@ def sweep_scores(
         By metric of `OF_REGION`, (n, G) float32; NaN where a map is zero everywhere.
     """
     basis = export.basis(rows)
-    height, width = own_grids(basis[:1, 0].numpy())[0]
+    height, width = own_grids(basis[:1, 0])[0]
     basis = basis[:, :, :height, :width]
-    present = ~basis[:, 1:, 0, 0].isnan()
+    present = ~np.isnan(basis[:, 1:, 0, 0])
     saliency = export.manifest.config["saliency"]
     weights = reference_weights(export.reference_logits(rows), present, saliency["weighting"])
     maps = [contrast(basis, gamma, saliency["aggregation"], present, weights=weights) for gamma in gammas]
-    context = MapContext(torch.stack(maps, dim=1), regions, registration=export.manifest.layout.registration)
-    return {name: metric.compute(context).numpy() for name, metric in OF_REGION.items()}
+    context = MapContext(np.stack(maps, axis=1), regions, registration=export.manifest.layout.registration)
+    return {name: metric.compute(context) for name, metric in OF_REGION.items()}

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
-from finer_ray.lazy import Tensor, torch
+import numpy as np
+
+from finer_ray.arrays import Array, namespace
 from finer_ray.saliency.objective import reference_weights
 
 Aggregation = Literal["mean_before_relu", "max_before_relu", "mean_after_relu"]
@@ -21,17 +23,18 @@ AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 
 
 def contrast(
-    basis: Tensor,
+    basis: Array,
     gamma: float,
     aggregation: str = "mean_before_relu",
-    present: Tensor | None = None,
+    present: Array | None = None,
     reverse: bool = False,
-    weights: Tensor | None = None,
-) -> Tensor:
+    weights: Array | None = None,
+) -> Array:
     """The Finer-Grad-CAM map of a contrast basis; Grad-CAM's `raw` is linear: sum_j a_j M_j.
 
     Args:
-        basis: (B, 1+K, h, w) float, the maps M_j before ReLU of the target and its references.
+        basis: (B, 1+K, h, w) float, the maps M_j before ReLU of the target and its references; an array or a tensor on
+            any device.
         gamma: strength of the comparison; 0 gives the baseline CAM, more than 1 extrapolates.
         aggregation: one of `AGGREGATIONS`.
         present: (B, K) bool, which references count; all when None. An image with none gets its baseline.
@@ -39,23 +42,25 @@ def contrast(
         weights: (B, K) of the references, see `finer_ray.saliency.reference_weights`; equal when None.
 
     Returns:
-        (B, h, w) float, non-negative.
+        (B, h, w) of the basis's kind and dtype, non-negative.
 
-    >>> basis = torch.tensor([[[[2.0, 1.0]], [[1.0, 2.0]]]])
+    >>> basis = np.array([[[[2.0, 1.0]], [[1.0, 2.0]]]])
     >>> contrast(basis, gamma=0.5)
-    tensor([[[1.5000, 0.0000]]])
+    array([[[1.5, 0. ]]])
     """
+    xp = namespace(basis)
+    there = xp.ones_like(basis[:, :, 0, 0], dtype=xp.bool)
     if present is None:
-        present = torch.ones((len(basis), basis.shape[1] - 1), dtype=torch.bool, device=basis.device)
+        present = there[:, 1:]
     if weights is None:
-        weights = reference_weights(torch.zeros_like(present, dtype=basis.dtype), present, "equal")
-    known = torch.cat([present.new_ones((len(present), 1)), present], dim=1)
+        weights = reference_weights(xp.zeros_like(basis[:, 1:, 0, 0]), present, "equal")
+    known = xp.concat([there[:, :1], present], 1)
     # A reference that does not count holds NaN, and 0 * NaN is NaN.
-    finite = basis.masked_fill(~known[:, :, None, None], 0)
+    finite: Array = xp.where(known[:, :, None, None], basis, 0.0)
     return combine(partial(linear, finite), weights, present, gamma, aggregation, reverse)
 
 
-def linear(basis: Tensor, coefficients: Tensor) -> Tensor:
+def linear(basis: Array, coefficients: Array) -> Array:
     """`raw` of a CAM that is linear in the objective: sum_j a_j M_j.
 
     Args:
@@ -65,18 +70,21 @@ def linear(basis: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         (B, S, h, w).
     """
-    maps = coefficients.to(basis.dtype) @ basis.flatten(2)
-    return maps.reshape(*maps.shape[:2], *basis.shape[2:])
+    images, terms, height, width = basis.shape
+    cells = basis.reshape(images, terms, height * width)
+    maps = namespace(basis).asarray(coefficients, dtype=basis.dtype) @ cells
+    drawn: Array = maps.reshape(images, maps.shape[1], height, width)
+    return drawn
 
 
 def combine(
-    raw: Callable[[Tensor], Tensor],
-    weights: Tensor,
-    present: Tensor,
+    raw: Callable[[Array], Array],
+    weights: Array,
+    present: Array,
     gamma: float,
     aggregation: str,
     reverse: bool = False,
-) -> Tensor:
+) -> Array:
     """One map of a CAM.
 
     Args:
@@ -91,27 +99,29 @@ def combine(
     """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation {aggregation!r} is none of {', '.join(AGGREGATIONS)}")
+    xp, like = namespace(weights), {"dtype": weights.dtype, "device": weights.device}
     batch, count = present.shape
     target, reference = (-gamma, 1.0) if reverse else (1.0, -gamma)
-    some = present.any(1)[:, None]
+    some: Array = xp.any(present, 1)[:, None]
     if count == 0 or (gamma == 0 and not reverse):
-        alone = torch.zeros((batch, 1, 1 + count), dtype=weights.dtype, device=weights.device)
+        alone = xp.zeros((batch, 1, 1 + count), **like)
         alone[..., 0] = 1.0
-        baseline = raw(alone)[:, 0].relu()
-        return torch.zeros_like(baseline) if reverse else baseline
+        baseline: Array = raw(alone)[:, 0].clip(min=0)
+        return xp.zeros_like(baseline) if reverse else baseline
+    result: Array
     if aggregation == "mean_before_relu":
-        first = torch.full_like(weights[..., :1], target)
-        result = raw(torch.cat([first, reference * weights], dim=-1)[:, None])[:, 0].relu()
+        first = xp.full_like(weights[..., :1], target)
+        result = raw(xp.concat([first, reference * weights], -1)[:, None])[:, 0].clip(min=0)
     else:
         # The pair of a reference that does not count is the target alone; it counts where an image has no other.
-        one = torch.diag_embed(present.to(weights.dtype))
-        pairs = raw(torch.cat([torch.full_like(one[..., :1], target), reference * one], dim=-1))
+        one = xp.eye(count, **like) * present[:, None]
+        pairs = raw(xp.concat([xp.full_like(one[..., :1], target), reference * one], -1))
         if aggregation == "max_before_relu":
             counted = (present | ~some)[:, :, None, None]
-            result = pairs.masked_fill(~counted, -torch.inf).amax(1).relu()
+            result = xp.amax(xp.where(counted, pairs, -np.inf), 1).clip(min=0)
         else:
             share = weights if weights.ndim == 2 else weights.mean(1)
-            share = torch.where(some, share, 1 / count)
-            result = (share[:, :, None, None] * pairs.relu()).sum(1)
+            share = xp.where(some, share, 1 / count)
+            result = (share[:, :, None, None] * pairs.clip(min=0)).sum(1)
     # Reversed, an image without references has nothing to show; otherwise it has its baseline by now.
-    return torch.where(some[..., None], result, 0) if reverse else result
+    return xp.where(some[..., None], result, 0.0) if reverse else result

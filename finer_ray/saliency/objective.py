@@ -5,6 +5,9 @@ s = y^c - gamma * mean_k y^{d_k}        (Finer-CAM, supplementary; c the target,
 
 from typing import Literal, get_args
 
+import numpy as np
+
+from finer_ray.arrays import Array, namespace
 from finer_ray.lazy import Tensor, torch
 from finer_ray.saliency.split_classifier import Activation, SplitClassifier
 
@@ -12,7 +15,7 @@ Weighting = Literal["equal", "probability", "probability_detached"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
 
-def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor:
+def reference_weights(logits: Array, present: Array, weighting: str) -> Array:
     """Weights w_k of the references in s = y^c - gamma * sum_k w_k y^{d_k}, as they enter its derivative.
 
     With p_k the softmax over an image's references, which is their share of probability among themselves:
@@ -25,25 +28,31 @@ def reference_weights(logits: Tensor, present: Tensor, weighting: str) -> Tensor
     All three sum to 1, and need nothing but the references' logits.
 
     Args:
-        logits: (..., K) of the references; anything where they do not count.
-        present: (..., K) bool, which references count.
+        logits: (..., K) float of the references, an array or a tensor; anything where they do not count.
+        present: (..., K) bool of the same kind, which references count.
         weighting: one of `WEIGHTINGS`.
 
     Returns:
-        (..., K), zero where a reference does not count.
+        (..., K) of the same kind and dtype, zero where a reference does not count.
 
-    >>> reference_weights(torch.zeros(1, 2), torch.tensor([[True, True]]), "equal")
-    tensor([[0.5000, 0.5000]])
+    >>> reference_weights(np.zeros((1, 2)), np.array([[True, True]]), "equal")
+    array([[0.5, 0.5]])
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting {weighting!r} is none of {', '.join(WEIGHTINGS)}")
-    if weighting == "equal":
-        return present.to(logits.dtype) / present.sum(-1, keepdim=True).clamp(min=1)
-    known = logits.masked_fill(~present, 0)
-    # An image without references has no softmax.
-    shares = logits.masked_fill(~present, -torch.inf).softmax(-1).masked_fill(~present, 0)
+    xp = namespace(logits)
+    if weighting == "equal" or not logits.shape[-1]:
+        counted = xp.where(present, xp.ones_like(logits), 0.0)
+        equal: Array = counted / counted.sum(-1)[..., None].clip(min=1)
+        return equal
+    known = xp.where(present, logits, 0.0)
+    # A softmax among those that count; an image without references has none.
+    largest = xp.amax(xp.where(present, logits, -np.inf), -1)[..., None]
+    odds = xp.exp(xp.where(present, known - largest, -np.inf))
+    total = odds.sum(-1)[..., None]
+    shares: Array = odds / xp.where(total > 0, total, 1.0)
     if weighting == "probability":
-        shares = shares * (1 + known - (shares * known).sum(-1, keepdim=True))
+        shares = shares * (1 + known - (shares * known).sum(-1)[..., None])
     return shares
 
 

@@ -11,14 +11,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finer_ray.arrays import Array
 from finer_ray.lazy import Tensor, torch
 
-Maps = TypeVar("Maps", NDArray[Any], Tensor)
 Positions = NDArray[np.floating[Any]]
 
 
@@ -43,7 +43,7 @@ class Registration:
         (down, right) = (side / cells for side, cells in zip(size, grid, strict=True))
         return cls(((down - 1) / 2, (right - 1) / 2), (down, right))
 
-    def at(self, maps: Maps, positions: tuple[Positions, Positions]) -> Maps:
+    def at(self, maps: Array, positions: tuple[Positions, Positions]) -> Array:
         """Maps at some pixels, bilinearly.
 
         Args:
@@ -62,7 +62,7 @@ class Registration:
         rows = maps[..., upper, :]
         rows = rows + (maps[..., lower, :] - rows) * down[:, None]
         columns = rows[..., left]
-        drawn: Maps = columns + (rows[..., right] - columns) * along
+        drawn: Array = columns + (rows[..., right] - columns) * along
         return drawn
 
     def pool(self, values: Tensor, grid: Sequence[int]) -> Tensor:
@@ -92,11 +92,11 @@ class Registration:
             found[cell, first:end] = 1
         return found
 
-    def shares(self, axis: int, shares: Maps, pixels: int, cells: int) -> Maps:
+    def shares(self, axis: int, shares: Array, pixels: int, cells: int) -> Array:
         """Places along an axis as shares of the input's side, as shares of the map's; of a stretched grid the same."""
         return ((shares * pixels - 0.5 - self.offset[axis]) / self.stride[axis] + 0.5) / cells
 
-    def _between(self, maps: Maps, axis: int, positions: Positions) -> tuple[Any, Any, Any]:
+    def _between(self, maps: Array, axis: int, positions: Positions) -> tuple[Any, Any, Any]:
         """Between which two cells positions lie, and how near to the second, in [0, 1); where `maps` are."""
         last = maps.shape[axis - 2] - 1
         place = ((positions - self.offset[axis]) / self.stride[axis]).clip(0, last)
@@ -134,7 +134,9 @@ def pixels(size: Sequence[int], seen: Sequence[int]) -> tuple[Positions, Positio
     return rows, columns
 
 
-def draw(maps: Maps, size: Sequence[int], registration: Registration | None, seen: Sequence[int] | None = None) -> Maps:
+def draw(
+    maps: Array, size: Sequence[int], registration: Registration | None, seen: Sequence[int] | None = None
+) -> Array:
     """Maps brought to an image that shows the whole input.
 
     Args:

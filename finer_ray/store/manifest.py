@@ -7,7 +7,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finer_ray.config.messages import differences
-from finer_ray.config.schema import fingerprinted
 from finer_ray.errors import ExportError
 from finer_ray.shards import ShardIndex
 from finer_ray.shards.parquet import FIELDS, FIRST_KEY
@@ -152,6 +151,9 @@ class Manifest(BaseModel):
 
 def _difference(name: str, ours: Manifest, theirs: Manifest) -> str:
     """What made a fingerprint (config, model or head) another one, as far as the manifests tell."""
+    # Imported here: readers start without the config's schema.
+    from finer_ray.config.schema import fingerprinted
+
     trees = [fingerprinted(manifest.config) for manifest in (ours, theirs)]
     said = "no key of the config differs"
     if name != "config":

@@ -8,7 +8,6 @@ from typing import Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
@@ -210,20 +209,21 @@ class Export:
         rows = self._rows(rows)
         basis = self.basis(rows, target)[:, [0, *(1 + position for position in chosen)]]
         # A reference that an image lacks is NaN in every cell.
-        present = ~torch.isnan(basis[:, 1:, 0, 0])
+        present = ~np.isnan(basis[:, 1:, 0, 0])
         # Equal weights need no logits, for which the table of images would be read.
-        known = torch.zeros(present.shape) if weighting == "equal" else self.reference_logits(rows, target)[:, chosen]
+        known = basis[:, 1:, 0, 0] if weighting == "equal" else self.reference_logits(rows, target)[:, chosen]
         weights = reference_weights(known, present, weighting)
         maps = contrast(basis, gamma, aggregation, present, reverse, weights)
-        empty = torch.isnan(basis[:, 0])
-        return self._drawn(maps.masked_fill(empty, torch.nan).numpy(), rows, size)
+        maps[np.isnan(basis[:, 0])] = np.nan
+        return self._drawn(maps, rows, size)
 
-    def basis(self, rows: Rows, target: int = 0) -> torch.Tensor:
+    def basis(self, rows: Rows, target: int = 0) -> NDArray[np.float32]:
         """The contrast basis M_j, (n, 1+K, h, w) float32, of one of the targets: itself, then its references. NaN as of
         `maps`."""
         rows = self._rows(rows)
-        stored = self.stored("basis", rows, target).astype(np.float32)
-        return torch.from_numpy(stored * self.stored("basis_scale", rows, target)[:, None, None, None])
+        basis: NDArray[np.float32] = self.stored("basis", rows, target).astype(np.float32)
+        basis *= self.stored("basis_scale", rows, target)[:, None, None, None]
+        return basis
 
     def embedding(self, rows: Rows) -> NDArray[np.float16]:
         """Embeddings, (n, E) float16. Raises ExportError where they were not stored."""
@@ -289,7 +289,7 @@ class Export:
                 "parts.png, and export to another output.url"
             )
 
-    def reference_logits(self, rows: Rows, target: int = 0) -> torch.Tensor:
+    def reference_logits(self, rows: Rows, target: int = 0) -> NDArray[np.float32]:
         """Logits of a target's references, (n, K) float32; NaN where there is none, and for rows that hold no image."""
         rows = self._rows(rows)
         lines = self.images if target == 0 else self.targets.filter(pc.equal(self.targets["rank"], target))
@@ -297,7 +297,7 @@ class Export:
         table = dict(zip(known["row"].to_pylist(), known["reference_logits"].to_pylist(), strict=True))
         none = [None] * self.manifest.layout.references
         values = np.array([table.get(row, none) for row in rows.tolist()], dtype=np.float32)
-        return torch.from_numpy(values.reshape(len(rows), len(none)))
+        return values.reshape(len(rows), len(none))
 
     def stored(self, name: str, rows: Rows, target: int = 0, *places: int) -> NDArray[Any]:
         """Rows of an array as they are stored, of one of the targets.

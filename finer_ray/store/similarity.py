@@ -2,8 +2,8 @@
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
+from finer_ray.lazy import Tensor
 from finer_ray.metrics.weight_similarity import similarity_curve
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import SIMILARITY

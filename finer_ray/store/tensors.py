@@ -3,15 +3,17 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from finer_ray.errors import LeaseError
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.storage import Folder
+
+if TYPE_CHECKING:
+    import zarr
 
 NAME = "saliency.zarr"
 
@@ -26,7 +28,7 @@ def create_tensors(folder: Folder, layout: Layout, rows: int) -> None:
 
 
 def _create(folder: Folder, layout: Layout, rows: int) -> None:
-    group = zarr.open_group(_url(folder), mode="a", zarr_format=3)
+    group = _open(folder, "a")
     existing = set(group.array_keys())
     for name, shape in layout.shapes().items():
         array = ARRAYS[name]
@@ -73,7 +75,7 @@ def write_unit(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDA
 
 
 def _write(folder: Folder, layout: Layout, unit: int, tensors: dict[str, NDArray[Any]]) -> None:
-    group = zarr.open_group(_url(folder), mode="r+", zarr_format=3)
+    group = _open(folder, "r+")
     rows = slice(unit * layout.rows_per_unit, (unit + 1) * layout.rows_per_unit)
     for name, shape in layout.shapes().items():
         array = ARRAYS[name]
@@ -90,9 +92,9 @@ def erase_units(folder: Folder, layout: Layout, units: Sequence[int]) -> None:
         write_unit(folder, layout, unit, nothing)
 
 
-def open_tensors(folder: Folder) -> zarr.Group:
+def open_tensors(folder: Folder) -> "zarr.Group":
     """The group, for reading."""
-    return zarr.open_group(_url(folder), mode="r", zarr_format=3)
+    return _open(folder, "r")
 
 
 def to_half(values: NDArray[np.float32], axes: tuple[int, ...]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
@@ -103,6 +105,13 @@ def to_half(values: NDArray[np.float32], axes: tuple[int, ...]) -> tuple[NDArray
     scale = np.nanmax(np.abs(values), axis=axes, initial=0.0).astype(np.float32)
     safe = np.where(scale > 0, scale, np.float32(1))
     return (values / np.expand_dims(safe, axes)).astype(np.float16), scale
+
+
+def _open(folder: Folder, mode: Literal["r", "r+", "a"]) -> "zarr.Group":
+    # Imported here: what reads tables alone starts without it.
+    import zarr
+
+    return zarr.open_group(_url(folder), mode=mode, zarr_format=3)
 
 
 def _url(folder: Folder) -> str:

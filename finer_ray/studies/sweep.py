@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
 from finer_ray.metrics.statistics import mean_of
@@ -53,7 +53,7 @@ def sweep_study(export: Export, gammas: Sequence[float], folder: Path) -> list[P
     return write_study(folder, {"sweep": table}, {"sweep": _figure(table)})
 
 
-def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
     """Rows and their regions, (n, H, W) bool, some of one size at a time."""
     found: list[int] = []
     regions: list[Any] = []
@@ -61,15 +61,15 @@ def _regions(export: Export, rows: Sequence[int]) -> Iterator[tuple[list[int], t
         if decoded.region is None:
             continue
         if found and (len(found) == BATCH or decoded.region.shape != regions[0].shape):
-            yield found, torch.from_numpy(np.stack(regions))
+            yield found, np.stack(regions)
             found, regions = [], []
         found.append(row)
         regions.append(decoded.region)
     if found:
-        yield found, torch.from_numpy(np.stack(regions))
+        yield found, np.stack(regions)
 
 
-def _score(export: Export, rows: list[int], regions: torch.Tensor, gammas: Sequence[float]) -> pa.Table:
+def _score(export: Export, rows: list[int], regions: NDArray[np.bool_], gammas: Sequence[float]) -> pa.Table:
     lines: dict[str, Any] = {"row": np.repeat(rows, len(gammas)), "gamma": np.tile(gammas, len(rows)).astype(float)}
     for name, values in sweep_scores(export, rows, regions, gammas).items():
         # Arrow takes NaN for null here.

@@ -4,6 +4,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.stats
 
 from finer_ray.metrics import statistics
 from finer_ray.metrics.statistics import NORMAL_FROM, STDERR_SQL, bootstrap_interval, mean_of, mean_of_sums
@@ -45,6 +46,15 @@ def test_interval_covers_as_often_as_it_says() -> None:
     assert 0.88 <= covered / 200 <= 0.99
     assert np.isnan(bootstrap_interval(np.array([1.0]))).all()
     assert bootstrap_interval(np.arange(10.0)) == bootstrap_interval(np.arange(10.0))
+
+
+@pytest.mark.parametrize("drawn", [2**22, 150])
+def test_interval_is_scipy_s(drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "DRAWN", drawn)
+    values = np.random.default_rng(2).exponential(size=37)
+    rng = np.random.default_rng(0)
+    found = scipy.stats.bootstrap((values,), np.mean, n_resamples=2000, batch=2000, method="percentile", rng=rng)
+    np.testing.assert_allclose(bootstrap_interval(values), found.confidence_interval, rtol=1e-12)
 
 
 def test_many_images_take_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

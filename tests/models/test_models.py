@@ -182,6 +182,10 @@ def test_fingerprints_tell_models_apart() -> None:
 def test_imagenet_names() -> None:
     names = ClassNames.imagenet()
     assert len(names) == len(set(names.names)) == 1000
+    known = timm.data.ImageNetInfo()
+    for index, name in enumerate(names.names):
+        assert known.index_to_description(index).startswith(name.partition(" (n0")[0])
+        assert names.index(known.index_to_label_name(index)) == index
     assert names.index("tench") == names.index("Tinca tinca") == names.index("n01440764") == names.index(0) == 0
     with pytest.raises(LookupError, match="no class is called 'crane'"):
         names.index("crane")

@@ -180,7 +180,7 @@ def test_images_of_sizes_of_their_own(tmp_path: Path, job: Job) -> None:
     )
     export(config)
     made = open_export(config.output.url)
-    assert np.isnan(made.basis(made.images["row"].to_numpy())[:, :2].numpy()).any()
+    assert np.isnan(made.basis(made.images["row"].to_numpy())[:, :2]).any()
     assert without_cosines(derived.read(made, NAME)) == by_hand(made)
 
 
@@ -200,7 +200,7 @@ def test_evidence_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         above, cells, total, count = np.zeros(4), np.zeros(4), 0.0, 0
         for row, image in images.items():
             if image["target"] == line["class"] and parts[row].any():
-                basis = made.basis([row])[0].double().numpy()
+                basis = made.basis([row])[0].astype(np.float64)
                 evidence = basis[0] - 0.6 * basis[1 + image["references"].index(line["reference"])]
                 total, count = total + evidence.clip(0).sum(), count + evidence.size
                 above += [evidence.clip(0)[parts[row] == part].sum() for part in range(4)]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -118,5 +117,5 @@ def _sweep(export: Export, row: int, decoded: Decoded | None) -> dict[str, NDArr
     """Metrics of the Finer-Grad-CAM map at `GAMMAS`, as the job aggregates and weighs."""
     if decoded is None or decoded.region is None or not export.manifest.layout.basis:
         return None
-    scores = sweep_scores(export, [row], torch.from_numpy(decoded.region)[None], GAMMAS.tolist())
+    scores = sweep_scores(export, [row], decoded.region[None], GAMMAS.tolist())
     return {name: values[0] for name, values in scores.items()}
