@@ -315,8 +315,9 @@ def report(
     url: ExportUrl,
     to: Annotated[Path | None, typer.Option(help="The folder to write to; OUT/report, or ./report.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
-    classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
+    classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 15 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    title: Annotated[str | None, typer.Option(help="Of the report; the folder of the shards names it.")] = None,
 ) -> None:
     """Write a report for the browser, with live maps.
 
@@ -326,7 +327,7 @@ def report(
     from finer_ray.store.reading import open_export
 
     made = open_export(url)
-    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
+    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed, title))
 
 
 @app.command(rich_help_panel=LOOK)
