@@ -22,12 +22,14 @@ class Finding:
 
     Attributes:
         text: what the finer map has, and what its baseline has; a sentence without its end.
-        verdict: which of them is better, and by how much, with the 95 % interval.
+        verdict: which of them is better, and by how much.
+        interval: of the difference, 95 %.
         better: whether the finer map is; None where the difference may be chance.
     """
 
     text: str
     verdict: str
+    interval: str
     better: bool | None
 
 
@@ -57,16 +59,11 @@ def _finding(metric: Metric, mine: dict[str, Any], other: dict[str, Any], finer:
     write: Callable[[float], str] = _percent if share else _plain
     said = SAID.get(metric.name, f"has {metric.words} {{}} ({'higher' if metric.higher_is_better else 'lower'} is better)")
     text = f"{map_title(finer)} {said.format(write(mine['mean']))}; {map_title(baseline)} {write(other['mean'])}"
-    return Finding(text, _verdict(mine, 100 if share else 1, " points" if share else ""), mine["better"])
-
-
-def _verdict(cell: dict[str, Any], scale: float, unit: str) -> str:
-    low, mean, high = (scale * cell[name] for name in ("difference_low", "difference", "difference_high"))
-    digits = 1 if scale > 1 else 3
-    interval = f"95 % interval of the difference {_signed(low, digits)} to {_signed(high, digits)}{unit}"
-    if cell["better"] is None:
-        return f"that may be chance ({interval})"
-    return f"{'better' if cell['better'] else 'worse'} by {abs(mean):.{digits}f}{unit}, beyond chance ({interval})"
+    scale, digits, unit = (100, 1, " points") if share else (1, 3, "")
+    low, high = (_signed(scale * mine[name], digits) for name in ("difference_low", "difference_high"))
+    by = f"by {abs(scale * mine['difference']):.{digits}f}{unit}"
+    verdict = {None: "no sure difference", True: f"better {by}", False: f"worse {by}"}[mine["better"]]
+    return Finding(text, verdict, f"[{low}, {high}]", mine["better"])
 
 
 def _percent(value: float) -> str:

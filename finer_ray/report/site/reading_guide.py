@@ -17,6 +17,8 @@ from finer_ray.store.reading import Export
 
 # Images among which the guide chooses, and the gamma that it compares the baseline with.
 LOOKED_AT, STRONG = 64, 2.0
+# Of its maximum at gamma 0 an example keeps as much: where little is left, noise is.
+KEPT = 1 / 3
 QUALITY = 90
 # By the beginning of a metric's name, what it means to somebody who has never seen one.
 MEANINGS = {
@@ -73,8 +75,8 @@ class Guide:
 def reading_guide(export: Export, shown: Sequence[ImagePage], folder: Path) -> Guide:
     """Choose an image, and write its pictures as reading-0.jpg and so on.
 
-    The image is the one whose light moves furthest from gamma 0 to gamma 2, of those that are predicted as the target
-    where there are any: there it is seen best what the comparison does.
+    The image is the one whose light moves furthest from gamma 0 to gamma 2: there it is seen best what the comparison
+    does. It is one of those that are predicted as the target and keep a third of their brightness, where there are any.
 
     Args:
         export: any.
@@ -82,12 +84,10 @@ def reading_guide(export: Export, shown: Sequence[ImagePage], folder: Path) -> G
         folder: that gets the pictures.
     """
     present = {name for name in REPORTED if export.metrics[name].null_count < export.metrics.num_rows}
-    meanings = {
-        words: MEANINGS[key] for name in REPORTED if name in present for key, words in [_meaning(name)] if key in MEANINGS
-    }
+    meanings = _meanings(present)
     row = _instructive(export, [image.line for image in shown if not image.problem])
     if row is None:
-        return Guide(None, [], list(meanings.items()), [], (0, 0))
+        return Guide(None, [], meanings, [], (0, 0))
     line = next(image.line for image in shown if image.line["row"] == row)
     names = export.manifest.classes
     references = [names[index] for index in line["references"] if index >= 0]
@@ -99,7 +99,7 @@ def reading_guide(export: Export, shown: Sequence[ImagePage], folder: Path) -> G
         drawn = (overlay(photo, heat) * 255).round().astype(np.uint8)
         Image.fromarray(drawn).save(folder / file, quality=QUALITY)
         steps.append(Step(file, gamma, question(names[line["target"]], references, gamma), float(heat.max())))
-    return Guide(line, steps, list(meanings.items()), references, (photo.shape[0], photo.shape[1]))
+    return Guide(line, steps, meanings, references, (photo.shape[0], photo.shape[1]))
 
 
 def question(target: str, references: Sequence[str], gamma: float) -> str:
@@ -118,10 +118,14 @@ def question(target: str, references: Sequence[str], gamma: float) -> str:
     return f"What makes it {target} rather than {others}?"
 
 
-def _meaning(name: str) -> tuple[str, str]:
-    """The key in MEANINGS of a metric, and what it is called."""
-    key = next((key for key in MEANINGS if name.startswith(key)), name)
-    return key, REPORTED[name].words.partition(" at ")[0]
+def _meanings(present: set[str]) -> list[tuple[str, str]]:
+    """Words and meaning of each metric that there is; once for those that differ in a share of pixels alone."""
+    found = {}
+    for beginning, meaning in MEANINGS.items():
+        names = sorted(name for name in present if name.startswith(beginning))
+        if names:
+            found[REPORTED[names[0]].words.partition(" at ")[0]] = meaning
+    return list(found.items())
 
 
 def _instructive(export: Export, lines: Sequence[dict[str, Any]]) -> int | None:
@@ -130,17 +134,21 @@ def _instructive(export: Export, lines: Sequence[dict[str, Any]]) -> int | None:
         return None
     lines = [line for line in lines if any(index >= 0 for index in line["references"])]
     lines = ([line for line in lines if line["predicted"] == line["target"]] or lines)[:LOOKED_AT]
-    moved = {line["row"]: _moved(export, line["row"]) for line in lines}
+    moves = {line["row"]: _move(export, line["row"]) for line in lines}
+    bright = {row: moved for row, (moved, kept) in moves.items() if kept >= KEPT}
+    moved = bright or {row: moved for row, (moved, _) in moves.items()}
     furthest = max(moved, key=lambda row: moved[row], default=None)
     return furthest if furthest is not None and moved[furthest] > 0 else None
 
 
-def _moved(export: Export, row: int) -> float:
-    """The share of a map's light that lies elsewhere at gamma 2 than at gamma 0; 0 where one of them is dark."""
+def _move(export: Export, row: int) -> tuple[float, float]:
+    """From gamma 0 to gamma 2, the share of a map's light that goes elsewhere, and that of its maximum that is kept; 0
+    twice where one of the maps is dark."""
     before, after = (_contrast(export, row, gamma) for gamma in (0.0, STRONG))
     if not before.max() > 0 or not after.max() > 0:
-        return 0.0
-    return float(np.abs(before / before.sum() - after / after.sum()).sum() / 2)
+        return 0.0, 0.0
+    moved = np.abs(before / before.sum() - after / after.sum()).sum() / 2
+    return float(moved), float(after.max() / before.max())
 
 
 def _contrast(export: Export, row: int, gamma: float, size: tuple[int, ...] | None = None) -> NDArray[np.float32]:

@@ -167,7 +167,6 @@ class _Writer:
             "overview.html",
             "",
             findings=findings(table, maps, *compared) if compared else [],
-            example_class=lines[0]["name"] if lines else "a name",
             accuracy=overview.accuracy(export.images),
             confidence=pc.mean(export.images["predicted_probability"]).as_py(),
             failures=failures[:FAILURE_LINES],
