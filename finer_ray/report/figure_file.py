@@ -44,4 +44,4 @@ def save_figure(figure: Figure, path: Path) -> None:
     suffix = path.suffix.lower()
     with matplotlib.rc_context(STYLE):
         dpi = PNG_DPI if suffix == ".png" else PRINT_DPI
-        figure.savefig(path, format=suffix[1:], dpi=dpi, metadata=UNSAID[suffix])
+        figure.savefig(path, format=suffix[1:], dpi=dpi, metadata=UNSAID[suffix], bbox_inches="tight", pad_inches=0.05)

@@ -69,7 +69,9 @@ def class_errors(export: Export, classes: list[int], best: BestMap) -> dict[int,
     found = {index: Errors() for index in classes}
     if not classes:
         return found
-    means = ", ".join(f"avg(CAST(m.{name} AS DOUBLE)) FILTER (isfinite(m.{name}::DOUBLE)) AS {name}" for name in REPORTED)
+    means = ", ".join(
+        f"avg(CAST(m.{name} AS DOUBLE)) FILTER (isfinite(m.{name}::DOUBLE)) AS {name}" for name in REPORTED
+    )
     values = {"map": best.name or "", "classes": classes}
     with duckdb.connect() as connection:
         connection.register("images", export.images)

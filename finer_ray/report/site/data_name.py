@@ -38,10 +38,8 @@ def _name(url: str, alone: bool) -> str:
     *folders, last = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
     file = re.fullmatch(r"(.*?)(\.[A-Za-z0-9]{1,8})+", last)
     # One of many files is named by its folder; a file alone, and a folder, by its own name.
-    if MANY.search(last) or (file and not alone):
-        parts = folders
-    else:
-        parts = [*folders, file[1] if file else last]
+    one_of_many = MANY.search(last) or (file and not alone)
+    parts = folders if one_of_many else [*folders, file[1] if file else last]
     return next((part for part in reversed(parts) if not MANY.search(part) and not _plain(part)), "")
 
 

@@ -57,7 +57,9 @@ def map_title(name: str) -> str:
 def _finding(metric: Metric, mine: dict[str, Any], other: dict[str, Any], finer: str, baseline: str) -> Finding:
     share = metric.name in SAID
     write: Callable[[float], str] = _percent if share else _plain
-    said = SAID.get(metric.name, f"has {metric.words} {{}} ({'higher' if metric.higher_is_better else 'lower'} is better)")
+    said = SAID.get(
+        metric.name, f"has {metric.words} {{}} ({'higher' if metric.higher_is_better else 'lower'} is better)"
+    )
     text = f"{map_title(finer)} {said.format(write(mine['mean']))}; {map_title(baseline)} {write(other['mean'])}"
     scale, digits, unit = (100, 1, " points") if share else (1, 3, "")
     low, high = (_signed(scale * mine[name], digits) for name in ("difference_low", "difference_high"))

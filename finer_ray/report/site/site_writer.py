@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import yaml
 
 from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
-from finer_ray.report.paper_table import baselines
 from finer_ray.report.best_map import best_map
+from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_errors import class_errors
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
@@ -108,7 +108,9 @@ class _Writer:
             if line["class"] in self._sample.classes:
                 self._class(line, known)
         self._overview(lines, shown)
-        self._page("reading.html", "reading.html", "", guide=reading_guide(self._export, shown, self._folder / "assets"))
+        self._page(
+            "reading.html", "reading.html", "", guide=reading_guide(self._export, shown, self._folder / "assets")
+        )
         sign = {"images": len(shown), "classes": len(self._sample.classes), "seed": self._seed}
         (self._folder / SIGN).write_text(json.dumps(sign), encoding="utf-8")
 
