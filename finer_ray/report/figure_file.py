@@ -14,7 +14,7 @@ UNSAID: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".png": {"Software": None},
 }
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "finer_ray", "pdf.fonttype": 42}
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "finer_ray", "pdf.fonttype": 42}
 # Of what is not drawn in lines: for the screen, and for print.
 PNG_DPI, PRINT_DPI = 220, 300
 

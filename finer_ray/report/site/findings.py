@@ -1,6 +1,6 @@
 """Findings: what the metrics say of an export's maps, in a sentence each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Finding:
     better: bool | None
 
 
-def findings(table: list[dict[str, Any]], maps: list[str], finer: str, baseline: str) -> list[Finding]:
+def findings(table: list[dict[str, Any]], maps: Sequence[str], finer: str, baseline: str) -> list[Finding]:
     """A finding for each metric of the annotated objects, or, without any, for the first metric that there is.
 
     Args:

@@ -161,4 +161,5 @@ def _contrast(export: Export, row: int, gamma: float, size: tuple[int, ...] | No
         weighting=saliency["weighting"],
         size=None if size is None else (size[0], size[1]),
     )
-    return np.nan_to_num(found)
+    known: NDArray[np.float32] = np.nan_to_num(found)
+    return known
