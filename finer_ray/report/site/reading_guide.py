@@ -76,7 +76,8 @@ def reading_guide(export: Export, shown: Sequence[ImagePage], folder: Path) -> G
     """Choose an image, and write its pictures as reading-0.jpg and so on.
 
     The image is the one whose light moves furthest from gamma 0 to gamma 2: there it is seen best what the comparison
-    does. It is one of those that are predicted as the target and keep a third of their brightness, where there are any.
+    does. It is one of those that are predicted right, or else as the target, and that keep a third of their maximum,
+    where there are any.
 
     Args:
         export: any.
@@ -133,7 +134,9 @@ def _instructive(export: Export, lines: Sequence[dict[str, Any]]) -> int | None:
     if not export.manifest.layout.basis:
         return None
     lines = [line for line in lines if any(index >= 0 for index in line["references"])]
-    lines = ([line for line in lines if line["predicted"] == line["target"]] or lines)[:LOOKED_AT]
+    of_target = [line for line in lines if line["predicted"] == line["target"]]
+    right = [line for line in of_target if line["label"] == line["predicted"]]
+    lines = (right or of_target or lines)[:LOOKED_AT]
     moves = {line["row"]: _move(export, line["row"]) for line in lines}
     bright = {row: moved for row, (moved, kept) in moves.items() if kept >= KEPT}
     moved = bright or {row: moved for row, (moved, _) in moves.items()}

@@ -251,3 +251,11 @@ def test_the_guide_asks_the_question_of_each_gamma(tmp_path: Path) -> None:
 def test_pages_say_what_lies_below_gamma_zero() -> None:
     assert question("a", ["b", "c", "d"], -1) == "What do a and b, c or d have in common?"
     assert question("a", [], 2) == "What speaks for a?"
+
+
+def test_the_guide_shows_an_image_that_is_predicted_right(tmp_path: Path) -> None:
+    made = make(tmp_path, images=24)
+    write_report(made, tmp_path / "report")
+    [row] = re.findall(r'href="images/(\d+)\.html"', (tmp_path / "report" / "reading.html").read_text())
+    line = made.images.to_pylist()[int(row)]
+    assert line["label"] == line["predicted"] == line["target"]
