@@ -332,8 +332,9 @@ def report(
     url: ExportUrl,
     to: Annotated[Path | None, typer.Option(help="The folder to write to; OUT/report, or ./report.")] = None,
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
-    classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
+    classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 15 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    title: Annotated[str | None, typer.Option(help="Of the report; the folder of the shards names it.")] = None,
 ) -> None:
     """Write a report for the browser, with live maps.
 
@@ -343,7 +344,7 @@ def report(
     from finer_ray.store.reading import open_export
 
     made = open_export(url)
-    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
+    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed, title))
 
 
 @app.command(rich_help_panel=LOOK)
@@ -504,6 +505,39 @@ def show(
     if note := draw_image(made, row, path, maps or (), gammas or ()):
         ERRORS.print(note)
     typer.echo(path)
+
+
+@app.command(rich_help_panel=LOOK)
+def figure(
+    url: ExportUrl,
+    to: Annotated[Path, typer.Option(help="The .svg, .pdf or .png file.")],
+    row: Annotated[int | None, typer.Option(min=0, help="Of the image: its row.")] = None,
+    key: Annotated[str | None, typer.Option(help="Of the image: its key, instead of its row.")] = None,
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Two classes instead, by name or index.")
+    ] = None,
+) -> None:
+    """Draw an image, or what tells two classes apart, for a paper.
+
+    As SVG (its text stays text), PDF (its fonts are inside) or PNG; the same bytes each time.
+    """
+    from finer_ray.report.figure_file import check_figure
+
+    if sum(given is not None for given in (row, key, pair)) != 1:
+        raise typer.BadParameter("give one of --row, --key and --pair")
+    check_figure(to)
+    from finer_ray.report.image_figure import draw_image, find_row
+    from finer_ray.store.reading import open_export
+
+    made = open_export(url)
+    if pair is not None:
+        from finer_ray.report.pair_figure import pair_figure
+        from finer_ray.traits.run import both_ways
+
+        pair_figure(made, both_ways(made, *pair), to)
+    elif note := draw_image(made, find_row(made, key or "") if row is None else row, to):
+        ERRORS.print(note)
+    typer.echo(to)
 
 
 @app.command(rich_help_panel=EXPLAIN)

@@ -9,16 +9,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from finer_ray.errors import ExportError, QueryError
+from finer_ray.errors import QueryError
 from finer_ray.metrics.table import REPORTED
 from finer_ray.report.contact_sheet import COLOURS, overlay
-from finer_ray.report.photos import read_photos
+from finer_ray.report.figure_file import check_figure, save_figure
+from finer_ray.report.photos import try_rows
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
 
 COLUMNS_ON_SHEET = 4
 # Without its photo a map is drawn in cells of the grid, this many pixels wide in all.
 SIDE = 224
+# Pixels of the photo, times those of the model's input (but of `native`).
+ENLARGED = 3
 
 
 def find_row(export: Export, key: str) -> int:
@@ -49,12 +52,12 @@ def _missing(connection: duckdb.DuckDBPyConnection, key: str) -> str:
 
 
 def draw_image(export: Export, row: int, path: Path, maps: Sequence[str] = (), gammas: Sequence[float] = ()) -> str:
-    """Draw one image as a PNG: its photo, its maps, and the contrast at some gammas.
+    """Draw one image: its photo, its maps, and the contrast at some gammas.
 
     Args:
         export: any.
         row: of the image.
-        path: of the PNG.
+        path: of the .svg, .pdf or .png file.
         maps: names; all that are stored when empty.
         gammas: each gives one more picture, from the contrast basis.
 
@@ -62,8 +65,10 @@ def draw_image(export: Export, row: int, path: Path, maps: Sequence[str] = (), g
         Why the photo is not drawn, or "".
 
     Raises:
-        QueryError: no image has this row. ExportError: no such map, or no basis for a gamma.
+        QueryError: no image has this row, or the path has another suffix. ExportError: no such map, or no basis for a
+            gamma.
     """
+    check_figure(path)
     line, scores = _lines(export, row)
     photo, note = _photo(export, row)
     size = (SIDE, SIDE) if photo is None else (photo.shape[0], photo.shape[1])
@@ -95,9 +100,12 @@ def _metrics(line: dict[str, Any]) -> str:
 
 def _photo(export: Export, row: int) -> tuple[NDArray[np.uint8] | None, str]:
     try:
-        return read_photos(export, [row])[0], ""
-    except (ExportError, KeyError) as error:
-        return None, f"maps alone, because the photo is gone: {error}"
+        [(_, found)] = try_rows(export, [row], region=False, enlarged=ENLARGED)
+    except KeyError as error:
+        found = str(error)
+    if isinstance(found, str):
+        return None, f"maps alone, because the photo is gone: {found}"
+    return found.image, ""
 
 
 def _drawn(photo: NDArray[np.uint8] | None, heat: NDArray[np.float32]) -> NDArray[Any]:
@@ -128,7 +136,7 @@ def _draw(pictures: Sequence[tuple[str, NDArray[Any]]], headline: str, path: Pat
     across = min(COLUMNS_ON_SHEET, len(pictures))
     down = -(-len(pictures) // across)
     high = 0.6 + 0.2 * (headline.count("\n") + 1)
-    figure = Figure(figsize=(max(2.6 * across, 6.5), 2.95 * down + high), dpi=110, layout="constrained")
+    figure = Figure(figsize=(max(2.6 * across, 6.5), 2.95 * down + high), layout="constrained")
     # A dollar in a key is no formula.
     figure.suptitle(headline, fontsize=9, x=0.01, ha="left", parse_math=False)
     axes: Any = figure.subplots(down, across, squeeze=False)
@@ -137,5 +145,4 @@ def _draw(pictures: Sequence[tuple[str, NDArray[Any]]], headline: str, path: Pat
     for axis, (title, picture) in zip(axes.flat, pictures, strict=False):
         axis.imshow(picture, cmap=COLOURS, vmin=0 if picture.ndim == 2 else None)
         axis.set_title(title, fontsize=8, parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
+from finer_ray.report.figure_file import check_figure, save_figure
 from finer_ray.report.photos import try_rows
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export
@@ -47,27 +48,29 @@ class Side:
 
 
 def pair_figure(export: Export, traits: Sequence[Trait], path: Path, gamma: float = DEFAULT.gamma) -> None:
-    """Draw what tells two classes from each other as a PNG: a line for each class that has a trait against the other.
+    """Draw what tells two classes from each other: a line for each class that has a trait against the other.
 
     Args:
         export: whose photos can be read again; those that cannot are left out.
         traits: of the pair, both ways, of kind pair; the first of each way is drawn.
-        path: of the PNG.
+        path: of the .svg, .pdf or .png file.
         gamma: that the traits were found with.
 
     Raises:
         ExportError: there is no trait of kind pair, or none of the photos of a class can be read again.
+        QueryError: the path has another suffix.
     """
+    check_figure(path)
     firsts = {(trait.a, trait.b): trait for trait in traits if trait.kind == "pair" and trait.rank == 1 and trait.cells}
     if not firsts:
         raise ExportError("no image of either class has evidence against the other: there is nothing to draw")
     sides = [_side(export, trait, gamma) for trait in firsts.values()]
-    figure = Figure(figsize=(12.4, 0.75 + 4.35 * len(sides)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12.4, 0.75 + 4.35 * len(sides)), layout="constrained")
     figure.suptitle(_headline(sides), fontsize=17, fontweight="bold", parse_math=False)
     bands: Any = figure.subfigures(len(sides), 1, squeeze=False)
     for side, band in zip(sides, bands[:, 0], strict=True):
         _draw(side, band)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _side(export: Export, trait: Trait, gamma: float) -> Side:

@@ -20,6 +20,8 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 16, 10, 44
 # Of a row of an interval chart, and of its names.
 ROW, NAMES = 26, 96
 SERIES = 6
+# Of one distribution of a histogram: its height with its name above it, and where it begins.
+STRIP, STRIP_LEFT = 72, 16
 
 
 @dataclass(frozen=True)
@@ -113,24 +115,44 @@ def line_chart(
 
 
 def histogram(values: dict[str, Values], x_title: str, bins: int = 24) -> Markup:
-    """Distributions as outlines over shared bins; heights are shares of each series.
+    """Distributions, one above another over the same axis and bins, each with its median; heights are shares.
 
     Args:
         values: by name, (n,) each; what is not finite is left out.
+        x_title: of the axis.
+        bins: over the range of all values together.
     """
     known = {name: column[np.isfinite(column)] for name, column in values.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(known.values())), bins=bins)
     shares = {name: np.histogram(column, edges)[0] / max(len(column), 1) for name, column in known.items()}
-    x = _Axis(edges, LEFT, WIDTH - RIGHT)
-    y = _Axis(np.concatenate([[0.0], *shares.values()]), HEIGHT - BOTTOM, TOP)
-    parts = [_frame(x, y, x_title, "share of images")]
-    for number, share in enumerate(shares.values()):
-        wide = np.repeat(edges, 2)
-        high = np.concatenate([[0.0], np.repeat(share, 2), [0.0]])
-        points = _points(x(wide), y(high))
-        parts.append(_tag("polygon", points=points, **{"class": f"band s{number % SERIES}"}))
-        parts.append(_tag("polyline", points=points, **{"class": f"line s{number % SERIES}"}))
-    return _figure(parts, HEIGHT, list(known), f"distribution of {x_title}")
+    peak = max(float(share.max()) for share in shares.values()) or 1.0
+    height = TOP + STRIP * len(known) + BOTTOM
+    x = _Axis(edges, STRIP_LEFT, WIDTH - RIGHT)
+    parts = []
+    for tick in x.ticks(8):
+        place = x(np.array([tick]))[0]
+        parts.append(_tag("line", x1=place, x2=place, y1=TOP, y2=height - BOTTOM, **{"class": "grid"}))
+        parts.append(_text(f"{tick:g}", place, height - BOTTOM + 17))
+    for number, (name, share) in enumerate(shares.items()):
+        foot = TOP + STRIP * (number + 1)
+        parts += _strip(x, edges, share / peak, foot, f"s{number % SERIES}")
+        parts.append(_text(name, STRIP_LEFT, foot - STRIP + 15, anchor="start", kind="title"))
+        if len(known[name]):
+            median = float(np.median(known[name]))
+            place = x(np.array([median]))[0]
+            parts.append(_tag("line", x1=place, x2=place, y1=foot - STRIP + 22, y2=foot, **{"class": "median"}))
+            parts.append(_text(f"median {median:.3g}", WIDTH - RIGHT, foot - STRIP + 15, anchor="end"))
+    parts.append(_text(x_title, (STRIP_LEFT + WIDTH - RIGHT) / 2, height - 8, kind="title"))
+    return _figure(parts, height, [], f"distribution of {x_title}")
+
+
+def _strip(x: _Axis, edges: Values, share: Values, foot: float, kind: str) -> list[Markup]:
+    """One distribution of a histogram: shares of the highest one, above its own foot line."""
+    level = foot - (STRIP - 24) * np.concatenate([[0.0], np.repeat(share, 2), [0.0]])
+    return [
+        _tag("polygon", points=_points(x(np.repeat(edges, 2)), level), **{"class": f"bars {kind}"}),
+        _tag("line", x1=STRIP_LEFT, x2=WIDTH - RIGHT, y1=foot, y2=foot, **{"class": "axis"}),
+    ]
 
 
 def interval_chart(rows: Sequence[Interval], x_title: str) -> Markup:

@@ -16,7 +16,7 @@ from finer_ray.errors import ExportError
 SIGN = "report.json"
 # Everything that a report holds, by path; what else is there is somebody's own.
 OURS = re.compile(
-    rf"(index|images)\.html|{re.escape(SIGN)}|(assets|classes|images)/|assets/[a-z]+\.(js|css)"
+    rf"(index|images|reading)\.html|{re.escape(SIGN)}|(assets|classes|images)/|assets/[a-z]+\.(js|css)|assets/reading-\d\.jpg"
     r"|classes/\d+\.html|images/\d+(\.html|\.jpg|-map\.jpg|-region\.png)"
 )
 

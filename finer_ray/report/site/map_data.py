@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finer_ray.images.decode import Decoded
+from finer_ray.report.best_map import best_map
 from finer_ray.report.paper_table import baselines
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.grids import own_grids
@@ -19,8 +20,8 @@ SHOWN = ("maps", "maps_scale", "basis", "basis_scale")
 
 
 def main_map(export: Export) -> str:
-    """The map that stands for an export: the first finer one with a baseline, or the first."""
-    return next(iter(baselines(export)), export.manifest.layout.maps[0])
+    """The map that stands for an export: the one that measures best, see `best_map`. The export has maps."""
+    return best_map(export).name or export.manifest.layout.maps[0]
 
 
 def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
@@ -42,6 +43,7 @@ def map_data(
     cells = (..., slice(own[0]), slice(own[1]))
     here = manifest.layout.registration or Registration.stretched(size, own.tolist())
     names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
+    finer, baseline = next(iter(baselines(export).items()), [manifest.layout.maps[0]] * 2)
     return {
         "size": list(size),
         "grid": own.tolist(),
@@ -64,8 +66,9 @@ def map_data(
         "gamma": saliency["gamma"],
         "aggregation": saliency["aggregation"],
         "weighting": saliency["weighting"],
-        "baseline": baselines(export).get(main_map(export), manifest.layout.maps[0]),
-        "finer": main_map(export),
+        "baseline": baseline,
+        "finer": finer,
+        "main": main_map(export),
     }
 
 

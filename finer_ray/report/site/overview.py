@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from finer_ray.metrics.metric import Metric
-from finer_ray.metrics.statistics import bootstrap_interval, mean_of
+from finer_ray.metrics.statistics import mean_of
 from finer_ray.metrics.table import REPORTED
 from finer_ray.report.paper_table import Cell, compare, metric_values
 from finer_ray.report.site.charts import Interval, Series, histogram, interval_chart, line_chart
@@ -23,13 +24,14 @@ PAIRS = 10
 
 
 def accuracy(images: pa.Table) -> dict[str, Any] | None:
-    """Share of labelled images that are predicted right, with its 95 % interval; None where none is labelled."""
+    """Share of labelled images that are predicted right, with its 95 % interval (Wilson's, which has a width also where
+    all are right); None where none is labelled."""
     known = images.filter(pc.is_valid(images["label"]))
     if not known.num_rows:
         return None
-    right = pc.cast(pc.equal(known["label"], known["predicted"]), pa.float64()).to_numpy()
-    low, high = bootstrap_interval(right)
-    return {"mean": float(right.mean()), "low": low, "high": high, "count": len(right)}
+    right, count = pc.sum(pc.equal(known["label"], known["predicted"])).as_py(), known.num_rows
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    return {"mean": right / count, "low": float(interval.low), "high": float(interval.high), "count": count}
 
 
 def failures(export: Export) -> list[dict[str, Any]]:
@@ -103,15 +105,17 @@ def similarity_chart(export: Export) -> Markup | None:
 
 
 def sweep_charts(
-    gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float
-) -> list[tuple[str, Markup]]:
-    """Words and chart of each metric by gamma, with 95 % intervals of the means (1.96 standard errors, as
-    `finer-ray study gamma`).
+    gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float, drawn: int, lacking: int
+) -> list[tuple[str, str, Markup]]:
+    """Words, of which images it is, and chart of each metric by gamma, with 95 % intervals of the means (1.96 standard
+    errors, as `finer-ray study gamma`).
 
     Args:
         gammas: (G,).
-        scores: by metric, (n, G); NaN where an image has none.
+        scores: by metric, (n, G) of the annotated images; NaN where a map is zero everywhere.
         gamma: the export's own, marked.
+        drawn: how many images the sample has, n of them annotated and at hand.
+        lacking: how many of these have no photo at hand.
     """
     charts = []
     for name, values in scores.items():
@@ -121,8 +125,21 @@ def sweep_charts(
         mean = mean_of(known)
         margin = np.nan_to_num(mean.margin)
         words, line = REPORTED[name].words, Series(name, gammas, mean.mean, mean.mean - margin, mean.mean + margin)
-        charts.append((words, line_chart([line], "gamma", f"{words} ({len(known)} images)", mark=gamma)))
+        left_out = {
+            "with no photo at hand": lacking,
+            "without an annotated region": drawn - lacking - len(values),
+            "whose map is zero at some gamma": len(values) - len(known),
+        }
+        charts.append((words, _of_images(len(known), drawn, left_out), line_chart([line], "gamma", words, mark=gamma)))
     return charts
+
+
+def _of_images(count: int, drawn: int, left_out: dict[str, int]) -> str:
+    """How many of the drawn images a chart is of, and why the others are left out."""
+    if count == drawn:
+        return f"All {count:,} images."
+    reasons = ", ".join(f"{many:,} {why}" for why, many in left_out.items() if many)
+    return f"{count:,} of {drawn:,} images; left out: {reasons}."
 
 
 def _cell(cell: Cell, metric: Metric) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from finer_ray.metrics.table import JUDGES
-from finer_ray.report.paper_table import baselines
+from finer_ray.report.best_map import best_map
 from finer_ray.store.reading import Export
 
 # Best, median and worst images of a class: as many of each.
@@ -76,11 +76,9 @@ def draw_sample(export: Export, images: int, classes: int, seed: int) -> Sample:
 
 
 def judge(export: Export) -> tuple[str | None, str | None]:
-    """The map and the metric that rank images: the first finer map with a baseline, or the first map."""
-    maps = [*baselines(export), *export.manifest.layout.maps]
-    mine = export.metrics.filter(pc.equal(export.metrics["map"], maps[0])) if maps else export.metrics.slice(0, 0)
-    present = [metric for metric in JUDGES if mine[metric].null_count < mine.num_rows]
-    return (maps[0], present[0]) if present else (None, None)
+    """The map and the metric that rank images: those of `best_map`; None twice where no image has a metric."""
+    best = best_map(export)
+    return (best.name, best.metric) if best.metric else (None, None)
 
 
 def _largest(export: Export, count: int, random: np.random.Generator) -> list[int]:

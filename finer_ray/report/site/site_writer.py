@@ -11,21 +11,26 @@ import pyarrow.compute as pc
 import yaml
 
 from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
+from finer_ray.report.best_map import best_map
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
+from finer_ray.report.site.class_errors import class_errors
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
+from finer_ray.report.site.data_name import data_name
+from finer_ray.report.site.findings import findings
 from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
-from finer_ray.report.site.map_data import input_size, main_map
+from finer_ray.report.site.map_data import input_size
 from finer_ray.report.site.page_sample import Sample, draw_sample
+from finer_ray.report.site.reading_guide import reading_guide
 from finer_ray.report.site.templating import environment
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js")
+ASSETS = ("site.css", "site.js", "finding.js", "maps.js", "paint.js", "view.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -33,18 +38,22 @@ FAILURE_LINES = 20
 EXAMPLES = 8
 
 
-def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0) -> Path:
+def write_report(
+    export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, title: str | None = None
+) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
     Numbers and charts of the overview are of all rows; pages are for a seeded sample of the images, and for the
-    largest classes with the best, median and worst of their images. The pages say so.
+    largest classes with the best, median and worst of their images, and with some that are predicted wrong. The pages
+    say so.
 
     Args:
         export: any.
         folder: to write to; new, empty, or an earlier report with nothing of anybody's in it.
         images: at most as many are drawn at random.
-        classes: at most as many get a page, each with at most 9 images more.
+        classes: at most as many get a page, each with at most 15 images more.
         seed: of the draws.
+        title: of the report; a name of the data set, from where its shards lie, when None.
 
     Returns:
         The page to open.
@@ -53,16 +62,19 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         ExportError: the folder is a file, or holds anything that no report of ours does.
     """
     with replaced(folder) as draft:
-        _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
+        _Writer(export, draft, draw_sample(export, images, classes, seed), seed, title).write()
     return folder / "index.html"
 
 
 class _Writer:
     """One report being written."""
 
-    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int) -> None:
+    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int, title: str | None) -> None:
         self._export, self._folder, self._sample, self._seed = export, folder, sample, seed
-        self._pages = sample.pages()
+        best = best_map(export)
+        self._errors = class_errors(export, sample.classes, best)
+        self._pages = sorted({*sample.pages(), *(row for known in self._errors.values() for row in known.pictured())})
+        self._confused = overview.confused_pairs(export)
         self._environment = environment(
             {
                 "names": export.manifest.classes,
@@ -75,7 +87,10 @@ class _Writer:
                 "colour_maps": NAMES,
                 "aggregations": AGGREGATIONS,
                 "weightings": WEIGHTINGS,
-                "main_map": main_map(export) if export.manifest.layout.maps else None,
+                "main_map": best.name,
+                "best": best,
+                "report_title": title or data_name(export.manifest.config["input"]["shards"]),
+                "has_pairs": bool(self._confused),
                 "baselines": baselines(export),
                 "input_size": partial(input_size, export),
             }
@@ -93,6 +108,9 @@ class _Writer:
             if line["class"] in self._sample.classes:
                 self._class(line, known)
         self._overview(lines, shown)
+        self._page(
+            "reading.html", "reading.html", "", guide=reading_guide(self._export, shown, self._folder / "assets")
+        )
         sign = {"images": len(shown), "classes": len(self._sample.classes), "seed": self._seed}
         (self._folder / SIGN).write_text(json.dumps(sign), encoding="utf-8")
 
@@ -132,6 +150,7 @@ class _Writer:
             "../",
             line=line,
             averaged=[metric for name, metric in REPORTED.items() if any(values[name]["count"] for values in maps)],
+            errors=self._errors[index],
             confusions=confusions(self._export, index),
             galleries=galleries(self._sample, index),
             known=known,
@@ -143,21 +162,30 @@ class _Writer:
         sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
         scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in OF_REGION if sweeps}
         failures, table = overview.failures(export), overview.metric_table(export)
+        maps = export.manifest.layout.maps
+        compared = next(iter(baselines(export).items()), None)
         self._page(
             "index.html",
             "overview.html",
             "",
+            findings=findings(table, maps, *compared) if compared else [],
             accuracy=overview.accuracy(export.images),
             confidence=pc.mean(export.images["predicted_probability"]).as_py(),
             failures=failures[:FAILURE_LINES],
             failure_reasons=len(failures),
-            pairs=overview.confused_pairs(export),
+            pairs=self._confused,
             table=table,
-            differences=overview.difference_charts(table, export.manifest.layout.maps, baselines(export)),
+            differences=overview.difference_charts(table, maps, baselines(export)),
             curves=curve_charts({name: mean_curves(export, name) for name in CURVES}),
             distributions=overview.distribution_charts(export),
             similarity=overview.similarity_chart(export),
-            sweep=overview.sweep_charts(GAMMAS, scores, export.manifest.config["saliency"]["gamma"]),
+            sweep=overview.sweep_charts(
+                GAMMAS,
+                scores,
+                export.manifest.config["saliency"]["gamma"],
+                len(drawn),
+                sum(bool(image.problem) for image in shown if image.line["row"] in drawn),
+            ),
             lines=lines[:CLASS_LINES],
             class_count=len(lines),
             config=yaml.safe_dump(_for_people(export.manifest.config), sort_keys=False, allow_unicode=True),

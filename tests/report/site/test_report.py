@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.errors import ExportError
+from finer_ray.report.best_map import best_map
 from finer_ray.report.site import write_report
-from finer_ray.report.site.charts import Series, line_chart
+from finer_ray.report.site.charts import Series, histogram, line_chart
+from finer_ray.report.site.class_errors import PICTURED, class_errors
 from finer_ray.report.site.curves import image_curves, mean_curves
 from finer_ray.report.site.overview import accuracy, failures, similarity_chart
 from finer_ray.report.site.page_sample import PICKS, draw_sample
@@ -82,7 +84,7 @@ def test_pages_say_what_the_tables_say(tmp_path: Path) -> None:
     assert f"{100 * right:.1f}\N{NO-BREAK SPACE}%" in text
     finer = export.metrics.filter(np.array(export.metrics["map"]) == "finer_gradcam")
     assert f"{np.mean(finer['localisation'].to_numpy()):.3f}" in text
-    assert len(found) == 2 + 4 + 12
+    assert len(found) == 3 + 4 + 12
     assert "Every image has a page" in text
     # Two failures differ in a number and a name alone.
     lines = failures(export)
@@ -158,10 +160,8 @@ def test_a_sample_is_bounded_seeded_and_holds_best_and_worst(tmp_path: Path) -> 
     assert (one.rows, one.picks) == (same.rows, same.picks)
     assert one.rows != other.rows
     assert (len(one.rows), len(one.classes)) == (10, 2)
-    assert (one.by, one.map) == ("localisation", "finer_gradcam")
-    values = {
-        line["row"]: line["localisation"] for line in export.metrics.to_pylist() if line["map"] == "finer_gradcam"
-    }
+    assert (one.by, one.map) == ("localisation", best_map(export).name)
+    values = {line["row"]: line["localisation"] for line in export.metrics.to_pylist() if line["map"] == one.map}
     for index in one.classes:
         mine = sorted(
             (values[line["row"]] for line in export.images.to_pylist() if line["label"] == index), reverse=True
@@ -173,7 +173,12 @@ def test_a_sample_is_bounded_seeded_and_holds_best_and_worst(tmp_path: Path) -> 
         assert len(drawn) <= 3 * PICKS + 1
     found = report(tmp_path, export, images=10, classes=2)
     assert "10 of 96 images drawn at random (seed 0)" in found["index.html"].text
-    assert sum(name.startswith("images/") for name in found) == len(one.pages()) <= 10 + 2 * (3 * PICKS + 1)
+    wrong = [
+        row for errors in class_errors(export, one.classes, best_map(export)).values() for row in errors.pictured()
+    ]
+    assert {int(name[7:-5]) for name in found if name.startswith("images/")} == {*one.pages(), *wrong}
+    assert len(one.pages()) <= 10 + 2 * (3 * PICKS + 1)
+    assert len(wrong) <= 2 * PICTURED
     assert sum(name.startswith("classes/") for name in found) == 2
 
 
@@ -338,6 +343,28 @@ def test_charts_are_drawn_where_the_values_are() -> None:
     assert bottom > top
 
 
+def test_distributions_stand_one_above_another_with_their_medians() -> None:
+    random = np.random.default_rng(0)
+    values = {f"map {place}": random.normal(place, 0.3, 200) for place in range(4)}
+    values["<b>none</b>"] = np.array([np.nan])
+    chart = histogram(values, "x & y")
+    boxes = [
+        np.array(re.findall(r"([\d.]+),([\d.]+)", points), float) for points in re.findall(r'points="([^"]*)"', chart)
+    ]
+    assert len(boxes) == 5
+    feet = [box[:, 1].max() for box in boxes]
+    for box, above in zip(boxes[1:], feet, strict=False):
+        # None reaches into the one above it.
+        assert box[:, 1].min() > above
+    medians = re.findall(r'<line x1="([\d.]+)"[^>]*class="median"', chart)
+    assert len(medians) == 4
+    assert sorted(medians, key=float) == medians
+    for name, column in list(values.items())[:4]:
+        assert f"{name}</text>" in chart
+        assert f"median {np.median(column):.3g}" in chart
+    assert "&lt;b&gt;none" in chart
+
+
 def test_selections_are_told_without_what_their_files_hold(tmp_path: Path) -> None:
     by_class = {"file": "refs.json", "classes": {"17": [123456]}}
     text = report(tmp_path / "a", make(tmp_path / "a", saliency={"selection": by_class}))["index.html"].text
@@ -360,4 +387,6 @@ def test_the_median_stands_beside_the_mean_of_confidence_drops(tmp_path: Path) -
         line["confidence_drop_05"] = -3000.0 if line["row"] == 0 else 0.125
     export.metrics = pa.Table.from_pylist(lines, METRICS)
     text = report(tmp_path, export)["index.html"].text
-    assert text.count("median 0.125") == 2
+    table, charts = text.split("Does the comparison help?")
+    assert table.count("median 0.125") == 2
+    assert charts.count("median 0.125") == 2

@@ -86,6 +86,6 @@
   document.addEventListener("DOMContentLoaded", () => {
     toggles();
     document.querySelectorAll("table.sortable").forEach(sorts);
-    document.querySelectorAll("input[type=search]").forEach(searches);
+    document.querySelectorAll("input[data-items]").forEach(searches);
   });
 })();
