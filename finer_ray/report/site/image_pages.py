@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from finer_ray.errors import FinerRayError
 from finer_ray.images.decode import Decoded
-from finer_ray.report.contact_sheet import overlay
 from finer_ray.report.gamma_sweep import sweep_scores
+from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import try_rows
 from finer_ray.report.site.map_data import SHOWN, main_map, map_data
 from finer_ray.store.reading import Export

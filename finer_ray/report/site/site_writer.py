@@ -14,7 +14,7 @@ from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
-from finer_ray.report.site.colours import NAMES, colours_script
+from finer_ray.report.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
 from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images

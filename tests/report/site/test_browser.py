@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from finer_ray.report.site import write_report
-from finer_ray.report.site.colours import colour_table
+from finer_ray.report.colours import colour_table
 from finer_ray.store.reading import Export
 from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
 from tests.report.site.exports import SIZE, make
