@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finer_ray.images.decode import Decoded
 from finer_ray.report.paper_table import baselines
 from finer_ray.saliency.registration import Registration
+from finer_ray.saliency.spec import maps_of
 from finer_ray.store.grids import own_grids
 from finer_ray.store.reading import Export
 
@@ -41,6 +42,7 @@ def map_data(
     own = own_grids(tensors["maps"][:1])[0]
     cells = (..., slice(own[0]), slice(own[1]))
     here = manifest.layout.registration or Registration.stretched(size, own.tolist())
+    cams = {spec.name: spec.cam for spec in maps_of(saliency)}
     names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
     return {
         "size": list(size),
@@ -51,6 +53,8 @@ def map_data(
                 "name": name,
                 "scale": float(tensors["maps_scale"][place]),
                 "values": _base64(tensors["maps"][place][cells]),
+                # The basis is Grad-CAM's: its maps alone can be held against those that the page computes.
+                "comparable": cams.get(name) == "gradcam",
             }
             for place, name in enumerate(manifest.layout.maps)
         ],

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import yaml
 
 from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
+from finer_ray.report.colours import NAMES, colours_script
+from finer_ray.report.overlay import MODES, STRENGTH
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
-from finer_ray.report.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
 from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
@@ -25,7 +26,7 @@ from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js")
+ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js", "pointer.js", "figure.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -73,6 +74,8 @@ class _Writer:
                 "class_pages": set(sample.classes),
                 "metrics": METRICS,
                 "colour_maps": NAMES,
+                "display_modes": MODES,
+                "strength": STRENGTH,
                 "aggregations": AGGREGATIONS,
                 "weightings": WEIGHTINGS,
                 "main_map": main_map(export) if export.manifest.layout.maps else None,
