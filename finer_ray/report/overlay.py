@@ -1,12 +1,12 @@
 """Overlays: a map over its photo, so that the photo keeps its colours.
 
 The formula, which `site/assets/paint.js` computes too. A value m of a map has the level q = floor(256 m / peak), cut to
-0..255, and the heat v = q / 255. A mode gives each level a colour and an opacity alpha, of a layer over the photo:
+0..255, and the heat v = min(1, 1.6 q / 255). A mode gives each level a colour and an opacity alpha, of a layer over the photo:
 
     pixel = (1 - alpha) * photo + alpha * colour
 
 - heat: alpha = strength * v, and the colour map from its 77th colour on, because its dark end would only dim the photo.
-- hot: alpha = strength * (1 - min(1, 1.6 v)), and a dark grey: the photo is itself where the map is high.
+- hot: alpha = strength * (1 - v), and a dark grey: the photo is itself where the map is high.
 - full: alpha = strength, and the whole colour map: equal opacity everywhere.
 
 Opacities are rounded to 1/255, as a canvas holds them. The page also draws contours, at 25, 50 and 75 % of the peak.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from finer_ray.report.colours import NAMES, colour_table
 
 STRENGTH = 0.75
-# First colour of `heat`; grey of `hot`, and what its heat is multiplied with.
+# First colour of `heat`; grey of `hot`; 1 / REACH of the peak is as hot as can be.
 FIRST, DARK, REACH = 77, 26, 1.6
 # Modes of the page's display by what they are called there; the first is the default.
 MODES = {"heat": "heat", "hot": "only where it is hot", "contours": "contours", "full": "full cover"}
@@ -65,10 +65,10 @@ def levels(heat: NDArray[np.float32], peak: float) -> NDArray[np.uint8]:
 def layer_table(mode: str, colours: str, strength: float) -> NDArray[np.uint8]:
     """Red, green, blue and opacity of the layer at each level, (256, 4) uint8; arguments as of `overlay`."""
     level = np.arange(256)
-    share = level / 255
+    share = np.minimum(1, REACH * level / 255)
     colour, alpha = {
         "heat": (colour_table(colours)[FIRST + (255 - FIRST) * level // 255], share),
-        "hot": (np.full((256, 3), DARK), 1 - np.minimum(1, REACH * share)),
+        "hot": (np.full((256, 3), DARK), 1 - share),
         "full": (colour_table(colours), np.ones(256)),
     }[mode]
     return np.column_stack([colour, np.floor(255 * strength * alpha + 0.5)]).astype(np.uint8)

@@ -3,13 +3,13 @@
 "use strict";
 
 (() => {
-  /* First colour of `heat`; grey of `hot`, and what its heat is multiplied with: as in overlay.py. */
+  /* First colour of `heat`; grey of `hot`; 1 / REACH of the peak is as hot as can be: as in overlay.py. */
   const [FIRST, DARK, REACH] = [77, 26, 1.6];
   /* Contours: shares of the peak, and places of their colours in the colour map. */
   const LINES = [[0.25, 115], [0.5, 180], [0.75, 245]];
   const EDGE = "rgb(0 0 0 / 65%)";
   /* Pixels along the longer side of a canvas with contours. */
-  const FINE = 720;
+  const FINE = 640;
 
   /* 256 colours as the 32-bit words of a canvas's pixels. */
   function palette(hex) {
@@ -33,14 +33,18 @@
     const table = new Uint32Array(256);
     const hot = mode === "hot" && !signed;
     for (let level = 0; level < 256; level++) {
-      const share = signed ? Math.min(1, Math.abs(level - 128) / 127) : level / 255;
-      const alpha = hot ? 1 - Math.min(1, REACH * share) : mode === "full" ? 1 : share;
-      const place = signed || mode === "full" ? level : FIRST + Math.floor(((255 - FIRST) * level) / 255);
-      const colour = hot ? DARK * 0x010101 : colours[place] & 0xffffff;
+      const height = signed ? Math.min(1, Math.abs(level - 128) / 127) : level / 255;
+      const share = Math.min(1, REACH * height);
+      const alpha = hot ? 1 - share : mode === "full" ? 1 : share;
+      const kept = signed ? fromMiddle(Math.sign(level - 128), height) : FIRST + Math.floor(((255 - FIRST) * level) / 255);
+      const colour = hot ? DARK * 0x010101 : colours[mode === "full" ? level : kept] & 0xffffff;
       table[level] = (Math.floor(255 * strength * alpha + 0.5) << 24) | colour;
     }
     return table;
   }
+
+  /* Place of a signed colour: those in the middle are nearly white, and would only pale the photo. */
+  const fromMiddle = (sign, share) => Math.round(127.5 + sign * (40 + 87 * share));
 
   /* A map on a canvas over its photo.
      canvas: of the map's size, or as an earlier call left it. map: height * width values.
@@ -74,14 +78,14 @@
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.globalAlpha = Math.min(1, 0.25 + strength);
     context.lineCap = "round";
-    const thin = Math.max(canvas.width, canvas.height) / 280;
-    for (const [share, place] of lines(signed)) {
-      const path = isoline(map, width, height, share * peak, times);
-      for (const [colour, line] of [[EDGE, 2.2 * thin], [css(colours[place]), thin]]) {
-        context.strokeStyle = colour;
-        context.lineWidth = line;
-        context.stroke(path);
-      }
+    const thin = Math.max(canvas.width, canvas.height) / 340;
+    const found = lines(signed).map(([share, place]) => [isoline(map, width, height, share * peak, times), colours[place]]);
+    const edge = new Path2D();
+    for (const [path] of found) edge.addPath(path);
+    for (const [path, line, colour] of [[edge, 2.2 * thin, EDGE], ...found.map(([path, word]) => [path, thin, css(word)])]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.stroke(path);
     }
   }
 
@@ -90,20 +94,20 @@
   /* Shares of the peak and places in the colour map of each line. */
   function lines(signed) {
     if (!signed) return LINES;
-    return [-0.75, -0.5, -0.25, 0.25, 0.5, 0.75].map((share) => [share, Math.round(127.5 + 150 * share)]);
+    return [-0.75, -0.5, -0.25, 0.25, 0.5, 0.75].map((share) => [share, fromMiddle(Math.sign(share), 0.6 * Math.abs(share))]);
   }
 
   /* Where a map has a value, by marching squares over its pixels' centres. */
   function isoline(map, width, height, value, times) {
     const path = new Path2D();
-    const step = Math.max(1, Math.round(width / 224));
+    const step = Math.max(1, Math.round(width / 112));
     for (let y = 0; y + step < height; y += step) {
       for (let x = 0; x + step < width; x += step) {
         const at = y * width + x;
-        const corners = [map[at], map[at + step], map[at + step * width + step], map[at + step * width]];
-        const [a, b, c, d] = corners;
-        const above = (a >= value) + (b >= value) + (c >= value) + (d >= value);
-        if (above === 0 || above === 4) continue;
+        const [a, b, c, d] = [map[at], map[at + step], map[at + step * width + step], map[at + step * width]];
+        const above = a >= value;
+        if (above === b >= value && above === c >= value && above === d >= value) continue;
+        const corners = [a, b, c, d];
         // Sides that the line crosses, in the order around the square; two, or four at a saddle.
         const points = [];
         for (let side = 0; side < 4; side++) {
@@ -133,11 +137,15 @@
         const centre = Math.round(options.signed ? 127.5 + 127.5 * share : 255 * share);
         words.fill(options.colours[place], centre - 4, centre + 5);
       }
-    } else words.set(layerTable(options));
+    } else words.set(layerTable({ ...options, strength: 1 }));
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  const peakOf = (map) => map.reduce((a, b) => Math.max(a, b), 0);
+  function peakOf(map) {
+    let peak = 0;
+    for (let i = 0; i < map.length; i++) if (map[i] > peak) peak = map[i];
+    return peak;
+  }
 
   Object.assign(window.finerRay, { palettes, layerTable, paint, strip, peakOf });
 })();

@@ -11,6 +11,23 @@
   const minus = (text) => String(text).replace("-", "−");
   const bare = !data.photo;
 
+  /* A function that keeps its last answer: moving gamma leaves the stored map and the baseline as they are. */
+  function keeping(compute) {
+    let [key, answer] = [];
+    return (asked) => {
+      const now = JSON.stringify(asked);
+      if (now !== key) [key, answer] = [now, compute(asked)];
+      return answer;
+    };
+  }
+  const contrast = () => keeping((asked) => image.upsampled(image.contrast(asked)));
+  const maps = {
+    stored: keeping((name) => image.upsampled(image.stored[name])),
+    baseline: contrast(),
+    live: contrast(),
+    beside: contrast(),
+  };
+
   /* What is asked of the live map, or of the second one, which has a gamma and references of its own. */
   function settings(gamma, reference) {
     return {
@@ -27,7 +44,7 @@
     return {
       kind,
       asked,
-      map: image.upsampled(image.contrast(asked)),
+      map: maps[kind](asked),
       comparable: true,
       title: `Finer-CAM, γ ${minus(asked.gamma.toFixed(2))}`,
       question: sentence(data.target, names, asked.gamma, asked.reverse),
@@ -40,13 +57,12 @@
       map: live.map.map((value, i) => value - baseline[i]),
       signed: true,
       title: "Difference to the baseline",
-      question: `γ ${minus(live.asked.gamma.toFixed(2))} minus γ 0.`,
     };
   }
 
   function stored(name) {
     const { comparable } = data.maps.find((map) => map.name === name);
-    return { kind: "beside", map: image.upsampled(image.stored[name]), comparable, title: name };
+    return { kind: "beside", map: maps.stored(name), comparable, title: name };
   }
 
   /* The maps as they are shown now, each with the value that has the last colour. */
@@ -54,7 +70,7 @@
     const chosen = control("beside").value;
     if (!image.basis) return scaled([stored(chosen.slice("stored:".length))]);
     const live = comparison("live", settings("gamma", "reference"));
-    const baseline = image.upsampled(image.contrast({ ...live.asked, gamma: 0 }));
+    const baseline = maps.baseline({ ...live.asked, gamma: 0 });
     const beside =
       chosen === "difference" ? difference(live, baseline)
       : chosen === "second" ? comparison("beside", settings("gamma-2", "second"))
@@ -65,13 +81,14 @@
   /* One scale for what has one unit: sums of Grad-CAM's weights times activations. It reaches to the baseline's maximum
      at least, so that it stays while gamma moves. */
   function scaled(found, least = 0) {
-    for (const panel of found) panel.peak = panel.signed ? peakOf(panel.map.map(Math.abs)) : peakOf(panel.map);
+    for (const panel of found) panel.peak = panel.signed ? Math.max(peakOf(panel.map), peakOf(panel.map.map((value) => -value))) : peakOf(panel.map);
     const together = control("scale")?.value === "shared" ? found.filter((panel) => panel.comparable) : [];
     const end = Math.max(least, ...together.map((panel) => panel.peak));
     for (const panel of found) panel.end = together.includes(panel) ? end : panel.peak;
     return found;
   }
 
+  const painted = {};
   function draw(panel) {
     const part = (name) => control(`${panel.kind}-${name}`);
     const { signed, peak, end } = panel;
@@ -83,12 +100,19 @@
       mode: bare && control("mode").value !== "contours" ? "full" : control("mode").value,
       strength: bare ? 1 : Number(control("opacity").value),
     };
-    paint(part("map"), panel.map, options);
-    strip(part("scale"), options);
-    panel.low = signed ? `less, ${minus(compact(-end))}` : "0";
-    panel.high = signed ? `${compact(end)}, more` : compact(end);
+    const last = painted[panel.kind];
+    // A stored map under the same options is as it was.
+    if (last?.map !== panel.map || Object.keys(options).some((name) => options[name] !== last.options[name])) {
+      paint(part("map"), panel.map, options);
+      strip(part("scale"), options);
+      part("scale").dataset.mode = options.mode;
+      painted[panel.kind] = { map: panel.map, options };
+    }
+    panel.low = signed ? `${minus(compact(-end))} less` : "0";
+    panel.high = signed ? `${compact(end)} more` : compact(end);
     panel.note = peak > 0 ? `maximum ${compact(peak)}` : "zero everywhere";
-    if (signed) panel.note = peak > 0 ? "than the baseline" : "no difference";
+    if (peak > 0 && peak < end / 4) panel.note += `, ${Math.round((100 * peak) / end)} % of the scale`;
+    if (signed) panel.note = peak > 0 ? `γ ${control("gamma-value").textContent} minus γ 0` : "no difference";
     part("low").textContent = panel.low;
     part("high").textContent = panel.high;
     part("title").textContent = panel.title;
@@ -100,16 +124,16 @@
   let shown = [];
   function drawMaps() {
     shown = panels();
+    if (image.basis) {
+      const [live, beside] = shown;
+      control("beside-question").textContent = beside.question ?? "";
+      control("beside-question").hidden = !beside.question;
+      document.querySelector(".panels").classList.toggle("even", Boolean(beside.question || beside.signed));
+      control("scale-hint").textContent = hint(beside);
+      sayLive(live);
+      if (control("second")) sayOther();
+    }
     shown.forEach(draw);
-    const beside = shown.find((panel) => panel.kind === "beside");
-    const compared = beside.question !== undefined;
-    if (!image.basis) return;
-    control("beside-question").textContent = beside.question ?? "";
-    control("beside-question").hidden = !compared;
-    document.querySelector(".panels").classList.toggle("even", compared);
-    control("scale-hint").textContent = hint(beside);
-    sayLive(shown[0]);
-    if (control("second")) sayOther();
   }
 
   function hint(beside) {
