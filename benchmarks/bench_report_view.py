@@ -1,8 +1,8 @@
 """How long does a page take from a move of the gamma slider to the frame that shows it?
 
 A page of a report is opened in Chromium from disk, with its maps at 224 and 448 pixels (the same grid and photo, its
-`size` and `centres` multiplied). For each way of display, and each panel beside the live map, the slider moves 50 times;
-each move is timed from right before its event, at the start of a frame, until the next frame has been painted.
+`size` and `centres` multiplied). For each way of display, and each panel beside the live map, the slider moves 50
+times; each move is timed from right before its event, at the start of a frame, until the next frame has been painted.
 
     python -m benchmarks.bench_report_view REPORT ROW
 """

@@ -1,7 +1,8 @@
 """Overlays: a map over its photo, so that the photo keeps its colours.
 
 The formula, which `site/assets/paint.js` computes too. A value m of a map has the level q = floor(256 m / peak), cut to
-0..255, and the heat v = min(1, 1.6 q / 255). A mode gives each level a colour and an opacity alpha, of a layer over the photo:
+0..255, and the heat v = min(1, 1.6 q / 255). A mode gives each level a colour and an opacity alpha, of a layer over the
+photo:
 
     pixel = (1 - alpha) * photo + alpha * colour
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from finer_ray.report.colours import NAMES, colour_table
 
-STRENGTH = 0.75
+STRENGTH = 0.65
 # First colour of `heat`; grey of `hot`; 1 / REACH of the peak is as hot as can be.
 FIRST, DARK, REACH = 77, 26, 1.6
 # Modes of the page's display by what they are called there; the first is the default.

@@ -46,12 +46,13 @@
       ...panel,
       layers: [...photo, document.getElementById(`${panel.kind}-map`).toDataURL(), ...outline],
       scale: document.getElementById(`${panel.kind}-scale`).toDataURL(),
+      back: getComputedStyle(document.getElementById(`${panel.kind}-scale`)).backgroundColor,
     }));
-    return [...(data.photo ? [{ title: "Photo", note: "as the model sees it", layers: [...photo, ...outline] }] : []), ...maps];
+    return [...photo.map((href) => ({ title: "Photo", note: "as the model sees it", layers: [href, ...outline] })), ...maps];
   }
 
-  function legend(svg, { low, high, scale }, x, y) {
-    svg.append(element("rect", { x, y, width: SIDE, height: 9, fill: "#8a9299" }));
+  function legend(svg, { low, high, scale, back }, x, y) {
+    svg.append(element("rect", { x, y, width: SIDE, height: 9, fill: back }));
     svg.append(element("image", { x, y, width: SIDE, height: 9, href: scale, preserveAspectRatio: "none" }));
     const below = { y: y + 24, "font-size": 12, fill: SOFT };
     svg.append(element("text", { ...below, x }, low));

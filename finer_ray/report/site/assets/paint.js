@@ -29,7 +29,7 @@
   );
 
   /* The layer's colour and opacity at each level. Of a signed map 128 is zero, and a spotlight would hide the sign. */
-  function layerTable({ colours, mode = "heat", strength = 0.75, signed = false }) {
+  function layerTable({ colours, mode = "heat", strength = 0.65, signed = false }) {
     const table = new Uint32Array(256);
     const hot = mode === "hot" && !signed;
     for (let level = 0; level < 256; level++) {
@@ -71,7 +71,7 @@
     context.putImageData(image, 0, 0);
   }
 
-  function contours(canvas, map, width, height, { peak, colours, signed = false, strength = 0.75 }) {
+  function contours(canvas, map, width, height, { peak, colours, signed = false, strength = 0.65 }) {
     const times = Math.max(1, Math.round(FINE / Math.max(width, height)));
     [canvas.width, canvas.height] = [times * width, times * height];
     if (!(peak > 0)) return;
