@@ -37,7 +37,7 @@ class ImagePage:
         metrics: lines of the table `metrics`, in the order of the maps.
         problem: why its photo cannot be shown, or None.
         region: whether its annotated region is at hand.
-        data: what the page's script needs (see `map_data`).
+        data: what the page's script needs: `map_data`, with `photo` and `outline` where it has them (see `_embedded`).
         sweep: by metric of regions, its values at `GAMMAS`, (G,); None without a region or a basis.
     """
 

@@ -35,7 +35,11 @@ def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
 def map_data(
     export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
 ) -> dict[str, Any]:
-    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
+    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales.
+
+    A map is `comparable` where its values have the unit of those that the page computes from the basis, which is
+    Grad-CAM's: sums of gradients' means times activations. Other methods' maps have units of their own.
+    """
     manifest = export.manifest
     saliency = manifest.config["saliency"]
     size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
@@ -53,7 +57,6 @@ def map_data(
                 "name": name,
                 "scale": float(tensors["maps_scale"][place]),
                 "values": _base64(tensors["maps"][place][cells]),
-                # The basis is Grad-CAM's: its maps alone can be held against those that the page computes.
                 "comparable": cams.get(name) == "gradcam",
             }
             for place, name in enumerate(manifest.layout.maps)

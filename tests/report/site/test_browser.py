@@ -190,6 +190,19 @@ def test_maps_side_by_side_have_one_scale(browser: Browser, export: Export) -> N
     assert ends == pytest.approx([peaks[3], stored], rel=0.005)
 
 
+def test_a_map_of_another_unit_has_a_scale_of_its_own(
+    driver: webdriver.Chrome, browser: Browser, tmp_path: Path
+) -> None:
+    export = make(tmp_path, images=1, maps=("gradcam", "finer_gradcam", "layercam"), saliency={"gamma": 0.6})
+    other = Browser(driver, write_report(export, tmp_path / "report").parent)
+    other.open("images/0.html#beside=stored:layercam")
+    own = float(export.maps([0], "layercam", size=SIZE).max())
+    live = max(float(export.contrast([0], gamma, size=SIZE).max()) for gamma in (0, 0.6))
+    assert float(other.text("beside-high")) == pytest.approx(own, rel=0.005)
+    assert float(other.text("live-high")) == pytest.approx(live, rel=0.005)
+    assert "layercam has another unit" in other.text("scale-hint")
+
+
 def test_difference_to_the_baseline(browser: Browser, export: Export) -> None:
     browser.open("images/0.html#beside=difference&gamma=2")
     maps = [export.contrast([0], gamma, size=SIZE)[0] for gamma in (2.0, 0.0)]
@@ -252,13 +265,18 @@ def test_figures_are_saved_without_a_request(browser: Browser, tmp_path: Path, s
     allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
     browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
     browser.open(f"images/0.html#{state}")
+    if not state:
+        # Names may hold what XML cannot.
+        browser.driver.execute_script("window.finerRay.data.target += String.fromCharCode(1, 0xd800)")
+        browser.set("gamma", 0.6)
     for kind in ("svg", "png"):
         browser.driver.find_element(By.CSS_SELECTOR, f"[data-figure={kind}]").click()
     paths = [tmp_path / f"image-0-gamma-0.6.{kind}" for kind in ("svg", "png")]
     WebDriverWait(browser.driver, 10).until(lambda _: all(path.is_file() for path in paths))
     root = ElementTree.fromstring(paths[0].read_text(encoding="utf-8"))  # noqa: S314 - the page wrote it
     texts = " ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text"))
-    assert browser.text("question") in texts
+    assert "What makes it cat" in texts
+    assert "rather than dog, fox or <b>hen</b>?" in texts
     assert "γ 0.60 against dog, fox, <b>hen</b>" in texts
     photo = base64.b64encode((browser.folder / "images/0.jpg").read_bytes()).decode()
     assert sum(photo in str(element.attrib) for element in root) == 3

@@ -9,10 +9,13 @@
   const [SIDE, GAP, EDGE] = [360, 20, 24];
   const [INK, SOFT] = ["#1c2024", "#5c6670"];
 
+  /* What XML cannot hold: control characters, and halves of characters. */
+  const UNFIT = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|\p{Cs}/gu;
+
   function element(name, attributes, text = "") {
     const made = document.createElementNS(SPACE, name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.textContent = text;
+    made.textContent = text.replace(UNFIT, "\ufffd");
     return made;
   }
 
@@ -40,7 +43,7 @@
 
   /* The photo, and the maps over it in the order of the page. */
   function pictures() {
-    const outline = document.getElementById("region").checked ? [data.outline] : [];
+    const outline = document.getElementById("region").checked && data.outline ? [data.outline] : [];
     const photo = data.photo ? [data.photo] : [];
     const maps = shown().map((panel) => ({
       ...panel,
