@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import read_photos
 from finer_ray.store.reading import Export
 
@@ -19,7 +17,6 @@ COLUMNS_ON_SHEET = 2
 # Characters that fit above one picture.
 WIDTH = 36
 TITLES = {"gradcam": "Grad-CAM", "finer_gradcam": "Finer-CAM"}
-COLOURS = "inferno"
 
 
 def contact_sheet(
@@ -83,23 +80,3 @@ def captions(
 
 def _wrapped(text: str) -> str:
     return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, WIDTH))
-
-
-def overlay(photo: NDArray[np.uint8], heat: NDArray[np.float32], strength: float = 0.65) -> NDArray[np.float64]:
-    """A map over its photo: the brighter the map, the more of its colour; each map from 0 to its own maximum.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        heat: (H, W) non-negative.
-        strength: share of colour where the map is at its maximum.
-
-    Returns:
-        (H, W, 3) in [0, 1].
-    """
-    peak = float(heat.max())
-    level = heat / peak if peak > 0 else np.zeros_like(heat)
-    colour = matplotlib.colormaps[COLOURS](level)[..., :3]
-    # Where the map is low the photo is dimmed, so that light stands for saliency whatever the photo's own light.
-    share = (0.35 + (strength - 0.35) * level)[..., None]
-    mixed: NDArray[np.float64] = (1 - share) * (photo / 255.0) * (0.45 + 0.55 * level[..., None]) + share * colour
-    return mixed.clip(0, 1)

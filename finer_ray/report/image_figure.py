@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from finer_ray.errors import QueryError
 from finer_ray.metrics.table import REPORTED
-from finer_ray.report.contact_sheet import COLOURS, overlay
+from finer_ray.report.colours import NAMES
 from finer_ray.report.figure_file import check_figure, save_figure
+from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import try_rows
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
@@ -143,6 +144,6 @@ def _draw(pictures: Sequence[tuple[str, NDArray[Any]]], headline: str, path: Pat
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (title, picture) in zip(axes.flat, pictures, strict=False):
-        axis.imshow(picture, cmap=COLOURS, vmin=0 if picture.ndim == 2 else None)
+        axis.imshow(picture, cmap=NAMES[0], vmin=0 if picture.ndim == 2 else None)
         axis.set_title(title, fontsize=8, parse_math=False)
     save_figure(figure, path)

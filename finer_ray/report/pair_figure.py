@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
 from finer_ray.report.figure_file import check_figure, save_figure
+from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import try_rows
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import Export
@@ -136,7 +137,7 @@ def _draw(side: Side, band: SubFigure) -> None:
         axis.set_axis_off()
     axes["photo"].imshow(side.photos[0])
     axes["photo"].set_title(textwrap.fill(side.name, 34), fontsize=12, fontweight="bold", parse_math=False)
-    axes["lit"].imshow(spotlight(side.photos[0], side.lit))
+    axes["lit"].imshow(overlay(side.photos[0], side.lit, mode="hot"))
     axes["lit"].set_title(textwrap.fill(f"where it is not a {side.other}", 38), fontsize=11, parse_math=False)
     for name in ("photo", "lit"):
         axes[name].add_patch(Circle(side.centres[0], 1.3 * max(side.cell), fill=False, color=RING, linewidth=2.5))
@@ -149,22 +150,6 @@ def _draw(side: Side, band: SubFigure) -> None:
 def _seen(trait: Trait) -> str:
     share = f"in {trait.prevalence_a:.0%} of {trait.images_a} images" if trait.prevalence_a is not None else ""
     return f"seen {share}; {trait.mass:.0%} of the evidence"
-
-
-def spotlight(photo: NDArray[np.uint8], level: NDArray[np.float32]) -> NDArray[np.float64]:
-    """A photo that is dark but where the level is high.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        level: (H, W) in [0, 1].
-
-    Returns:
-        (H, W, 3) in [0, 1].
-    """
-    grey = np.repeat(photo.mean(2, keepdims=True), 3, axis=2) / 255 * 0.36
-    share = np.clip(level * 1.6, 0, 1)[..., None]
-    lit: NDArray[np.float64] = (1 - share) * grey + share * (photo / 255)
-    return lit
 
 
 def close_up(photo: NDArray[np.uint8], centre: tuple[float, float], side: float) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError
 from finer_ray.pipeline.export import export
-from finer_ray.report.pair_figure import ENLARGED, _side, centre, close_up, pair_figure, spotlight
+from finer_ray.report.pair_figure import ENLARGED, _side, centre, close_up, pair_figure
 from finer_ray.saliency.registration import Registration
 from finer_ray.store.reading import open_export
 from finer_ray.traits import Settings, Shown, Trait
@@ -37,14 +37,6 @@ def test_close_ups_are_squares_inside_the_photo() -> None:
     np.testing.assert_array_equal(close_up(photo, (30, 20), 10), photo[15:25, 25:35])
     np.testing.assert_array_equal(close_up(photo, (1, 39), 10), photo[30:, :10])
     assert close_up(photo, (30, 20), 100).shape == (40, 40, 3)
-
-
-def test_the_spotlight_leaves_colours_where_it_is_bright() -> None:
-    photo = np.full((2, 2, 3), (200, 40, 0), dtype=np.uint8)
-    lit = spotlight(photo, np.array([[1.0, 0.0], [0.0, 0.0]], dtype=np.float32))
-    np.testing.assert_allclose(lit[0, 0], photo[0, 0] / 255)
-    dark = lit[1, 1]
-    assert dark[0] == dark[1] == dark[2] < 0.2
 
 
 def test_rings_lie_in_photos_of_all_sizes_and_names_are_no_formulas(tmp_path: Path, job: Callable[..., Config]) -> None:

@@ -1,5 +1,6 @@
 """Images: for each one that gets a page, its photo as files, and the numbers from which the page redraws its maps."""
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from scipy import ndimage
 
 from finer_ray.errors import FinerRayError
 from finer_ray.images.decode import Decoded
-from finer_ray.report.contact_sheet import overlay
 from finer_ray.report.gamma_sweep import sweep_scores
+from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import try_rows
 from finer_ray.report.site.map_data import SHOWN, main_map, map_data
 from finer_ray.store.reading import Export
@@ -35,7 +36,7 @@ class ImagePage:
         metrics: lines of the table `metrics`, in the order of the maps.
         problem: why its photo cannot be shown, or None.
         region: whether its annotated region is at hand.
-        data: what the page's script needs (see `map_data`).
+        data: what the page's script needs: `map_data`, with `photo` and `outline` where it has them (see `_embedded`).
         sweep: by metric of regions, its values at `GAMMAS`, (G,); None without a region or a basis.
     """
 
@@ -76,7 +77,7 @@ def show_images(export: Export, rows: Sequence[int], folder: Path) -> Iterator[I
                 metrics=metrics.get(row, []),
                 problem=found if isinstance(found, str) else None,
                 region=decoded is not None and decoded.region is not None,
-                data=map_data(export, lines[row][0], tensors, decoded),
+                data=map_data(export, lines[row][0], tensors, decoded) | _embedded(folder / str(row)),
                 sweep=_sweep(export, row, decoded),
             )
 
@@ -102,6 +103,19 @@ def _write(stem: Path, decoded: Decoded, heat: NDArray[np.float32]) -> None:
     Image.fromarray(drawn).save(f"{stem}-map.jpg", quality=QUALITY)
     if decoded.region is not None:
         Image.fromarray(_outline(decoded.region), "RGBA").save(f"{stem}-region.png", optimize=True)
+
+
+def _embedded(stem: Path) -> dict[str, str]:
+    """The photo's and the outline's files as data: addresses, by `photo` and `outline`, where there are such files.
+
+    A page from disk may show the image file beside it but not read it, and saves figures from these.
+    """
+    kinds = {"photo": (".jpg", "image/jpeg"), "outline": ("-region.png", "image/png")}
+    return {
+        name: f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        for name, (suffix, kind) in kinds.items()
+        if (path := stem.with_name(stem.name + suffix)).is_file()
+    }
 
 
 def _outline(region: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from finer_ray.images.decode import Decoded
 from finer_ray.report.best_map import best_map
 from finer_ray.report.paper_table import baselines
 from finer_ray.saliency.registration import Registration
+from finer_ray.saliency.spec import maps_of
 from finer_ray.store.grids import own_grids
 from finer_ray.store.reading import Export
 
@@ -35,13 +36,18 @@ def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
 def map_data(
     export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
 ) -> dict[str, Any]:
-    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
+    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales.
+
+    A map is `comparable` where its values have the unit of those that the page computes from the basis, which is
+    Grad-CAM's: sums of gradients' means times activations. Other methods' maps have units of their own.
+    """
     manifest = export.manifest
     saliency = manifest.config["saliency"]
     size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
     own = own_grids(tensors["maps"][:1])[0]
     cells = (..., slice(own[0]), slice(own[1]))
     here = manifest.layout.registration or Registration.stretched(size, own.tolist())
+    cams = {spec.name: spec.cam for spec in maps_of(saliency)}
     names = [manifest.classes[index] if index >= 0 else None for index in line["references"]]
     finer, baseline = next(iter(baselines(export).items()), [manifest.layout.maps[0]] * 2)
     return {
@@ -53,6 +59,7 @@ def map_data(
                 "name": name,
                 "scale": float(tensors["maps_scale"][place]),
                 "values": _base64(tensors["maps"][place][cells]),
+                "comparable": cams.get(name) == "gradcam",
             }
             for place, name in enumerate(manifest.layout.maps)
         ],

@@ -12,11 +12,12 @@ import yaml
 
 from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
 from finer_ray.report.best_map import best_map
+from finer_ray.report.colours import NAMES, colours_script
+from finer_ray.report.overlay import MODES, STRENGTH
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.class_errors import class_errors
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
-from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
 from finer_ray.report.site.data_name import data_name
 from finer_ray.report.site.findings import findings
@@ -30,7 +31,6 @@ from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-ASSETS = ("site.css", "site.js", "finding.js", "maps.js", "paint.js", "view.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -85,6 +85,8 @@ class _Writer:
                 "class_pages": set(sample.classes),
                 "metrics": METRICS,
                 "colour_maps": NAMES,
+                "display_modes": MODES,
+                "strength": STRENGTH,
                 "aggregations": AGGREGATIONS,
                 "weightings": WEIGHTINGS,
                 "main_map": best.name,
@@ -115,9 +117,8 @@ class _Writer:
         (self._folder / SIGN).write_text(json.dumps(sign), encoding="utf-8")
 
     def _assets(self) -> None:
-        source = Path(__file__).parent / "assets"
-        for name in ASSETS:
-            shutil.copyfile(source / name, self._folder / "assets" / name)
+        for asset in sorted((Path(__file__).parent / "assets").iterdir()):
+            shutil.copyfile(asset, self._folder / "assets" / asset.name)
         (self._folder / "assets" / "colours.js").write_text(colours_script(), encoding="utf-8")
 
     def _images(self) -> list[ImagePage]:

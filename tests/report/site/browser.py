@@ -62,6 +62,11 @@ class Browser:
         values = self.driver.execute_script("return Array.from(window.finerRay.map())")
         return np.array(values, dtype=np.float32).reshape(SIZE)
 
+    def shown(self, place: int) -> np.ndarray:
+        """The map of a panel: 0 is the live one, 1 is beside it."""
+        values = self.driver.execute_script("return Array.from(window.finerRay.shown()[arguments[0]].map)", place)
+        return np.array(values, dtype=np.float32).reshape(SIZE)
+
     def pixels(self, canvas: str = "live-map") -> np.ndarray:
         return np.array(self.driver.execute_script(PIXELS, canvas), dtype=np.uint8).reshape(*SIZE, 4)
 

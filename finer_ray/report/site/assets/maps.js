@@ -99,15 +99,19 @@ window.finerRay = (() => {
     }
 
     function upsampled(map) {
+      // Along the rows of the grid first: each of them serves many rows of pixels.
+      const wide = new Float64Array(rows * width);
+      for (let x = 0; x < width; x++) {
+        const { first, second, share } = across[x];
+        for (let row = 0; row < rows; row++) {
+          wide[row * width + x] = map[row * columns + first] * (1 - share) + map[row * columns + second] * share;
+        }
+      }
       const result = new Float32Array(height * width);
       for (let y = 0; y < height; y++) {
         const { first, second, share } = down[y];
-        for (let x = 0; x < width; x++) {
-          const { first: left, second: right, share: part } = across[x];
-          const upper = map[first * columns + left] * (1 - part) + map[first * columns + right] * part;
-          const lower = map[second * columns + left] * (1 - part) + map[second * columns + right] * part;
-          result[y * width + x] = upper * (1 - share) + lower * share;
-        }
+        const [upper, lower, here] = [first * width, second * width, y * width];
+        for (let x = 0; x < width; x++) result[here + x] = wide[upper + x] * (1 - share) + wide[lower + x] * share;
       }
       return result;
     }

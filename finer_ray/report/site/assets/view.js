@@ -1,68 +1,187 @@
-/* The image view: its controls, and what they draw. */
+/* The image view: its controls, and what they draw. Adds `map` and `shown` to `finerRay`, for the scripts that follow
+   and for tests; `drawn` is sent to the document after each drawing. */
 "use strict";
 
 (() => {
-  const { open, referenceWeights, sentence, compact, palettes, paint, peakOf } = window.finerRay;
+  const { open, referenceWeights, sentence, compact, palettes, paint, strip, peakOf } = window.finerRay;
   const data = JSON.parse(document.getElementById("data").textContent);
   const image = open(data);
-  const { height, width, present } = image;
-  const logits = data.references.map((reference) => reference.logit);
+  const known = data.references.map((_, k) => k).filter((k) => image.present[k]);
   const control = (name) => document.getElementById(name);
+  const minus = (text) => String(text).replace("-", "−");
+  const bare = !data.photo;
 
-  function settings() {
-    const known = data.references.map((_, k) => k).filter((k) => present[k]);
+  /* A function that keeps its last answer: moving gamma leaves the stored map and the baseline as they are. */
+  function keeping(compute) {
+    let [key, answer] = [];
+    return (asked) => {
+      const now = JSON.stringify(asked);
+      if (now !== key) [key, answer] = [now, compute(asked)];
+      return answer;
+    };
+  }
+  const contrast = () => keeping((asked) => image.upsampled(image.contrast(asked)));
+  const maps = {
+    stored: keeping((name) => image.upsampled(image.stored[name])),
+    baseline: contrast(),
+    live: contrast(),
+    beside: contrast(),
+  };
+
+  /* What is asked of the live map, or of the second one, which has a gamma and references of its own. */
+  function settings(gamma, reference) {
     return {
-      gamma: Number(control("gamma").value),
-      references: known.filter((k) => control(`reference-${k}`)?.checked),
+      gamma: Number(control(gamma).value),
+      references: known.filter((k) => control(`${reference}-${k}`)?.checked),
       aggregation: control("aggregation").value,
       weighting: control("weighting").value,
       reverse: control("reverse").checked,
     };
   }
 
-  function drawStored() {
-    const chosen = control("stored").value;
-    const map = image.upsampled(image.stored[chosen]);
-    const peak = peakOf(map);
-    paint(control("stored-map"), map, peak, palettes[control("colours").value]);
-    control("stored-peak").textContent = `maximum ${compact(peak)}`;
-    control("stored-map").setAttribute("aria-label", `Stored map ${chosen} over the photo`);
+  function comparison(kind, asked) {
+    const names = asked.references.map((k) => data.references[k].name);
+    return {
+      kind,
+      asked,
+      map: maps[kind](asked),
+      comparable: true,
+      title: `Finer-CAM, γ ${minus(asked.gamma.toFixed(2))}`,
+      question: sentence(data.target, names, asked.gamma, asked.reverse),
+    };
   }
 
-  let current = null;
-  function drawLive() {
-    if (!image.basis) return;
-    const asked = settings();
-    current = image.upsampled(image.contrast(asked));
-    const peak = peakOf(current);
-    paint(control("live-map"), current, peak, palettes[control("colours").value]);
-    control("gamma-value").textContent = asked.gamma.toFixed(2).replace("-", "−");
-    control("live-peak").textContent = peak > 0 ? `maximum ${compact(peak)}` : "zero everywhere";
-    const names = asked.references.map((k) => data.references[k].name);
-    const gamma = String(asked.gamma).replace("-", "−");
-    const question = sentence(data.target, names, asked.gamma, asked.reverse);
+  function difference(live, baseline) {
+    return {
+      kind: "beside",
+      map: live.map.map((value, i) => value - baseline[i]),
+      signed: true,
+      title: "Difference to the baseline",
+    };
+  }
+
+  function stored(name) {
+    const { comparable } = data.maps.find((map) => map.name === name);
+    return { kind: "beside", map: maps.stored(name), comparable, title: name };
+  }
+
+  /* The maps as they are shown now, each with the value that has the last colour. */
+  function panels() {
+    const chosen = control("beside").value;
+    if (!image.basis) return scaled([stored(chosen.slice("stored:".length))]);
+    const live = comparison("live", settings("gamma", "reference"));
+    const baseline = maps.baseline({ ...live.asked, gamma: 0 });
+    const beside =
+      chosen === "difference" ? difference(live, baseline)
+      : chosen === "second" ? comparison("beside", settings("gamma-2", "second"))
+      : stored(chosen.slice("stored:".length));
+    return scaled([live, beside], peakOf(baseline));
+  }
+
+  /* One scale for what has one unit: sums of Grad-CAM's weights times activations. It reaches to the baseline's maximum
+     at least, so that it stays while gamma moves. */
+  function scaled(found, least = 0) {
+    for (const panel of found) panel.peak = panel.signed ? Math.max(peakOf(panel.map), peakOf(panel.map.map((value) => -value))) : peakOf(panel.map);
+    const together = control("scale")?.value === "shared" ? found.filter((panel) => panel.comparable) : [];
+    const end = Math.max(least, ...together.map((panel) => panel.peak));
+    for (const panel of found) panel.end = together.includes(panel) ? end : panel.peak;
+    return found;
+  }
+
+  const painted = {};
+  function draw(panel) {
+    const part = (name) => control(`${panel.kind}-${name}`);
+    const { signed, peak, end } = panel;
+    const options = {
+      peak: end,
+      signed,
+      colours: palettes[signed ? "diverging" : control("colours").value],
+      // Without a photo there is nothing to keep the colours of.
+      mode: bare && control("mode").value !== "contours" ? "full" : control("mode").value,
+      strength: bare ? 1 : Number(control("opacity").value),
+    };
+    const last = painted[panel.kind];
+    // A stored map under the same options is as it was.
+    if (last?.map !== panel.map || Object.keys(options).some((name) => options[name] !== last.options[name])) {
+      paint(part("map"), panel.map, options);
+      strip(part("scale"), options);
+      part("scale").dataset.mode = options.mode;
+      painted[panel.kind] = { map: panel.map, options };
+    }
+    panel.low = signed ? `${minus(compact(-end))} less` : "0";
+    panel.high = signed ? `${compact(end)} more` : compact(end);
+    panel.note = peak > 0 ? `maximum ${compact(peak)}` : "zero everywhere";
+    if (peak > 0 && peak < end / 4) panel.note += `, ${Math.round((100 * peak) / end)} % of the scale`;
+    if (signed) panel.note = peak > 0 ? `γ ${control("gamma-value").textContent} minus γ 0` : "no difference";
+    part("low").textContent = panel.low;
+    part("high").textContent = panel.high;
+    part("title").textContent = panel.title;
+    part("note").textContent = panel.note;
+    part("map").setAttribute("aria-label", `${panel.title} over the photo. ${panel.question ?? ""}`);
+    part("scale").setAttribute("aria-label", `Colours of ${panel.title}, from ${panel.low} to ${panel.high}`);
+  }
+
+  let shown = [];
+  function drawMaps() {
+    shown = panels();
+    if (image.basis) {
+      const [live, beside] = shown;
+      control("beside-question").textContent = beside.question ?? "";
+      control("beside-question").hidden = !beside.question;
+      document.querySelector(".panels").classList.toggle("even", Boolean(beside.question || beside.signed));
+      control("scale-hint").textContent = hint(beside);
+      sayLive(live);
+      if (control("second")) sayOther();
+    }
+    shown.forEach(draw);
+  }
+
+  function hint(beside) {
+    if (control("scale").value === "own") return "Colours of two maps cannot be held against each other.";
+    const reach = "From 0 to the largest value of the maps shown and of the baseline.";
+    if (beside.signed) return `${reach} The difference has a scale of its own.`;
+    return beside.comparable ? reach : `${reach} ${beside.title} has another unit, so its scale is its own.`;
+  }
+
+  function sayLive({ asked, question }) {
+    control("gamma-value").textContent = minus(asked.gamma.toFixed(2));
     control("question").textContent = question;
-    control("live-map").setAttribute("aria-label", `${question} Gamma ${gamma}, ${asked.aggregation}.`);
-    const weights = referenceWeights(asked.references.map((k) => logits[k]), asked.weighting);
+    const logits = asked.references.map((k) => data.references[k].logit);
+    const weights = referenceWeights(logits, asked.weighting);
     data.references.forEach((_, k) => {
       const cell = control(`weight-${k}`);
       const place = asked.references.indexOf(k);
       const counted = place >= 0 && asked.aggregation !== "max_before_relu";
-      if (cell) cell.textContent = counted ? weights[place].toFixed(2).replace("-", "−") : "–";
+      if (cell) cell.textContent = counted ? minus(weights[place].toFixed(2)) : "–";
     });
     control("weighting").disabled = asked.aggregation === "max_before_relu";
-    Object.assign(window.finerRay, { map: () => current, settings: asked, peak });
   }
 
-  function blend() {
-    const share = Number(control("opacity").value);
-    document.querySelectorAll(".stack canvas").forEach((canvas) => (canvas.style.opacity = share));
-    control("opacity-value").textContent = `${Math.round(100 * share)} %`;
-    const scale = control("scale");
-    const context = scale.getContext("2d");
-    const line = context.createImageData(256, 1);
-    new Uint32Array(line.data.buffer).set(palettes[control("colours").value]);
-    context.putImageData(line, 0, 0);
+  function sayOther() {
+    control("second").hidden = control("beside").value !== "second";
+    control("gamma-2-value").textContent = minus(Number(control("gamma-2").value).toFixed(2));
+  }
+
+  /* The settings in words: on printed pages and saved figures, where there are no controls. */
+  function sayState() {
+    const words = (name) => control(name).selectedOptions[0].textContent;
+    const parts = [];
+    if (image.basis) {
+      const { gamma, references, aggregation, weighting, reverse } = shown[0].asked;
+      const names = references.map((k) => data.references[k].name).join(", ") || "nothing";
+      parts.push(`γ ${minus(gamma.toFixed(2))} against ${names}`, aggregation);
+      if (aggregation !== "max_before_relu") parts.push(`weights: ${weighting}`);
+      if (reverse) parts.push("reversed");
+    }
+    parts.push(`display: ${words("mode")}`, `strength ${control("opacity-value").textContent}`, words("colours"));
+    if (image.basis) parts.push(`colour scale: ${words("scale")}`);
+    const state = control("state");
+    parts.push(`${state.dataset.key}, row ${state.dataset.row}`);
+    state.textContent = parts.join(" · ");
+  }
+
+  function drawRest() {
+    control("opacity-value").textContent = `${Math.round(100 * Number(control("opacity").value))} %`;
     const region = control("region");
     document.querySelectorAll(".outline").forEach((outline) => (outline.hidden = !region.checked));
   }
@@ -99,16 +218,14 @@
   }
 
   function redraw() {
-    drawStored();
-    drawLive();
-    blend();
+    drawMaps();
+    drawRest();
+    sayState();
     remember();
+    document.dispatchEvent(new Event("drawn"));
   }
 
-  for (const canvas of document.querySelectorAll(".stack canvas")) {
-    canvas.width = width;
-    canvas.height = height;
-  }
+  Object.assign(window.finerRay, { data, map: () => shown.find((panel) => panel.kind === "live").map, shown: () => shown });
   restore();
   document.querySelector(".controls").addEventListener("input", redraw);
   document.querySelectorAll("[data-gamma]").forEach((button) =>
@@ -130,7 +247,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    if (event.target.closest("input, select, button, textarea, .scroll")) return;
+    if (event.target.closest("input, select, button, textarea, .scroll, .stack")) return;
     const way = { ArrowLeft: "before", ArrowRight: "after" }[event.key];
     if (way) document.getElementById(way)?.click();
   });

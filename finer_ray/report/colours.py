@@ -1,4 +1,4 @@
-"""Colour maps for the page's script: perceptually uniform ones that colour-blind readers can follow."""
+"""Colour maps of maps: perceptually uniform ones that colour-blind readers can follow, and one with two ends."""
 
 import json
 
@@ -7,6 +7,8 @@ import numpy as np
 
 # cividis looks alike with and without red-green blindness; the others rise evenly in light.
 NAMES = ("inferno", "viridis", "cividis")
+# Of differences: purple below zero, orange above, which colour-blind readers tell apart.
+DIVERGING = "PuOr_r"
 
 
 def colour_table(name: str) -> np.ndarray:
@@ -17,5 +19,6 @@ def colour_table(name: str) -> np.ndarray:
 
 def colours_script() -> str:
     """A script that sets `finerRayColours`: for each name, 256 colours as one string of hexadecimal digits."""
-    tables = {name: colour_table(name).tobytes().hex() for name in NAMES}
+    names = {name: name for name in NAMES} | {"diverging": DIVERGING}
+    tables = {key: colour_table(name).tobytes().hex() for key, name in names.items()}
     return f"window.finerRayColours = {json.dumps(tables)};\n"
