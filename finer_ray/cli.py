@@ -317,6 +317,7 @@ def report(
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
     classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs of classes that get a page.")] = 12,
 ) -> None:
     """Write a report for the browser, with live maps.
 
@@ -326,7 +327,7 @@ def report(
     from finer_ray.store.reading import open_export
 
     made = open_export(url)
-    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
+    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed, pairs))
 
 
 @app.command(rich_help_panel=LOOK)

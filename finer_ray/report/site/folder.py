@@ -16,8 +16,9 @@ from finer_ray.errors import ExportError
 SIGN = "report.json"
 # Everything that a report holds, by path; what else is there is somebody's own.
 OURS = re.compile(
-    rf"(index|images)\.html|{re.escape(SIGN)}|(assets|classes|images)/|assets/[a-z]+\.(js|css)"
+    rf"(index|images|pairs)\.html|{re.escape(SIGN)}|(assets|classes|images|pairs)/|assets/[a-z]+\.(js|css)"
     r"|classes/\d+\.html|images/\d+(\.html|\.jpg|-map\.jpg|-region\.png)"
+    r"|pairs/\d+-\d+(\.html|-\d+(-lit)?\.jpg)"
 )
 
 

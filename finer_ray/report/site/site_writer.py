@@ -20,20 +20,27 @@ from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
 from finer_ray.report.site.map_data import input_size, main_map
 from finer_ray.report.site.page_sample import Sample, draw_sample
+from finer_ray.report.site.pair_data import pair_data
+from finer_ray.report.site.pair_pages import PairPage, pair_pages, wanted_rows
+from finer_ray.report.site.pair_pictures import draw_pictures, ring
 from finer_ray.report.site.templating import environment
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js")
+ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js", "pair.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
 # Images on the overview.
 EXAMPLES = 8
+# Pairs of classes on the overview's first screen.
+TELLING = 3
 
 
-def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0) -> Path:
+def write_report(
+    export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, pairs: int = 12
+) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
     Numbers and charts of the overview are of all rows; pages are for a seeded sample of the images, and for the
@@ -45,6 +52,7 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         images: at most as many are drawn at random.
         classes: at most as many get a page, each with at most 9 images more.
         seed: of the draws.
+        pairs: at most as many pairs of classes get a page: the most confused, the most telling and the most similar.
 
     Returns:
         The page to open.
@@ -53,16 +61,16 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         ExportError: the folder is a file, or holds anything that no report of ours does.
     """
     with replaced(folder) as draft:
-        _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
+        _Writer(export, draft, draw_sample(export, images, classes, seed), seed, pair_pages(export, pairs)).write()
     return folder / "index.html"
 
 
 class _Writer:
     """One report being written."""
 
-    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int) -> None:
-        self._export, self._folder, self._sample, self._seed = export, folder, sample, seed
-        self._pages = sample.pages()
+    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int, pairs: list[PairPage]) -> None:
+        self._export, self._folder, self._sample, self._seed, self._pairs = export, folder, sample, seed, pairs
+        self._pages = sorted({*sample.pages(), *wanted_rows(pairs)})
         self._environment = environment(
             {
                 "names": export.manifest.classes,
@@ -78,11 +86,13 @@ class _Writer:
                 "main_map": main_map(export) if export.manifest.layout.maps else None,
                 "baselines": baselines(export),
                 "input_size": partial(input_size, export),
+                "pair_pages": {page.pair.classes for page in pairs},
+                "ring": partial(ring, export),
             }
         )
 
     def write(self) -> None:
-        for name in ("assets", "classes", "images"):
+        for name in ("assets", "classes", "images", "pairs"):
             (self._folder / name).mkdir(parents=True)
         self._assets()
         shown = self._images()
@@ -92,6 +102,7 @@ class _Writer:
         for line in lines:
             if line["class"] in self._sample.classes:
                 self._class(line, known)
+        self._write_pairs(known)
         self._overview(lines, shown)
         sign = {"images": len(shown), "classes": len(self._sample.classes), "seed": self._seed}
         (self._folder / SIGN).write_text(json.dumps(sign), encoding="utf-8")
@@ -137,6 +148,15 @@ class _Writer:
             known=known,
         )
 
+    def _write_pairs(self, known: dict[int, ImagePage]) -> None:
+        if not self._pairs:
+            return
+        pictures = draw_pictures(self._export, self._pairs, self._folder / "pairs")
+        self._environment.globals |= {"known": known, "pictures": pictures}
+        for page in self._pairs:
+            self._page(f"pairs/{page.name}.html", "pair.html", "../", page=page, data=pair_data(self._export, page))
+        self._page("pairs.html", "pairs.html", "", shown=self._pairs)
+
     def _overview(self, lines: list[dict[str, Any]], shown: list[ImagePage]) -> None:
         export = self._export
         drawn = set(self._sample.rows)
@@ -164,6 +184,7 @@ class _Writer:
             examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
             lacking=[image for image in shown if image.problem],
             page_count=len(self._pages),
+            telling=self._pairs[:TELLING],
         )
 
     def _page(self, name: str, template: str, root: str, **context: Any) -> None:

@@ -20,13 +20,14 @@
   );
 
   /* Colours of a map (height * width values) from 0 to a peak; the canvas has its size. */
-  function paint(canvas, map, peak, colours) {
+  function paint(canvas, map, { peak, colours, mode = "full" }) {
     // Pixels are set one by one, and may be read: a canvas in the processor's memory, not the graphics card's.
     const context = canvas.getContext("2d", { willReadFrequently: true });
     const image = context.createImageData(canvas.width, canvas.height);
     const words = new Uint32Array(image.data.buffer);
     for (let i = 0; i < map.length; i++) {
-      words[i] = colours[peak > 0 ? Math.max(0, Math.min(255, Math.floor((256 * map[i]) / peak))) : 0];
+      const level = peak > 0 ? Math.max(0, Math.min(255, Math.floor((256 * map[i]) / peak))) : 0;
+      words[i] = mode === "heat" ? (colours[level] & 0xffffff) | (Math.min(230, 1.4 * level) << 24) : colours[level];
     }
     context.putImageData(image, 0, 0);
   }

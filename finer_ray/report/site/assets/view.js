@@ -24,7 +24,7 @@
     const chosen = control("stored").value;
     const map = image.upsampled(image.stored[chosen]);
     const peak = peakOf(map);
-    paint(control("stored-map"), map, peak, palettes[control("colours").value]);
+    paint(control("stored-map"), map, { peak, colours: palettes[control("colours").value] });
     control("stored-peak").textContent = `maximum ${compact(peak)}`;
     control("stored-map").setAttribute("aria-label", `Stored map ${chosen} over the photo`);
   }
@@ -35,7 +35,7 @@
     const asked = settings();
     current = image.upsampled(image.contrast(asked));
     const peak = peakOf(current);
-    paint(control("live-map"), current, peak, palettes[control("colours").value]);
+    paint(control("live-map"), current, { peak, colours: palettes[control("colours").value] });
     control("gamma-value").textContent = asked.gamma.toFixed(2).replace("-", "−");
     control("live-peak").textContent = peak > 0 ? `maximum ${compact(peak)}` : "zero everywhere";
     const names = asked.references.map((k) => data.references[k].name);

@@ -1,0 +1,275 @@
+"""Pair pages: what each shows of two classes, chosen from the tables; pictures and live maps are made elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from finer_ray.report.site.pair_choice import Pair, Traits, choose_pairs
+from finer_ray.saliency.parts import one_id_a_name
+from finer_ray.store.reading import Export
+from finer_ray.traits.images import Index, read_index, spread
+from finer_ray.traits.trait import Kind, Trait
+
+# Traits of each kind, crops of each class of a trait, images of each list.
+ROWS: dict[Kind, int] = {"pair": 3, "shared": 2}
+CROPS = 4
+LISTED = 3
+# Traits with less of the evidence are not shown.
+LEAST_MASS = 0.05
+# Images of a class among which a trait's like is looked for, and those that its mean map is taken over.
+SEARCHED, COMPARED = 24, 500
+NO_PLACES = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell of an image, or an image alone.
+
+    Attributes:
+        row: of the image.
+        cell: y * w + x in the grid of maps; None where no cell is meant.
+        number: of its file, pairs/A-B-NUMBER.jpg.
+    """
+
+    row: int
+    cell: int | None
+    number: int
+
+
+@dataclass(frozen=True)
+class TraitRow:
+    """A trait with its crops.
+
+    Attributes:
+        trait: as the tables have it.
+        name: its part, attribute or text, or its rank.
+        crops: by class index, places that show it, or in the other class its like.
+        like: how the like was found: `part`, the same part in the other's photos; `features`, the places among the
+            candidates whose features are most similar; None where both classes show the trait itself.
+    """
+
+    trait: Trait
+    name: str
+    crops: dict[int, list[Place]]
+    like: str | None
+
+
+@dataclass(frozen=True)
+class PairPage:
+    """What a pair's page shows.
+
+    Attributes:
+        pair: the two classes.
+        groups: the traits of a over b, of b over a, and those that both share, by (kind, class that they speak for).
+        heroes: by class index the photo that stands for it, and its trait's cell; no entry where there is no image.
+        told: name and share of the evidence, mean over both ways, of what tells them apart; None without traits.
+        compared: by class the rows of its images that are compared with the other, at most COMPARED, evenly spaced.
+        wrong: by labelled class the rows predicted as the other, the surest first.
+        right: by class the rows labelled and predicted so, the surest first.
+    """
+
+    pair: Pair
+    groups: dict[tuple[Kind, int], list[TraitRow]]
+    heroes: dict[int, Place]
+    told: tuple[str | None, float] | None
+    compared: dict[int, list[int]]
+    wrong: dict[int, list[int]]
+    right: dict[int, list[int]]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.pair.a}-{self.pair.b}"
+
+    @property
+    def places(self) -> list[Place]:
+        """Its crops."""
+        return [
+            place for rows in self.groups.values() for row in rows for crops in row.crops.values() for place in crops
+        ]
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """Rows whose photos and live maps it shows."""
+        lists = [*self.wrong.values(), *self.right.values(), *self.pair.most, *self.pair.least]
+        return sorted({place.row for place in self.heroes.values()} | {row for rows in lists for row in rows})
+
+
+def pair_pages(export: Export, pairs: int) -> list[PairPage]:
+    """The pages of an export's pairs, the most telling first.
+
+    Args:
+        export: any.
+        pairs: how many at most.
+    """
+    if not pairs or not len(export.images):
+        return []
+    index = read_index(export)
+    chosen, traits = choose_pairs(export, index, pairs)
+    return [_page(export, index, pair, traits) for pair in chosen]
+
+
+def wanted_rows(pages: Sequence[PairPage]) -> list[int]:
+    """Rows that pair pages link to, so that they get a page, too."""
+    return sorted({row for page in pages for row in page.shown})
+
+
+def trait_name(trait: Trait) -> str | None:
+    """What a trait is called: its part, else its attribute, else its text; None where it has none."""
+    return trait.part or trait.attribute or trait.text
+
+
+def told_by(ways: Sequence[Sequence[Trait]]) -> tuple[str | None, float] | None:
+    """The name with the most evidence, summed over the traits that bear it, and its share: the mean over the ways that
+    have traits. Where no trait has a name, the first trait's share.
+
+    >>> told_by([[Trait("pair", 0, 1, mass=0.5, part="bill"), Trait("pair", 0, 1, mass=0.25, part="bill")], []])
+    ('bill', 0.75)
+    """
+    known = [way for way in ways if way]
+    if not known:
+        return None
+    shares: dict[str, float] = {}
+    for way in known:
+        for trait in way:
+            if (name := trait_name(trait)) is not None:
+                shares[name] = shares.get(name, 0.0) + trait.mass / len(known)
+    if not shares:
+        return None, sum(way[0].mass for way in known) / len(known)
+    best = min(shares, key=lambda name: (-shares[name], name))
+    return best, shares[best]
+
+
+@dataclass(frozen=True)
+class _Class:
+    """Images of one class in which a trait's like is looked for; read when it is."""
+
+    export: Export
+    rows: NDArray[np.int64]
+
+    @cached_property
+    def patches(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        return self.export.patches(self.rows)
+
+    @cached_property
+    def parts(self) -> NDArray[np.uint8]:
+        found: NDArray[np.uint8] = one_id_a_name(self.export.part_names)[self.export.parts(self.rows)]
+        return found
+
+    def with_part(self, name: str) -> list[tuple[int, int]]:
+        """Row and cell in the middle of a part, of each image that shows it."""
+        part, found = 1 + self.export.part_names.index(name), []
+        for row, grid in zip(self.rows.tolist(), self.parts, strict=True):
+            places = np.argwhere(grid == part)
+            if len(places):
+                y, x = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
+                found.append((row, int(y * grid.shape[1] + x)))
+        return found
+
+    def alike(self, direction: NDArray[np.float32]) -> list[tuple[int, int]]:
+        """Row and cell with the features most similar to a direction (F,), the most similar image first."""
+        cells, features = self.patches
+        similar = np.where(cells >= 0, np.nan_to_num(features) @ direction, -np.inf)
+        best = similar.argmax(1)
+        peak = similar[np.arange(len(best)), best]
+        order = [image for image in np.argsort(-peak, kind="stable").tolist() if np.isfinite(peak[image])]
+        return [(int(self.rows[image]), int(cells[image, best[image]])) for image in order]
+
+
+def _page(export: Export, index: Index, pair: Pair, traits: Traits) -> PairPage:
+    numbers, (a, b) = count(), pair.classes
+    classes = {one: _Class(export, _rows(index, one, other)) for one, other in ((a, b), (b, a))}
+    ways: list[tuple[Kind, int, int]] = [("pair", a, b), ("pair", b, a), ("shared", a, b)]
+    groups = {}
+    for kind, one, other in ways:
+        kept = [trait for trait in traits(kind, one, other)[: ROWS[kind]] if trait.mass >= LEAST_MASS and trait.cells]
+        groups[kind, one] = [_trait_row(trait, one, other, classes, index, numbers) for trait in kept]
+    wrong, right = _predicted(export, (a, b))
+    heroes = {}
+    for place, one in enumerate(pair.classes):
+        shown = _hero(export, groups, one, a + b - one)
+        rows = [*pair.most[place], *right[one], *classes[one].rows.tolist(), *wrong[one]]
+        shown = shown or ((rows[0], None) if rows else None)
+        if shown is not None:
+            heroes[one] = Place(*shown, next(numbers))
+    told = told_by([traits("pair", *way) for way in ((a, b), (b, a))])
+    compared = {
+        one: index.rows[spread(index.pairs.get((one, a + b - one), NO_PLACES), COMPARED)].tolist() for one in pair.classes
+    }
+    return PairPage(pair, groups, heroes, told, compared, wrong, right)
+
+
+def _rows(index: Index, one: int, other: int) -> NDArray[np.int64]:
+    """Some images of a class, those that are compared with the other where there are any."""
+    places = index.pairs.get((one, other), index.classes.get(one, NO_PLACES))
+    found: NDArray[np.int64] = index.rows[spread(places, SEARCHED)]
+    return found
+
+
+def _trait_row(
+    trait: Trait, one: int, other: int, classes: dict[int, _Class], index: Index, numbers: Any
+) -> TraitRow:
+    """A trait with its crops: those of `one` show it; those of `other` too where it is shared, else its like."""
+    own = [(cell.row, cell.cell) for cell in trait.cells]
+    like = None
+    if trait.kind == "shared":
+        targets = index.targets[np.searchsorted(index.rows, [row for row, _ in own])].tolist()
+        found = {side: [place for place, target in zip(own, targets, strict=True) if target == side] for side in (one, other)}
+    else:
+        like = "part" if trait.part is not None and classes[other].export.manifest.layout.parts else "features"
+        found = {one: own, other: _like(trait, like, classes[other])}
+    crops = {side: [Place(row, cell, next(numbers)) for row, cell in places[:CROPS]] for side, places in found.items()}
+    return TraitRow(trait, trait_name(trait) or f"trait {trait.rank}", crops, like)
+
+
+def _like(trait: Trait, how: str, others: _Class) -> list[tuple[int, int]]:
+    """Where the other class's photos have the trait's part, or what is most similar to it."""
+    if how == "part" and trait.part in others.export.part_names:
+        return others.with_part(trait.part)
+    wanted = np.array([cell.cell for cell in trait.cells])
+    cells, features = others.export.patches([cell.row for cell in trait.cells])
+    mean = features[cells == wanted[:, None]].mean(0)
+    return others.alike(mean)
+
+
+def _hero(
+    export: Export, groups: dict[tuple[Kind, int], list[TraitRow]], one: int, other: int
+) -> tuple[int, int | None] | None:
+    """The image that shows the class's first trait most, one that is predicted right where there is any; for a class
+    that has no trait the like of the other's."""
+    own = groups["pair", one]
+    if own:
+        cells = own[0].trait.cells
+        images = export.images
+        right = images.filter(pc.fill_null(pc.equal(images["label"], images["predicted"]), True))["row"]
+        known = set(right.filter(pc.is_in(right, pa.array([cell.row for cell in cells]))).to_pylist())
+        best = next((cell for cell in cells if cell.row in known), cells[0])
+        return best.row, best.cell
+    if groups["pair", other] and groups["pair", other][0].crops[one]:
+        place = groups["pair", other][0].crops[one][0]
+        return place.row, place.cell
+    return None
+
+
+def _predicted(export: Export, classes: tuple[int, int]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """By labelled class the rows predicted as the other, and those predicted right; the surest first."""
+    images = export.images
+    a, b = classes
+    return (
+        {one: _surest(images, one, other) for one, other in ((a, b), (b, a))},
+        {one: _surest(images, one, one) for one in classes},
+    )
+
+
+def _surest(images: Any, label: int, predicted: int) -> list[int]:
+    asked = pc.and_(pc.equal(images["label"], label), pc.equal(images["predicted"], predicted))
+    found = images.select(["row", "predicted_probability"]).filter(pc.fill_null(asked, False))
+    rows: list[int] = found.sort_by([("predicted_probability", "descending"), ("row", "ascending")])["row"][:LISTED].to_pylist()
+    return rows
