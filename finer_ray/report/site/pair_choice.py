@@ -83,8 +83,13 @@ def choose_pairs(export: Export, index: Index, count: int) -> tuple[list[Pair], 
     return sorted(found, key=lambda pair: (-pair.telling, -pair.mistakes, -(pair.cosine or 0), pair.classes)), traits
 
 
+def tells(trait: Trait) -> bool:
+    """Whether a trait is more frequent in its class than in the other; where no image of the other is known it may."""
+    return trait.prevalence_a is not None and (trait.prevalence_b is None or trait.prevalence_a > trait.prevalence_b)
+
+
 def telling(ways: Sequence[Trait | None]) -> float:
-    """How well two classes are told apart by the first trait of each way, 0 to 1: the mean over both ways of
+    """How well two classes are told apart by the first trait of each way that `tells`, 0 to 1: the mean over both ways of
 
         share of the evidence x (prevalence in the class - prevalence in the other) x n / (n + 5)
 
@@ -97,8 +102,7 @@ def telling(ways: Sequence[Trait | None]) -> float:
     for trait in ways:
         if trait is not None and trait.prevalence_a is not None and trait.prevalence_b is not None:
             support = min(trait.images_a, trait.images_b)
-            difference = max(0.0, trait.prevalence_a - trait.prevalence_b)
-            found += trait.mass * difference * support / (support + HALF_SUPPORT)
+            found += trait.mass * (trait.prevalence_a - trait.prevalence_b) * support / (support + HALF_SUPPORT)
     return found / len(ways)
 
 
@@ -122,7 +126,7 @@ def _classes(pairs: Sequence[Pair]) -> list[Both]:
 
 
 def _scored(pair: Pair, traits: Traits) -> Pair:
-    ways = [next(iter(traits("pair", *way)), None) for way in (pair.classes, pair.classes[::-1])]
+    ways = [next(filter(tells, traits("pair", *way)), None) for way in (pair.classes, pair.classes[::-1])]
     return replace(pair, telling=telling(ways))
 
 

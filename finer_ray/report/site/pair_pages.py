@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from finer_ray.report.site.pair_choice import Pair, Traits, choose_pairs
+from finer_ray.report.site.pair_choice import Pair, Traits, choose_pairs, tells
 from finer_ray.saliency.parts import one_id_a_name
 from finer_ray.store.reading import Export
 from finer_ray.traits.images import Index, read_index, spread
@@ -51,6 +51,7 @@ class TraitRow:
         trait: as the tables have it.
         name: its part, attribute or text, or its rank.
         crops: by class index, places that show it, or in the other class its like.
+        more: further traits of the same name, which are not shown.
         like: how the like was found: `part`, the same part in the other's photos; `features`, the places among the
             candidates whose features are most similar; None where both classes show the trait itself.
     """
@@ -58,6 +59,7 @@ class TraitRow:
     trait: Trait
     name: str
     crops: dict[int, list[Place]]
+    more: list[Trait]
     like: str | None
 
 
@@ -189,8 +191,8 @@ def _page(export: Export, index: Index, pair: Pair, traits: Traits) -> PairPage:
     ways: list[tuple[Kind, int, int]] = [("pair", a, b), ("pair", b, a), ("shared", a, b)]
     groups = {}
     for kind, one, other in ways:
-        kept = [trait for trait in traits(kind, one, other)[: ROWS[kind]] if trait.mass >= LEAST_MASS and trait.cells]
-        groups[kind, one] = [_trait_row(trait, one, other, classes, index, numbers) for trait in kept]
+        rows = [_trait_row(kept, one, other, classes, index, numbers) for kept in _kept(traits(kind, one, other), kind)]
+        groups[kind, one] = rows
     wrong, right = _predicted(export, (a, b))
     heroes = {}
     for place, one in enumerate(pair.classes):
@@ -199,11 +201,20 @@ def _page(export: Export, index: Index, pair: Pair, traits: Traits) -> PairPage:
         shown = shown or ((rows[0], None) if rows else None)
         if shown is not None:
             heroes[one] = Place(*shown, next(numbers))
-    told = told_by([traits("pair", *way) for way in ((a, b), (b, a))])
+    told = told_by([[*filter(tells, traits("pair", *way))] for way in ((a, b), (b, a))])
     compared = {
         one: index.rows[spread(index.pairs.get((one, a + b - one), NO_PLACES), COMPARED)].tolist() for one in pair.classes
     }
     return PairPage(pair, groups, heroes, told, compared, wrong, right)
+
+
+def _kept(traits: Sequence[Trait], kind: Kind) -> list[list[Trait]]:
+    """Those that are shown: of a pair's what tells the classes apart; traits of one name together."""
+    named: dict[Any, list[Trait]] = {}
+    for trait in traits:
+        if trait.mass >= LEAST_MASS and trait.cells and (kind == "shared" or tells(trait)):
+            named.setdefault(trait_name(trait) or trait.rank, []).append(trait)
+    return list(named.values())[: ROWS[kind]]
 
 
 def _rows(index: Index, one: int, other: int) -> NDArray[np.int64]:
@@ -214,9 +225,11 @@ def _rows(index: Index, one: int, other: int) -> NDArray[np.int64]:
 
 
 def _trait_row(
-    trait: Trait, one: int, other: int, classes: dict[int, _Class], index: Index, numbers: Any
+    traits: list[Trait], one: int, other: int, classes: dict[int, _Class], index: Index, numbers: Any
 ) -> TraitRow:
-    """A trait with its crops: those of `one` show it; those of `other` too where it is shared, else its like."""
+    """The first of some traits of one name with its crops: those of `one` show it; those of `other` too where it is
+    shared, else its like."""
+    trait, *more = traits
     own = [(cell.row, cell.cell) for cell in trait.cells]
     like = None
     if trait.kind == "shared":
@@ -226,7 +239,7 @@ def _trait_row(
         like = "part" if trait.part is not None and classes[other].export.manifest.layout.parts else "features"
         found = {one: own, other: _like(trait, like, classes[other])}
     crops = {side: [Place(row, cell, next(numbers)) for row, cell in places[:CROPS]] for side, places in found.items()}
-    return TraitRow(trait, trait_name(trait) or f"trait {trait.rank}", crops, like)
+    return TraitRow(trait, trait_name(trait) or f"trait {trait.rank}", crops, more, like)
 
 
 def _like(trait: Trait, how: str, others: _Class) -> list[tuple[int, int]]:
