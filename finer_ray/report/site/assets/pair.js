@@ -22,22 +22,50 @@
   const asked = { references: [0], aggregation: "mean_before_relu", reverse: false, weighting: "equal" };
 
   /* Maps of a group have one scale, so that more light is more evidence. */
-  function drawGroup(group, gamma, mode) {
-    for (const one of group) one.map = one.image.upsampled(one.image.contrast({ ...asked, gamma }));
-    const peak = Math.max(...group.map((one) => peakOf(one.map)), 0);
-    for (const { canvases, map } of group) for (const canvas of canvases) paint(canvas, map, { peak, colours, mode });
-    return peak;
+  function computed(group, gamma) {
+    for (const one of group) {
+      one.map = one.image.contrast({ ...asked, gamma });
+      one.fresh = false;
+    }
+    return Math.max(...group.map((one) => peakOf(one.map)), 0);
+  }
+
+  function inSight(canvas) {
+    const { top, bottom } = canvas.getBoundingClientRect();
+    return bottom > 0 && top < window.innerHeight;
+  }
+
+  function painted(group, peak, mode, all) {
+    for (const one of group) {
+      if (one.fresh || !(all || one.canvases.some(inSight))) continue;
+      const map = one.image.upsampled(one.map);
+      for (const canvas of one.canvases) paint(canvas, map, { peak, colours, mode });
+      one.fresh = true;
+    }
+  }
+
+  /* What is in sight at once; the others when the slider rests. */
+  let later = 0;
+  function show(gamma) {
+    const peaks = [computed(images, gamma), computed(means, gamma)];
+    const paintGroups = (all) => {
+      painted(images, peaks[0], "heat", all);
+      painted(means, peaks[1], "full", all);
+    };
+    paintGroups(false);
+    clearTimeout(later);
+    later = setTimeout(paintGroups, 80, true);
+    return peaks[0];
   }
 
   function draw() {
     const gamma = Number(slider.value);
-    const peak = drawGroup(images, gamma, "heat");
-    drawGroup(means, gamma, "full");
+    const peak = show(gamma);
     control("gamma-value").textContent = gamma.toFixed(2).replace("-", "−");
     const { target, references } = images[0].entry;
     const both = gamma < 0 ? sentence(target, [references[0].name], gamma, false) : gamma === 0 ? "What speaks for each class alone?" : "What speaks for each class and against the other?";
     control("meaning").textContent = peak > 0 ? `${both} Brightest: ${compact(peak)}.` : `${both} Nothing does.`;
-    Object.assign(window.finerRay, { gamma, peak, maps: { images, means } });
+    Object.assign(window.finerRay, { peak, shown: { images, means } });
   }
 
   function remember() {
