@@ -26,7 +26,7 @@ Traits = Callable[[Kind, int, int], list[Trait]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two classes of which each has an image.
+    """Two classes of which each has an image: labelled so, or without a label and with that target.
 
     Attributes:
         a, b: class indices, a < b.
@@ -69,9 +69,11 @@ def choose_pairs(export: Export, index: Index, count: int) -> tuple[list[Pair], 
     """
     if count == 0:
         return [], no_traits
-    known = _known_pairs(export, index)
+    known = _known_pairs(export)
     confused = sorted(filter(lambda pair: pair.mistakes, known), key=lambda pair: (-pair.mistakes, pair.classes))
-    alike = sorted((pair for pair in known if pair.cosine is not None), key=lambda pair: (-(pair.cosine or 0), pair.classes))
+    alike = sorted(
+        (pair for pair in known if pair.cosine is not None), key=lambda pair: (-(pair.cosine or 0), pair.classes)
+    )
     seen = sorted(known, key=lambda pair: (-min(pair.compared), -sum(pair.compared), pair.classes))
     pool = list({pair.classes: pair for pair in chain(confused[:count], alike[:count], seen[:count])}.values())
     traits = _traits(export, index, known, pool)
@@ -89,7 +91,7 @@ def tells(trait: Trait) -> bool:
 
 
 def telling(ways: Sequence[Trait | None]) -> float:
-    """How well two classes are told apart by the first trait of each way that `tells`, 0 to 1: the mean over both ways of
+    """How well two classes are told apart by each way's first trait that `tells`, 0 to 1: the mean over both ways of
 
         share of the evidence x (prevalence in the class - prevalence in the other) x n / (n + 5)
 
@@ -130,14 +132,16 @@ def _scored(pair: Pair, traits: Traits) -> Pair:
     return replace(pair, telling=telling(ways))
 
 
-def _known_pairs(export: Export, index: Index) -> list[Pair]:
+def _known_pairs(export: Export) -> list[Pair]:
     """Pairs that are compared or confused, of classes that have images."""
     images = export.images
     table = derived.read(export, NAME) if derived.is_current(export, NAME) else pairs_table(export)
-    lines = {(line["class"], line["reference"]): line for line in table.drop_columns(["parts", "part_cells"]).to_pylist()}
+    lines = {
+        (line["class"], line["reference"]): line for line in table.drop_columns(["parts", "part_cells"]).to_pylist()
+    }
     taken = _taken(images)
     labelled = set(pc.unique(images["label"].drop_null()).to_pylist())
-    shown = labelled | index.classes.keys()
+    shown = set(pc.unique(pc.coalesce(images["label"], images["target"])).to_pylist())
     ways = {(min(way), max(way)) for way in chain(lines, taken) if way[0] != way[1]}
     return [_pair(way, lines, taken, labelled) for way in sorted(ways) if shown.issuperset(way)]
 
@@ -164,7 +168,7 @@ def _taken(images: pa.Table) -> dict[Both, int]:
 
 
 def _traits(export: Export, index: Index, known: Sequence[Pair], pool: Sequence[Pair]) -> Traits:
-    """Those of the table where it is current, else computed for the pool; none where the export lacks what they need."""
+    """Of the table where it is current, else computed for the pool; none where the export lacks what it takes."""
     if derived.is_current(export, "traits"):
         return _from_table(derived.read(export, "traits"), _classes(known))
     layout = export.manifest.layout

@@ -1,13 +1,12 @@
 """Pair pages: what each shows of two classes, chosen from the tables; pictures and live maps are made elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -36,11 +35,13 @@ class Place:
         row: of the image.
         cell: y * w + x in the grid of maps; None where no cell is meant.
         number: of its file, pairs/A-B-NUMBER.jpg.
+        mistaken: whether the image is labelled otherwise than with the class that it is shown for.
     """
 
     row: int
     cell: int | None
     number: int
+    mistaken: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class TraitRow:
     more: list[Trait]
     like: str | None
 
+    @property
+    def mistaken(self) -> bool:
+        """Whether one of its crops is."""
+        return any(place.mistaken for places in self.crops.values() for place in places)
+
 
 @dataclass(frozen=True)
 class PairPage:
@@ -70,7 +76,7 @@ class PairPage:
     Attributes:
         pair: the two classes.
         groups: the traits of a over b, of b over a, and those that both share, by (kind, class that they speak for).
-        heroes: by class index the photo that stands for it, and its trait's cell; no entry where there is no image.
+        heroes: by class index the photo that stands for it, and its trait's cell.
         told: name and share of the evidence, mean over both ways, of what tells them apart; None without traits.
         compared: by class the rows of its images that are compared with the other, at most COMPARED, evenly spaced.
         wrong: by labelled class the rows predicted as the other, the surest first.
@@ -115,7 +121,8 @@ def pair_pages(export: Export, pairs: int) -> list[PairPage]:
         return []
     index = read_index(export)
     chosen, traits = choose_pairs(export, index, pairs)
-    return [_page(export, index, pair, traits) for pair in chosen]
+    images = _Images(export, index, _kinds(export))
+    return [_page(images, pair, traits) for pair in chosen]
 
 
 def wanted_rows(pages: Sequence[PairPage]) -> list[int]:
@@ -147,6 +154,44 @@ def told_by(ways: Sequence[Sequence[Trait]]) -> tuple[str | None, float] | None:
         return None, sum(way[0].mass for way in known) / len(known)
     best = min(shares, key=lambda name: (-shares[name], name))
     return best, shares[best]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images of an export.
+
+    Attributes:
+        index: their targets and references.
+        kinds: (n,) what each shows, by the index's places: its label, or its target where it has none.
+    """
+
+    export: Export
+    index: Index
+    kinds: NDArray[np.int64]
+
+    def kind(self, row: int) -> int:
+        return int(self.kinds[np.searchsorted(self.index.rows, row)])
+
+    def target(self, row: int) -> int:
+        return int(self.index.targets[np.searchsorted(self.index.rows, row)])
+
+    def compared(self, one: int, other: int) -> NDArray[np.int64]:
+        """Places of a class's images that are compared with another."""
+        return self.index.pairs.get((one, other), NO_PLACES)
+
+    def some(self, one: int, other: int) -> NDArray[np.int64]:
+        """Rows of some images that show a class, of those that are compared with the other where there are any."""
+        every = np.flatnonzero(self.kinds == one)
+        among = np.intersect1d(every, self.compared(one, other))
+        rows: NDArray[np.int64] = self.index.rows[spread(among if len(among) else every, SEARCHED)]
+        return rows
+
+
+def _kinds(export: Export) -> NDArray[np.int64]:
+    images = export.images
+    order = np.argsort(images["row"].to_numpy())
+    found: NDArray[np.int64] = pc.coalesce(images["label"], images["target"]).to_numpy()[order].astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True)
@@ -185,26 +230,23 @@ class _Class:
         return [(int(self.rows[image]), int(cells[image, best[image]])) for image in order]
 
 
-def _page(export: Export, index: Index, pair: Pair, traits: Traits) -> PairPage:
-    numbers, (a, b) = count(), pair.classes
-    classes = {one: _Class(export, _rows(index, one, other)) for one, other in ((a, b), (b, a))}
+def _page(images: _Images, pair: Pair, traits: Traits) -> PairPage:
+    numbers, (a, b), both = count(), pair.classes, ((pair.a, pair.b), (pair.b, pair.a))
+    classes = {one: _Class(images.export, images.some(one, other)) for one, other in both}
+    groups: dict[tuple[Kind, int], list[TraitRow]] = {}
     ways: list[tuple[Kind, int, int]] = [("pair", a, b), ("pair", b, a), ("shared", a, b)]
-    groups = {}
     for kind, one, other in ways:
-        rows = [_trait_row(kept, one, other, classes, index, numbers) for kept in _kept(traits(kind, one, other), kind)]
-        groups[kind, one] = rows
-    wrong, right = _predicted(export, (a, b))
+        kept = _kept(traits(kind, one, other), kind)
+        groups[kind, one] = [_trait_row(images, same, one, other, classes[other], numbers) for same in kept]
     heroes = {}
-    for place, one in enumerate(pair.classes):
-        shown = _hero(export, groups, one, a + b - one)
-        rows = [*pair.most[place], *right[one], *classes[one].rows.tolist(), *wrong[one]]
-        shown = shown or ((rows[0], None) if rows else None)
-        if shown is not None:
-            heroes[one] = Place(*shown, next(numbers))
-    told = told_by([[*filter(tells, traits("pair", *way))] for way in ((a, b), (b, a))])
-    compared = {
-        one: index.rows[spread(index.pairs.get((one, a + b - one), NO_PLACES), COMPARED)].tolist() for one in pair.classes
-    }
+    for place, (one, other) in enumerate(both):
+        rows = [row for row in pair.most[place] if images.kind(row) == one] + classes[one].rows.tolist()
+        row, cell = _hero(groups, one, other) or (rows[0], None)
+        heroes[one] = Place(row, cell, next(numbers))
+    wrong = {one: _surest(images.export, one, other) for one, other in both}
+    right = {one: _surest(images.export, one, one) for one in pair.classes}
+    told = told_by([[*filter(tells, traits("pair", *way))] for way in both])
+    compared = {one: images.index.rows[spread(images.compared(one, other), COMPARED)].tolist() for one, other in both}
     return PairPage(pair, groups, heroes, told, compared, wrong, right)
 
 
@@ -217,28 +259,23 @@ def _kept(traits: Sequence[Trait], kind: Kind) -> list[list[Trait]]:
     return list(named.values())[: ROWS[kind]]
 
 
-def _rows(index: Index, one: int, other: int) -> NDArray[np.int64]:
-    """Some images of a class, those that are compared with the other where there are any."""
-    places = index.pairs.get((one, other), index.classes.get(one, NO_PLACES))
-    found: NDArray[np.int64] = index.rows[spread(places, SEARCHED)]
-    return found
-
-
 def _trait_row(
-    traits: list[Trait], one: int, other: int, classes: dict[int, _Class], index: Index, numbers: Any
+    images: _Images, same: Sequence[Trait], one: int, other: int, others: _Class, numbers: Iterator[int]
 ) -> TraitRow:
     """The first of some traits of one name with its crops: those of `one` show it; those of `other` too where it is
     shared, else its like."""
-    trait, *more = traits
+    trait, *more = same
     own = [(cell.row, cell.cell) for cell in trait.cells]
-    like = None
     if trait.kind == "shared":
-        targets = index.targets[np.searchsorted(index.rows, [row for row, _ in own])].tolist()
-        found = {side: [place for place, target in zip(own, targets, strict=True) if target == side] for side in (one, other)}
+        like = None
+        found = {side: [place for place in own if images.target(place[0]) == side] for side in (one, other)}
     else:
-        like = "part" if trait.part is not None and classes[other].export.manifest.layout.parts else "features"
-        found = {one: own, other: _like(trait, like, classes[other])}
-    crops = {side: [Place(row, cell, next(numbers)) for row, cell in places[:CROPS]] for side, places in found.items()}
+        like = "part" if trait.part is not None and others.export.manifest.layout.parts else "features"
+        found = {one: own, other: _like(trait, like, others)}
+    crops = {}
+    for side, places in found.items():
+        marked = sorted((images.kind(row) != side, place) for place, (row, _) in enumerate(places))[:CROPS]
+        crops[side] = [Place(*places[place], next(numbers), mistaken) for mistaken, place in marked]
     return TraitRow(trait, trait_name(trait) or f"trait {trait.rank}", crops, more, like)
 
 
@@ -252,37 +289,20 @@ def _like(trait: Trait, how: str, others: _Class) -> list[tuple[int, int]]:
     return others.alike(mean)
 
 
-def _hero(
-    export: Export, groups: dict[tuple[Kind, int], list[TraitRow]], one: int, other: int
-) -> tuple[int, int | None] | None:
-    """The image that shows the class's first trait most, one that is predicted right where there is any; for a class
-    that has no trait the like of the other's."""
-    own = groups["pair", one]
-    if own:
-        cells = own[0].trait.cells
-        images = export.images
-        right = images.filter(pc.fill_null(pc.equal(images["label"], images["predicted"]), True))["row"]
-        known = set(right.filter(pc.is_in(right, pa.array([cell.row for cell in cells]))).to_pylist())
-        best = next((cell for cell in cells if cell.row in known), cells[0])
-        return best.row, best.cell
-    if groups["pair", other] and groups["pair", other][0].crops[one]:
-        place = groups["pair", other][0].crops[one][0]
-        return place.row, place.cell
+def _hero(groups: dict[tuple[Kind, int], list[TraitRow]], one: int, other: int) -> tuple[int, int | None] | None:
+    """The image of a class that shows its first trait most; for a class without a trait the like of the other's."""
+    for group in (groups["pair", one], groups["pair", other]):
+        if group and group[0].crops[one] and not group[0].crops[one][0].mistaken:
+            place = group[0].crops[one][0]
+            return place.row, place.cell
     return None
 
 
-def _predicted(export: Export, classes: tuple[int, int]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """By labelled class the rows predicted as the other, and those predicted right; the surest first."""
+def _surest(export: Export, label: int, predicted: int) -> list[int]:
+    """Rows with a label and a prediction, the surest first."""
     images = export.images
-    a, b = classes
-    return (
-        {one: _surest(images, one, other) for one, other in ((a, b), (b, a))},
-        {one: _surest(images, one, one) for one in classes},
-    )
-
-
-def _surest(images: Any, label: int, predicted: int) -> list[int]:
     asked = pc.and_(pc.equal(images["label"], label), pc.equal(images["predicted"], predicted))
     found = images.select(["row", "predicted_probability"]).filter(pc.fill_null(asked, False))
-    rows: list[int] = found.sort_by([("predicted_probability", "descending"), ("row", "ascending")])["row"][:LISTED].to_pylist()
+    ranked = found.sort_by([("predicted_probability", "descending"), ("row", "ascending")])
+    rows: list[int] = ranked["row"][:LISTED].to_pylist()
     return rows

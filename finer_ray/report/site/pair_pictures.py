@@ -1,4 +1,4 @@
-"""Pictures of pair pages: crops at one scale, and the photos that stand for the classes, cut in one pass over shards."""
+"""Pictures of pair pages: crops at one scale, and the photos that stand for the classes; photos are read once."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,8 +79,7 @@ def _photos(export: Export, rows: Sequence[int]) -> Iterator[tuple[int, NDArray[
 
 def _drawn(export: Export, picture: Picture, photo: NDArray[np.uint8]) -> Iterator[tuple[str, Image.Image]]:
     page, place = picture.page, picture.place
-    if not picture.whole:
-        assert place.cell is not None
+    if not picture.whole and place.cell is not None:
         times = 1 if export.manifest.transform.get("resize") == "native" else ENLARGED
         here = _registration(export, place.row, [side // times for side in photo.shape[:2]])
         around = centre(Shown(place.row, place.cell, 0.0), export.manifest.layout.grid[1], here, times)
@@ -100,7 +99,7 @@ def ring(export: Export, place: Place, size: Sequence[int]) -> dict[str, float] 
         return None
     here = _registration(export, place.row, size)
     cx, cy = centre(Shown(place.row, place.cell, 0.0), export.manifest.layout.grid[1], here, times=1)
-    return {"cx": round(cx, 2), "cy": round(cy, 2), "r": round(1.6 * max(here.stride), 2)}
+    return {"cx": round(cx, 2), "cy": round(cy, 2), "r": round(min(1.6 * max(here.stride), 0.14 * min(size)), 2)}
 
 
 def _registration(export: Export, row: int, size: Sequence[int]) -> Registration:

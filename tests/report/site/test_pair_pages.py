@@ -86,9 +86,7 @@ def test_tables_of_an_earlier_run_give_the_same_pages_and_nothing_is_written(tmp
     table = news(export)
     assert table is not None
     derived.write(export, "pairs", table)
-    derived.write(
-        export, "traits", trait_table(all_traits(export, Settings(resamples=0)), export.manifest.classes)
-    )
+    derived.write(export, "traits", trait_table(all_traits(export, Settings(resamples=0)), export.manifest.classes))
     read = pair_pages(open_export(export.folder.url), 6)
     assert [replace(page, told=None) for page in read] == [replace(page, told=None) for page in computed]
     for one, other in zip(read, computed, strict=True):
@@ -143,7 +141,9 @@ def test_without_parts_the_other_s_crops_are_what_is_most_similar(tmp_path: Path
 
     def seen(rows: list[int], wanted: list[int | None]) -> np.ndarray:
         cells, features = export.patches(rows)
-        return np.stack([mine[list(known).index(cell)] for mine, known, cell in zip(features, cells, wanted, strict=True)])
+        return np.stack(
+            [mine[list(known).index(cell)] for mine, known, cell in zip(features, cells, wanted, strict=True)]
+        )
 
     mean = seen([cell.row for cell in row.trait.cells], [cell.cell for cell in row.trait.cells]).mean(0)
     places = row.crops[other]

@@ -69,7 +69,7 @@
   }
 
   function remember() {
-    const found = slider.value === slider.dataset.kept ? "" : `gamma=${slider.value}`;
+    const found = Number(slider.value) === Number(slider.dataset.kept) ? "" : `gamma=${slider.value}`;
     try {
       history.replaceState(null, "", found ? `#${found}` : location.pathname.split("/").pop());
     } catch {
