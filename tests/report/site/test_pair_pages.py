@@ -127,9 +127,26 @@ def test_the_other_s_crops_show_the_same_part(export: Export) -> None:
                         assert place.cell is not None
                         [shown] = export.parts([place.row])[0].reshape(-1)[[place.cell]]
                         assert export.part_names[shown - 1] == row.trait.part
-                        assert export.images["target"][place.row].as_py() == other
+                        assert export.images["label"][place.row].as_py() == other
+                        assert not place.mistaken
                         checked += 1
     assert checked >= CROPS
+
+
+def test_photos_of_a_class_are_of_that_class_and_others_are_marked(export: Export, folder: Path) -> None:
+    label = export.images["label"].to_pylist()
+    marked = 0
+    for page in pair_pages(export, 4):
+        assert all(label[place.row] == one for one, place in page.heroes.items())
+        text = Page(folder / "pairs" / f"{page.name}.html").text
+        for rows in page.groups.values():
+            for row in rows:
+                for one, places in row.crops.items():
+                    assert [place.mistaken for place in places] == sorted(label[place.row] != one for place in places)
+        mistaken = [place for place in page.places if place.mistaken]
+        assert ("it is labelled otherwise" in text) == bool(mistaken)
+        marked += len(mistaken)
+    assert marked
 
 
 def test_without_parts_the_other_s_crops_are_what_is_most_similar(tmp_path: Path) -> None:
@@ -148,7 +165,9 @@ def test_without_parts_the_other_s_crops_are_what_is_most_similar(tmp_path: Path
     mean = seen([cell.row for cell in row.trait.cells], [cell.cell for cell in row.trait.cells]).mean(0)
     places = row.crops[other]
     found = seen([place.row for place in places], [place.cell for place in places]) @ mean
-    best = np.sort((export.patches(page.compared[other])[1] @ mean).max(1))[::-1]
+    of_class = [line["row"] for line in export.images.to_pylist() if line["label"] == other]
+    among = sorted({*of_class} & {*page.compared[other]}) or of_class
+    best = np.sort((export.patches(among)[1] @ mean).max(1))[::-1]
     assert found == pytest.approx(best[: len(found)], abs=1e-6)
 
 
