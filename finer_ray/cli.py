@@ -334,6 +334,7 @@ def report(
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
     classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 15 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs of classes that get a page.")] = 12,
     title: Annotated[str | None, typer.Option(help="Of the report; the folder of the shards names it.")] = None,
 ) -> None:
     """Write a report for the browser, with live maps.
@@ -344,7 +345,8 @@ def report(
     from finer_ray.store.reading import open_export
 
     made = open_export(url)
-    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed, title))
+    place = to or made.local_path("report") or Path("report")
+    typer.echo(write_report(made, place, images, classes, seed, pairs, title))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -16,8 +16,10 @@ from finer_ray.errors import ExportError
 SIGN = "report.json"
 # Everything that a report holds, by path; what else is there is somebody's own.
 OURS = re.compile(
-    rf"(index|images|reading)\.html|{re.escape(SIGN)}|(assets|classes|images)/|assets/[a-z]+\.(js|css)|assets/reading-\d\.jpg"
+    rf"(index|images|pairs|reading)\.html|{re.escape(SIGN)}|(assets|classes|images|pairs)/"
+    r"|assets/([a-z]+\.(js|css)|reading-\d\.jpg)"
     r"|classes/\d+\.html|images/\d+(\.html|\.jpg|-map\.jpg|-region\.png)"
+    r"|pairs/\d+-\d+(\.html|-\d+(-lit)?\.jpg)"
 )
 
 

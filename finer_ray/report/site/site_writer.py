@@ -25,21 +25,33 @@ from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
 from finer_ray.report.site.map_data import input_size
 from finer_ray.report.site.page_sample import Sample, draw_sample
+from finer_ray.report.site.pair_data import pair_data
+from finer_ray.report.site.pair_pages import PairPage, pair_pages, wanted_rows
+from finer_ray.report.site.pair_pictures import draw_pictures, ring
 from finer_ray.report.site.reading_guide import reading_guide
 from finer_ray.report.site.templating import environment
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
+ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js", "pair.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
 # Images on the overview.
 EXAMPLES = 8
+# Pairs of classes on the overview's first screen.
+TELLING = 3
 
 
 def write_report(
-    export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, title: str | None = None
+    export: Export,
+    folder: Path,
+    images: int = 300,
+    classes: int = 50,
+    seed: int = 0,
+    pairs: int = 12,
+    title: str | None = None,
 ) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
@@ -53,6 +65,7 @@ def write_report(
         images: at most as many are drawn at random.
         classes: at most as many get a page, each with at most 15 images more.
         seed: of the draws.
+        pairs: at most as many pairs of classes get a page: the most confused, the most telling and the most similar.
         title: of the report; a name of the data set, from where its shards lie, when None.
 
     Returns:
@@ -62,19 +75,22 @@ def write_report(
         ExportError: the folder is a file, or holds anything that no report of ours does.
     """
     with replaced(folder) as draft:
-        _Writer(export, draft, draw_sample(export, images, classes, seed), seed, title).write()
+        sample = draw_sample(export, images, classes, seed)
+        _Writer(export, draft, sample, pair_pages(export, pairs), seed, title).write()
     return folder / "index.html"
 
 
 class _Writer:
     """One report being written."""
 
-    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int, title: str | None) -> None:
-        self._export, self._folder, self._sample, self._seed = export, folder, sample, seed
+    def __init__(
+        self, export: Export, folder: Path, sample: Sample, pairs: list[PairPage], seed: int, title: str | None
+    ) -> None:
+        self._export, self._folder, self._sample, self._pairs, self._seed = export, folder, sample, pairs, seed
         best = best_map(export)
         self._errors = class_errors(export, sample.classes, best)
-        self._pages = sorted({*sample.pages(), *(row for known in self._errors.values() for row in known.pictured())})
-        self._confused = overview.confused_pairs(export)
+        wrong = (row for known in self._errors.values() for row in known.pictured())
+        self._pages = sorted({*sample.pages(), *wrong, *wanted_rows(pairs)})
         self._environment = environment(
             {
                 "names": export.manifest.classes,
@@ -92,14 +108,15 @@ class _Writer:
                 "main_map": best.name,
                 "best": best,
                 "report_title": title or data_name(export.manifest.config["input"]["shards"]),
-                "has_pairs": bool(self._confused),
                 "baselines": baselines(export),
                 "input_size": partial(input_size, export),
+                "pair_pages": {page.pair.classes for page in pairs},
+                "ring": partial(ring, export),
             }
         )
 
     def write(self) -> None:
-        for name in ("assets", "classes", "images"):
+        for name in ("assets", "classes", "images", "pairs"):
             (self._folder / name).mkdir(parents=True)
         self._assets()
         shown = self._images()
@@ -109,6 +126,7 @@ class _Writer:
         for line in lines:
             if line["class"] in self._sample.classes:
                 self._class(line, known)
+        self._write_pairs(known)
         self._overview(lines, shown)
         self._page(
             "reading.html", "reading.html", "", guide=reading_guide(self._export, shown, self._folder / "assets")
@@ -157,6 +175,15 @@ class _Writer:
             known=known,
         )
 
+    def _write_pairs(self, known: dict[int, ImagePage]) -> None:
+        if not self._pairs:
+            return
+        pictures = draw_pictures(self._export, self._pairs, self._folder / "pairs")
+        self._environment.globals |= {"known": known, "pictures": pictures}
+        for page in self._pairs:
+            self._page(f"pairs/{page.name}.html", "pair.html", "../", page=page, data=pair_data(self._export, page))
+        self._page("pairs.html", "pairs.html", "", shown=self._pairs)
+
     def _overview(self, lines: list[dict[str, Any]], shown: list[ImagePage]) -> None:
         export = self._export
         drawn = set(self._sample.rows)
@@ -174,7 +201,7 @@ class _Writer:
             confidence=pc.mean(export.images["predicted_probability"]).as_py(),
             failures=failures[:FAILURE_LINES],
             failure_reasons=len(failures),
-            pairs=self._confused,
+            pairs=overview.confused_pairs(export),
             table=table,
             differences=overview.difference_charts(table, maps, baselines(export)),
             curves=curve_charts({name: mean_curves(export, name) for name in CURVES}),
@@ -193,6 +220,7 @@ class _Writer:
             examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
             lacking=[image for image in shown if image.problem],
             page_count=len(self._pages),
+            telling=self._pairs[:TELLING],
         )
 
     def _page(self, name: str, template: str, root: str, **context: Any) -> None:

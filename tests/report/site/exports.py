@@ -51,6 +51,8 @@ class Made:
     saliency: dict[str, Any] | None = None
     concepts: int = 0
     classifier: bool = True
+    patches: int = 0
+    parts: Sequence[str] = ()
     key: Callable[[int], str] = "k{}".format
 
 
@@ -62,13 +64,14 @@ def make(path: Path, **wanted: Any) -> Export:
     names = tuple(item if isinstance(item, str) else item["name"] for item in made.maps)
     saliency = {"maps": list(made.maps), "references": made.references, **(made.saliency or {})}
     model = {"backbone": "timm:test_resnet", "weights": "random", "image_size": list(SIZE)}
+    parts = {"fields": {"parts": "parts.png"}, "part_names": list(made.parts)} if made.parts else {}
     config = parse_config(
-        {"input": {"shards": shard.url}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
+        {"input": {"shards": shard.url, **parts}, "model": model, "saliency": saliency, "output": {"url": folder.url}}
     )
     index = index_shard(shard, fields_of("webdataset"), PER_UNIT)
     layout = Layout(
         maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis, registration=REGISTRATION,
-        rows_per_unit=PER_UNIT, rows_per_chunk=4,
+        rows_per_unit=PER_UNIT, rows_per_chunk=4, patches=made.patches, parts=bool(made.parts),
     )  # fmt: skip
     weight = torch.from_numpy(random.standard_normal((len(made.classes), 5)) * made.classifier)
     manifest = Manifest(
@@ -123,6 +126,7 @@ def _write(
         "basis": half_basis,
         "basis_scale": basis_scale,
     }
+    every |= _patches(made, good)
     tensors = {}
     for name, shape in layout.shapes().items():
         full = np.full((len(rows), *shape), ARRAYS[name].fill, ARRAYS[name].dtype)
@@ -167,3 +171,16 @@ def _write(
     ]
     tables = {"images": (lines, IMAGES), "metrics": (metrics, METRICS), "failures": (bad, FAILURES)}
     commit(folder, unit, {name: pa.Table.from_pylist(rows, schema) for name, (rows, schema) in tables.items()})
+
+
+def _patches(made: Made, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """Candidate cells with random features of length 1, and each image's parts, one a column of the grid."""
+    random = np.random.default_rng([7, *rows])
+    cells = np.stack([random.permutation(GRID[0] * GRID[1])[: made.patches] for _ in rows]) if len(rows) else 0
+    features = random.standard_normal((len(rows), made.patches, 64))
+    columns = np.arange(GRID[1]) % (1 + len(made.parts))
+    return {
+        "patch_cells": cells,
+        "patches": features / np.linalg.norm(features, axis=2, keepdims=True),
+        "parts": np.broadcast_to(columns, (len(rows), *GRID)),
+    }
