@@ -32,9 +32,22 @@ def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
 
 
 def map_data(
-    export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
+    export: Export,
+    line: dict[str, Any],
+    tensors: dict[str, NDArray[Any]],
+    decoded: Decoded | None,
+    main: str | None = None,
 ) -> dict[str, Any]:
-    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales."""
+    """What the page's script computes from: maps and basis as stored (float16, base64) with their scales.
+
+    Args:
+        export: whose manifest is read.
+        line: of the table `images`.
+        tensors: of the row, by name, those of SHOWN that the export has.
+        decoded: the photo, None where it is not at hand.
+        main: the map that stands for the export, where that is known already; None for `main_map(export)`.
+    """
+    main = main or main_map(export)
     manifest = export.manifest
     saliency = manifest.config["saliency"]
     size = decoded.image.shape[:2] if decoded is not None else input_size(export, line)
@@ -64,8 +77,8 @@ def map_data(
         "gamma": saliency["gamma"],
         "aggregation": saliency["aggregation"],
         "weighting": saliency["weighting"],
-        "baseline": baselines(export).get(main_map(export), manifest.layout.maps[0]),
-        "finer": main_map(export),
+        "baseline": baselines(export).get(main, manifest.layout.maps[0]),
+        "finer": main,
     }
 
 

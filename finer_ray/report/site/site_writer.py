@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,20 @@ import numpy as np
 import pyarrow.compute as pc
 import yaml
 
-from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
+from finer_ray.metrics.table import CURVES, OF_REGION, REPORTED
+from finer_ray.pipeline.progress import late_bar
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
+from finer_ray.report.site.batches import batches, with_lines
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
-from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
+from finer_ray.report.site.curves import curve_charts, mean_curves
 from finer_ray.report.site.folder import SIGN, replaced
-from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
+from finer_ray.report.site.image_pages import GAMMAS, ImagePages, Shown
 from finer_ray.report.site.map_data import input_size, main_map
 from finer_ray.report.site.page_sample import Sample, draw_sample
-from finer_ray.report.site.templating import environment
+from finer_ray.report.site.templating import environment, write_page
+from finer_ray.report.site.workers import in_order
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
@@ -33,7 +37,7 @@ FAILURE_LINES = 20
 EXAMPLES = 8
 
 
-def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0) -> Path:
+def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, jobs: int = 1) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
     Numbers and charts of the overview are of all rows; pages are for a seeded sample of the images, and for the
@@ -45,41 +49,44 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         images: at most as many are drawn at random.
         classes: at most as many get a page, each with at most 9 images more.
         seed: of the draws.
+        jobs: processes that write pages; the result is the same. More than 1 needs a script that may be imported, with
+            `if __name__ == "__main__":` around what it does.
 
     Returns:
         The page to open.
 
     Raises:
-        ExportError: the folder is a file, or holds anything that no report of ours does.
+        ExportError: the folder is a file, or holds anything that no report of ours does; a process was killed.
     """
     with replaced(folder) as draft:
-        _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
+        _Writer(export, draft, draw_sample(export, images, classes, seed), seed, jobs).write()
     return folder / "index.html"
 
 
 class _Writer:
     """One report being written."""
 
-    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int) -> None:
-        self._export, self._folder, self._sample, self._seed = export, folder, sample, seed
+    def __init__(self, export: Export, folder: Path, sample: Sample, seed: int, jobs: int) -> None:
+        self._export, self._folder, self._sample, self._seed, self._jobs = export, folder, sample, seed, jobs
         self._pages = sample.pages()
-        self._environment = environment(
-            {
-                "names": export.manifest.classes,
-                "manifest": export.manifest,
-                "sample": sample,
-                "seed": seed,
-                "pages": set(self._pages),
-                "class_pages": set(sample.classes),
-                "metrics": METRICS,
-                "colour_maps": NAMES,
-                "aggregations": AGGREGATIONS,
-                "weightings": WEIGHTINGS,
-                "main_map": main_map(export) if export.manifest.layout.maps else None,
-                "baselines": baselines(export),
-                "input_size": partial(input_size, export),
-            }
-        )
+        self._main = main_map(export) if export.manifest.layout.maps else ""
+        # Other processes get it as a pickle, the export without the tables that were read here.
+        self._bare = Export(export.folder, export.manifest)
+        self._known = {
+            "names": export.manifest.classes,
+            "manifest": export.manifest,
+            "sample": sample,
+            "seed": seed,
+            "pages": set(self._pages),
+            "class_pages": set(sample.classes),
+            "colour_maps": NAMES,
+            "aggregations": AGGREGATIONS,
+            "weightings": WEIGHTINGS,
+            "main_map": self._main,
+            "baselines": baselines(export),
+            "input_size": partial(input_size, self._bare),
+        }
+        self._environment = environment(self._known)
 
     def write(self) -> None:
         for name in ("assets", "classes", "images"):
@@ -102,29 +109,18 @@ class _Writer:
             shutil.copyfile(source / name, self._folder / "assets" / name)
         (self._folder / "assets" / "colours.js").write_text(colours_script(), encoding="utf-8")
 
-    def _images(self) -> list[ImagePage]:
-        shown = []
-        for place, image in enumerate(show_images(self._export, self._pages, self._folder / "images")):
-            around = [self._pages[other] if 0 <= other < len(self._pages) else None for other in (place - 1, place + 1)]
-            where = f"images/{image.line['row']}.html"
-            known = [
-                metric for name, metric in REPORTED.items() if any(entry[name] is not None for entry in image.metrics)
-            ]
-            self._page(
-                where,
-                "image.html",
-                "../",
-                image=image,
-                before=around[0],
-                after=around[1],
-                known=known,
-                curves=curve_charts({name: image_curves(image.metrics, name) for name in CURVES}),
-            )
-            image.data.clear()
-            shown.append(image)
+    def _images(self) -> list[Shown]:
+        drawn = frozenset(self._sample.rows)
+        work = ImagePages(self._bare, self._main, self._known, self._pages, drawn, self._folder / "images")
+        groups, shown = batches(self._export, self._pages), list[Shown]()
+        done = in_order(work, with_lines(self._export, groups), min(self._jobs, len(groups)))
+        with late_bar(len(self._pages), "writing pages") as advance, closing(done):
+            for made in done:
+                shown += made
+                advance(len(made))
         return shown
 
-    def _class(self, line: dict[str, Any], known: dict[int, ImagePage]) -> None:
+    def _class(self, line: dict[str, Any], known: dict[int, Shown]) -> None:
         index, maps = line["class"], line["maps"].values()
         self._page(
             f"classes/{index}.html",
@@ -137,7 +133,7 @@ class _Writer:
             known=known,
         )
 
-    def _overview(self, lines: list[dict[str, Any]], shown: list[ImagePage]) -> None:
+    def _overview(self, lines: list[dict[str, Any]], shown: list[Shown]) -> None:
         export = self._export
         drawn = set(self._sample.rows)
         sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
@@ -167,11 +163,10 @@ class _Writer:
         )
 
     def _page(self, name: str, template: str, root: str, **context: Any) -> None:
-        text = self._environment.get_template(template).render(root=root, **context)
-        (self._folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_page(self._environment, self._folder / name, template, root, **context)
 
 
-def _spread(images: list[ImagePage]) -> list[ImagePage]:
+def _spread(images: list[Shown]) -> list[Shown]:
     """A few of them, evenly apart."""
     places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
     return [images[place] for place in places]
