@@ -5,7 +5,7 @@ The export is written by the store's own functions, with no model: 200 classes, 
 `finer-ray report` in a process of its own. Every 0.2 s the memory of it and of all that it has started is added up:
 PSS (pages that processes share count once) and RSS (they count in each).
 
-`python benchmarks/bench_report.py [CHECKOUT]`: with an earlier checkout of this repository its reports are measured too.
+`python benchmarks/bench_report.py [CHECKOUT]`: an earlier checkout of this repository is measured, too.
 """
 
 import io
@@ -56,10 +56,11 @@ def write_export(root: Path) -> str:
     """The shards and a finished export; its URL."""
     folder, random = Folder(str(root / "out")), np.random.default_rng(0)
     photos = [photo(random) for _ in range(PHOTOS)]
+    groups = [range(first, min(first + PER_SHARD, IMAGES_MADE)) for first in range(0, IMAGES_MADE, PER_SHARD)]
     shards = [
-        shard(root / "in" / f"train-{first // PER_SHARD:04d}.tar", range(first, min(first + PER_SHARD, IMAGES_MADE)), photos)
-        for first in track(range(0, IMAGES_MADE, PER_SHARD), "shards", transient=True)
-    ]  # fmt: skip
+        shard(root / "in" / f"train-{number:04d}.tar", images, photos)
+        for number, images in enumerate(track(groups, "shards", transient=True))
+    ]
     indices = [index_shard(ref, fields_of("webdataset"), LAYOUT.rows_per_unit) for ref in shards]
     first, entries = 0, []
     for index in indices:
@@ -90,7 +91,9 @@ def write_export(root: Path) -> str:
 
 def photo(random: np.random.Generator) -> bytes:
     """A photo of 500 x 375 pixels with some detail, as JPEG."""
-    coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        (500, 375), Image.Resampling.BICUBIC
+    )
     fine = np.asarray(coarse, np.int16) + random.integers(-12, 13, (375, 500, 1))
     buffer = io.BytesIO()
     Image.fromarray(fine.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)

@@ -313,20 +313,27 @@ def demo(
 @app.command(rich_help_panel=LOOK)
 def report(
     url: ExportUrl,
-    to: Annotated[Path | None, typer.Option(help="The folder to write to; OUT/report, or ./report.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder, or file, to write to; OUT/report, or ./report (.html).")
+    ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
     classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    single_file: Annotated[bool, typer.Option("--single-file", help="One HTML file in place of a folder.")] = False,
 ) -> None:
     """Write a report for the browser, with live maps.
 
-    A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls.
+    A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls. With
+    --single-file one file that holds them all, for e-mail.
     """
-    from finer_ray.report.site import write_report
+    from finer_ray.report.site import write_report, write_single_file
+    from finer_ray.report.site.workers import cores
     from finer_ray.store.reading import open_export
 
-    made = open_export(url)
-    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
+    made, name = open_export(url), "report.html" if single_file else "report"
+    write = write_single_file if single_file else write_report
+    place = to or made.local_path(name) or Path(name)
+    typer.echo(write(made, place, images=images, classes=classes, seed=seed, jobs=cores()))
 
 
 @app.command(rich_help_panel=LOOK)

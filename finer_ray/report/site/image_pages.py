@@ -132,12 +132,14 @@ class ImagePages:
 
 def _photos(export: Export, rows: Sequence[int]) -> Iterator[tuple[int, Decoded | str]]:
     """Each row with its photo, or why there is none."""
-    done = 0
+    left, reason = list(rows), "its shard no longer holds it"
     try:
-        for done, found in enumerate(try_rows(export, rows, region=True), 1):
-            yield found
+        for row, found in try_rows(export, rows, region=True):
+            left.remove(row)
+            yield row, found
     except (FinerRayError, TypeError) as error:
-        yield from ((row, f"the export does not say how its photos are read: {error}") for row in rows[done:])
+        reason = f"the export does not say how its photos are read: {error}"
+    yield from ((row, reason) for row in left)
 
 
 def _by_row(lines: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

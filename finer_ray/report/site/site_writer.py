@@ -23,6 +23,7 @@ from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_pages import GAMMAS, ImagePages, Shown
 from finer_ray.report.site.map_data import input_size, main_map
 from finer_ray.report.site.page_sample import Sample, draw_sample
+from finer_ray.report.site.shareable import ShardNames, shareable_config, shareable_manifest
 from finer_ray.report.site.templating import environment, write_page
 from finer_ray.report.site.workers import in_order
 from finer_ray.saliency.aggregation import AGGREGATIONS
@@ -37,7 +38,9 @@ FAILURE_LINES = 20
 EXAMPLES = 8
 
 
-def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, jobs: int = 1) -> Path:
+def write_report(
+    export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, jobs: int = 1
+) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
     Numbers and charts of the overview are of all rows; pages are for a seeded sample of the images, and for the
@@ -70,11 +73,13 @@ class _Writer:
         self._export, self._folder, self._sample, self._seed, self._jobs = export, folder, sample, seed, jobs
         self._pages = sample.pages()
         self._main = main_map(export) if export.manifest.layout.maps else ""
+        self._shards = ShardNames(entry.shard.ref.url for entry in export.manifest.shards)
         # Other processes get it as a pickle, the export without the tables that were read here.
         self._bare = Export(export.folder, export.manifest)
         self._known = {
             "names": export.manifest.classes,
-            "manifest": export.manifest,
+            "manifest": shareable_manifest(export.manifest),
+            "shard_names": self._shards,
             "sample": sample,
             "seed": seed,
             "pages": set(self._pages),
@@ -138,7 +143,7 @@ class _Writer:
         drawn = set(self._sample.rows)
         sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
         scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in OF_REGION if sweeps}
-        failures, table = overview.failures(export), overview.metric_table(export)
+        failures, table = overview.failures(export, self._shards.text), overview.metric_table(export)
         self._page(
             "index.html",
             "overview.html",
@@ -156,7 +161,9 @@ class _Writer:
             sweep=overview.sweep_charts(GAMMAS, scores, export.manifest.config["saliency"]["gamma"]),
             lines=lines[:CLASS_LINES],
             class_count=len(lines),
-            config=yaml.safe_dump(_for_people(export.manifest.config), sort_keys=False, allow_unicode=True),
+            config=yaml.safe_dump(
+                _for_people(shareable_config(export.manifest.config)), sort_keys=False, allow_unicode=True
+            ),
             examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
             lacking=[image for image in shown if image.problem],
             page_count=len(self._pages),

@@ -20,6 +20,7 @@ def environment(known: Mapping[str, Any]) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"number": _number, "signed": _signed, "percent": _percent, "count": _count}
+    made.filters |= {"shard": known["shard_names"], "shareable": known["shard_names"].text}
     # Metrics cannot be pickled, which all else is that pages know.
     made.globals |= {"metrics": METRICS, **known}
     return made

@@ -77,7 +77,7 @@ _work: Callable[[Any], Any]
 
 def _begin(work: Callable[[Any], Any], parent: Connection) -> None:
     """In a new process: keep the work, and end when the other end of a pipe is closed."""
-    global _work  # noqa: PLW0603 - a process pool has no other place for what its processes keep
+    global _work
     _work = work
     # Ctrl-C comes to all processes of a terminal; the parent closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,109 @@
+/* In a page of a report in one file, before its own scripts: links, images and the address go through the shell, which
+   holds all pages. From disk a page in a frame is a stranger to the shell, so they speak by messages. */
+"use strict";
+
+(() => {
+  const { root } = document.currentScript.dataset;
+  const tell = (message) => parent.postMessage(message, "*");
+
+  /* Where in the report an address leads; null where it leads out of it. */
+  function inside(address) {
+    try {
+      const { href } = new URL(address, document.baseURI);
+      return href.startsWith(root) ? href.slice(root.length) : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /* Images: asked for once they come near the screen. */
+  const waiting = new Map();
+  const source = Object.getOwnPropertyDescriptor(HTMLImageElement.prototype, "src");
+  const near = new IntersectionObserver(
+    (seen) => seen.filter((entry) => entry.isIntersecting).forEach((entry) => want(entry.target)),
+    { rootMargin: "400px" },
+  );
+
+  function want(image) {
+    near.unobserve(image);
+    const path = image.dataset.held;
+    if (!waiting.has(path)) waiting.set(path, new Set());
+    waiting.get(path).add(image);
+    tell({ want: path });
+  }
+
+  function given({ path, blob }) {
+    const address = URL.createObjectURL(blob);
+    for (const image of waiting.get(path) ?? []) {
+      if (image.dataset.held === path) source.set.call(image, address);
+    }
+    waiting.delete(path);
+  }
+
+  Object.defineProperty(HTMLImageElement.prototype, "src", {
+    ...source,
+    set(address) {
+      const path = inside(address);
+      if (path === null) return source.set.call(this, address);
+      this.dataset.held = path;
+      want(this);
+    },
+  });
+  HTMLImageElement.prototype.setAttribute = function (name, value) {
+    if (name.toLowerCase() === "src") this.src = value;
+    else Element.prototype.setAttribute.call(this, name, value);
+  };
+
+  /* Links. */
+  function follow(event) {
+    const link = event.target.closest?.("a[href]");
+    const path = link && !event.defaultPrevented ? inside(link.href) : null;
+    if (path === null || event.button > 1) return;
+    event.preventDefault();
+    tell({ go: path, aside: event.button === 1 || event.ctrlKey || event.metaKey || event.shiftKey });
+  }
+  addEventListener("click", follow);
+  addEventListener("auxclick", follow);
+
+  /* The address: what a page writes after `#`. */
+  const own = location.href.split("#")[0];
+  const say = () => tell({ at: location.hash });
+  for (const name of ["pushState", "replaceState"]) {
+    const change = history[name].bind(history);
+    history[name] = (state, title, address = "") => {
+      const [, hash] = String(address).split("#");
+      change(state, title, hash ? `${own}#${hash}` : own);
+      say();
+    };
+  }
+  addEventListener("hashchange", say);
+
+  /* Where one was on the page, and whether it is light or dark, which pages cannot store in a frame. */
+  let resting = 0;
+  addEventListener("scroll", () => {
+    clearTimeout(resting);
+    resting = setTimeout(() => tell({ scrolled: scrollY }), 150);
+  });
+  new MutationObserver(() => tell({ theme: document.documentElement.dataset.theme })).observe(document.documentElement, {
+    attributeFilter: ["data-theme"],
+  });
+
+  /* Else the browser would print what fits into the frame. */
+  addEventListener("keydown", (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key === "p") {
+      event.preventDefault();
+      print();
+    }
+  });
+
+  addEventListener("message", (event) => {
+    if (event.source !== parent) return;
+    if (event.data.blob) given(event.data);
+    else if (event.data.scroll) scrollTo(0, event.data.scroll);
+    else location.replace(`${own}${event.data.at}`);
+  });
+  document.addEventListener("DOMContentLoaded", () =>
+    document.querySelectorAll("img[data-held]").forEach((image) => near.observe(image)),
+  );
+  addEventListener("load", () => tell({ ready: true }));
+})();
