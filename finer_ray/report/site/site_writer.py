@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -30,12 +31,15 @@ from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
+T = TypeVar("T")
 ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
 # Images on the overview.
 EXAMPLES = 8
+# Images whose maps are computed at every gamma: as sure of a mean as anybody can see, and half of a page's time.
+SWEPT = 1000
 
 
 def write_report(
@@ -115,8 +119,8 @@ class _Writer:
         (self._folder / "assets" / "colours.js").write_text(colours_script(), encoding="utf-8")
 
     def _images(self) -> list[Shown]:
-        drawn = frozenset(self._sample.rows)
-        work = ImagePages(self._bare, self._main, self._known, self._pages, drawn, self._folder / "images")
+        swept = frozenset(_spread(self._sample.rows, SWEPT))
+        work = ImagePages(self._bare, self._main, self._known, self._pages, swept, self._folder / "images")
         groups, shown = batches(self._export, self._pages), list[Shown]()
         done = in_order(work, with_lines(self._export, groups), min(self._jobs, len(groups)))
         with late_bar(len(self._pages), "writing pages") as advance, closing(done):
@@ -141,7 +145,7 @@ class _Writer:
     def _overview(self, lines: list[dict[str, Any]], shown: list[Shown]) -> None:
         export = self._export
         drawn = set(self._sample.rows)
-        sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
+        sweeps = [image.sweep for image in shown if image.sweep is not None]
         scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in OF_REGION if sweeps}
         failures, table = overview.failures(export, self._shards.text), overview.metric_table(export)
         self._page(
@@ -164,7 +168,7 @@ class _Writer:
             config=yaml.safe_dump(
                 _for_people(shareable_config(export.manifest.config)), sort_keys=False, allow_unicode=True
             ),
-            examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
+            examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem], EXAMPLES),
             lacking=[image for image in shown if image.problem],
             page_count=len(self._pages),
         )
@@ -173,10 +177,10 @@ class _Writer:
         write_page(self._environment, self._folder / name, template, root, **context)
 
 
-def _spread(images: list[Shown]) -> list[Shown]:
+def _spread(items: Sequence[T], count: int) -> list[T]:
     """A few of them, evenly apart."""
-    places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
-    return [images[place] for place in places]
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def _for_people(config: dict[str, Any]) -> dict[str, Any]:

@@ -68,15 +68,24 @@
   /* The address: what a page writes after `#`. */
   const own = location.href.split("#")[0];
   const say = () => tell({ at: location.hash });
+  const replace = history.replaceState.bind(history);
   for (const name of ["pushState", "replaceState"]) {
-    const change = history[name].bind(history);
     history[name] = (state, title, address = "") => {
       const [, hash] = String(address).split("#");
-      change(state, title, hash ? `${own}#${hash}` : own);
+      replace(state, "", hash ? `${own}#${hash}` : own);
       say();
     };
   }
   addEventListener("hashchange", say);
+
+  /* Another place of this page, without a step in the history of the frame: the shell has made its own. */
+  function turn(hash) {
+    replace(null, "", own + hash);
+    dispatchEvent(new HashChangeEvent("hashchange"));
+    const place = document.getElementById(hash.slice(1));
+    place?.scrollIntoView();
+    place?.focus({ preventScroll: true });
+  }
 
   /* Where one was on the page, and whether it is light or dark, which pages cannot store in a frame. */
   let resting = 0;
@@ -100,7 +109,7 @@
     if (event.source !== parent) return;
     if (event.data.blob) given(event.data);
     else if (event.data.scroll) scrollTo(0, event.data.scroll);
-    else location.replace(`${own}${event.data.at}`);
+    else turn(event.data.at);
   });
   document.addEventListener("DOMContentLoaded", () =>
     document.querySelectorAll("img[data-held]").forEach((image) => near.observe(image)),
