@@ -1,5 +1,6 @@
 """Workers: one piece of work on many items, in other processes, with its results in the items' order."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -82,6 +83,8 @@ def _begin(work: Callable[[Any], Any], parent: Connection) -> None:
     # Ctrl-C comes to all processes of a terminal; the parent closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # With that thread waiting, libraries would print what the interpreter could not clear up.
+    atexit.register(os._exit, 0)
 
 
 def _end_with(parent: Connection) -> None:
