@@ -122,19 +122,24 @@ def write_rows(folder: Folder, unit: Unit, random: np.random.Generator) -> None:
     references = (predicted[:, None] + 1 + np.arange(k)) % CLASSES
     maps, maps_scale = to_half(random.random((count, len(MAPS), *LAYOUT.grid), np.float32), (2, 3))
     basis, basis_scale = to_half(random.standard_normal((count, 1 + k, *LAYOUT.grid), np.float32), (1, 2, 3))
-    tensors = {"maps": maps, "maps_scale": maps_scale, "basis": basis, "basis_scale": basis_scale}
+    tensors: dict[str, np.ndarray] = {
+        "maps": maps,
+        "maps_scale": maps_scale,
+        "basis": basis,
+        "basis_scale": basis_scale,
+    }
     write_unit(folder, LAYOUT, unit.number, {**tensors, "references": references.astype(np.int32)})
     lines, metrics = [], []
     for place in range(count):
         row, number = first + place, unit.first_index + place
         key = f"{int(Path(unit.url).stem[-4:]) * PER_SHARD + number:06d}"
-        line = {"row": row, "key": key, "shard": unit.url, "index": number, "label": label[place]}
+        line: dict[str, Any] = {"row": row, "key": key, "shard": unit.url, "index": number, "label": label[place]}
         line |= {"target": predicted[place], "predicted": predicted[place], "references": references[place]}
         line |= {"width": 500, "height": 375, "probability": 0.7, "predicted_probability": 0.7, "logit": 9.0}
         line |= {"input_width": 224, "input_height": 224}
         lines.append(line | {"reference_probabilities": [0.1] * k, "reference_logits": [7.0, 6.5, 6.0]})
         for name in MAPS:
-            known = {"row": row, "class": label[place], "map": name, "region": "box"}
+            known: dict[str, Any] = {"row": row, "class": label[place], "map": name, "region": "box"}
             known |= {"localisation": random.random(), "deletion_auc": random.random(), "pointing_hit": True}
             known |= {"deletion_curve": random.random(STEPS + 1), "insertion_curve": random.random(STEPS + 1)}
             metrics.append(known)

@@ -13,7 +13,7 @@ from finer_ray.store.reading import Export, Rows
 
 # Rows of one batch: a new one begins with a unit once there are FEW, and anyway after MANY. Photos are read unit by
 # unit, so that a unit in two batches is read twice.
-FEW, MANY = 32, 512
+FEW, MANY = 32, 128
 
 
 @dataclass(frozen=True)

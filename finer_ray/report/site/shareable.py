@@ -47,7 +47,8 @@ def shareable_config(config: Any) -> Any:
 
 def shareable_manifest(manifest: Manifest) -> Manifest:
     """A manifest as pages may print it; its shards keep their URLs, by which `ShardNames` knows what they share."""
-    return manifest.model_copy(update={"config": shareable_config(manifest.config)})
+    versions = {shareable(name): version for name, version in manifest.versions.items()}
+    return manifest.model_copy(update={"config": shareable_config(manifest.config), "versions": versions})
 
 
 class ShardNames:

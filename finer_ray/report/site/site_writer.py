@@ -38,7 +38,7 @@ CLASS_LINES = 2000
 FAILURE_LINES = 20
 # Images on the overview.
 EXAMPLES = 8
-# Images whose maps are computed at every gamma: as sure of a mean as anybody can see, and half of a page's time.
+# Images whose maps are computed at every gamma, which takes half of a page's time: enough for a mean.
 SWEPT = 1000
 
 
