@@ -21,6 +21,7 @@ from finer_ray.report.site.batches import Held, batches, with_lines
 from finer_ray.report.site.image_pages import Shown
 from finer_ray.report.site.workers import in_order
 from tests.report.site.exports import PER_UNIT, SIZE, make
+from tests.report.site.work import dies, fails
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -88,17 +89,6 @@ def test_what_comes_back_of_an_image_is_small(tmp_path: Path) -> None:
         assert image.sweep is not None
         assert all(values.base is None for values in image.sweep.values())
         assert len(pickle.dumps(image)) < 4000
-
-
-def fails(item: int) -> int:
-    if item == 3:
-        raise ExportError("three")
-    return item
-
-
-def dies(item: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return item
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
