@@ -182,3 +182,23 @@ def test_every_page_is_whole_and_closed_to_nobody(shell: Shell) -> None:
     assert shell.driver.execute_script("return document.documentElement.dataset.theme") == dark == "dark"
     shell.driver.switch_to.default_content()
     shell.driver.execute_script("localStorage.clear()")
+
+
+LATER = """
+const [place, done] = arguments;
+const made = document.createElement(place.endsWith(".js") ? "script" : "img");
+made.onload = () => done(true);
+made.onerror = () => done(false);
+made.src = place;
+document.head.append(made);
+"""
+
+
+@browser_test
+def test_scripts_ask_for_files_and_pages_know_their_query(shell: Shell) -> None:
+    shell.show("images/1.html?of=wrong#gamma=2", "dog, k1")
+    assert shell.driver.execute_async_script(LATER, "../assets/maps.js")
+    assert shell.driver.execute_async_script(LATER, "0-map.jpg")
+    assert shell.driver.execute_script("return new URL(document.baseURI).search") == "?of=wrong"
+    shell.set("gamma", 1.0)
+    wait(shell.driver, lambda _: shell.address() == "images/1.html?of=wrong#gamma=1")

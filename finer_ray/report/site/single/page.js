@@ -16,7 +16,7 @@
     }
   }
 
-  /* Images: asked for once they come near the screen. */
+  /* Images, asked for once they come near the screen, and scripts that a script asks for. */
   const waiting = new Map();
   const source = Object.getOwnPropertyDescriptor(HTMLImageElement.prototype, "src");
   const near = new IntersectionObserver(
@@ -24,31 +24,38 @@
     { rootMargin: "400px" },
   );
 
-  function want(image) {
-    near.unobserve(image);
-    const path = image.dataset.held;
+  function want(element) {
+    near.unobserve(element);
+    const path = element.dataset.held;
     if (!waiting.has(path)) waiting.set(path, new Set());
-    waiting.get(path).add(image);
+    waiting.get(path).add(element);
     tell({ want: path });
   }
 
-  function given({ path, blob }) {
-    const address = URL.createObjectURL(blob);
-    for (const image of waiting.get(path) ?? []) {
-      if (image.dataset.held === path) source.set.call(image, address);
-    }
+  async function given({ path, blob }) {
+    const elements = [...(waiting.get(path) ?? [])].filter((element) => element.dataset.held === path);
     waiting.delete(path);
+    const address = URL.createObjectURL(blob);
+    for (const element of elements) {
+      if (element.tagName === "SCRIPT") {
+        element.textContent = await blob.text();
+        element.dispatchEvent(new Event("load"));
+      } else source.set.call(element, address);
+    }
   }
 
-  Object.defineProperty(HTMLImageElement.prototype, "src", {
-    ...source,
-    set(address) {
-      const path = inside(address);
-      if (path === null) return source.set.call(this, address);
-      this.dataset.held = path;
-      want(this);
-    },
-  });
+  for (const kind of [HTMLImageElement, HTMLScriptElement]) {
+    const before = Object.getOwnPropertyDescriptor(kind.prototype, "src");
+    Object.defineProperty(kind.prototype, "src", {
+      ...before,
+      set(address) {
+        const path = inside(address);
+        if (path === null) return before.set.call(this, address);
+        this.dataset.held = path;
+        want(this);
+      },
+    });
+  }
   HTMLImageElement.prototype.setAttribute = function (name, value) {
     if (name.toLowerCase() === "src") this.src = value;
     else Element.prototype.setAttribute.call(this, name, value);

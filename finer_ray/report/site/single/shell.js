@@ -9,6 +9,7 @@
   const KEY = "finer_ray-theme";
   const root = `${location.href.split(/[?#]/)[0]}/`;
   const block = (path) => document.getElementById(`held:${path}`);
+  const file = (path) => path.split("?")[0];
   let frame = document.createElement("iframe");
   let shown = { path: null, hash: "", url: "" };
   let turn = 0;
@@ -35,15 +36,15 @@
   }
   const text = async (path) => (await blob(path)).text();
 
-  /* Path and hash that an address `#images/3.html#gamma=2` names. */
+  /* Path, with its query, and hash that an address `#images/3.html?of=x#gamma=2` names. */
   function named(address) {
     const [, path, hash] = address.match(/^#?([^#]*)(#.*)?$/s);
-    return block(path) && path.endsWith(".html") ? { path, hash: hash ?? "" } : { path: FIRST, hash: "" };
+    return /\.html(\?|$)/.test(path) && block(file(path)) ? { path, hash: hash ?? "" } : { path: FIRST, hash: "" };
   }
 
   /* A page with its scripts and styles inside, its images to be asked for. */
   async function assembled(path) {
-    const page = new DOMParser().parseFromString(await text(path), "text/html");
+    const page = new DOMParser().parseFromString(await text(file(path)), "text/html");
     const base = page.createElement("base");
     base.href = root + path;
     // The policy of this file holds in its frame.
