@@ -330,23 +330,29 @@ def demo(
 @app.command(rich_help_panel=LOOK)
 def report(
     url: ExportUrl,
-    to: Annotated[Path | None, typer.Option(help="The folder to write to; OUT/report, or ./report.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder, or file, to write to; OUT/report, or ./report (.html).")
+    ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
     classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 15 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     pairs: Annotated[int, typer.Option(min=0, help="Pairs of classes that get a page.")] = 12,
     title: Annotated[str | None, typer.Option(help="Of the report; the folder of the shards names it.")] = None,
+    single_file: Annotated[bool, typer.Option("--single-file", help="One HTML file in place of a folder.")] = False,
 ) -> None:
     """Write a report for the browser, with live maps.
 
-    A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls.
+    A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls. With
+    --single-file one file that holds them all, for e-mail.
     """
-    from finer_ray.report.site import write_report
+    from finer_ray.report.site import write_report, write_single_file
+    from finer_ray.report.site.workers import cores
     from finer_ray.store.reading import open_export
 
-    made = open_export(url)
-    place = to or made.local_path("report") or Path("report")
-    typer.echo(write_report(made, place, images, classes, seed, pairs, title))
+    made, name = open_export(url), "report.html" if single_file else "report"
+    write = write_single_file if single_file else write_report
+    place = to or made.local_path(name) or Path(name)
+    typer.echo(write(made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, jobs=cores()))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -34,12 +34,23 @@ def input_size(export: Export, line: dict[str, Any]) -> Sequence[int]:
 
 
 def map_data(
-    export: Export, line: dict[str, Any], tensors: dict[str, NDArray[Any]], decoded: Decoded | None
+    export: Export,
+    line: dict[str, Any],
+    tensors: dict[str, NDArray[Any]],
+    decoded: Decoded | None,
+    main: str | None = None,
 ) -> dict[str, Any]:
     """What the page's script computes from: maps and basis as stored (float16, base64) with their scales.
 
     A map is `comparable` where its values have the unit of those that the page computes from the basis, which is
     Grad-CAM's: sums of gradients' means times activations. Other methods' maps have units of their own.
+
+    Args:
+        export: whose manifest is read.
+        line: of the table `images`.
+        tensors: of the row, by name, those of SHOWN that the export has.
+        decoded: the photo, None where it is not at hand.
+        main: the map that stands for the export, where that is known already; None for `main_map(export)`.
     """
     manifest = export.manifest
     saliency = manifest.config["saliency"]
@@ -75,7 +86,7 @@ def map_data(
         "weighting": saliency["weighting"],
         "baseline": baseline,
         "finer": finer,
-        "main": main_map(export),
+        "main": main or main_map(export),
     }
 
 

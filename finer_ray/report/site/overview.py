@@ -1,6 +1,6 @@
 """The overview: an export's counts, accuracy, failures, metrics with intervals, and charts, from all of its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,16 @@ def accuracy(images: pa.Table) -> dict[str, Any] | None:
     return {"mean": right / count, "low": float(interval.low), "high": float(interval.high), "count": count}
 
 
-def failures(export: Export) -> list[dict[str, Any]]:
-    """Failures by stage and reason, the most frequent first: stage, reason, count, and one of them as an example."""
-    return grouped(export.failures)
+def failures(export: Export, said: Callable[[str], str] = str) -> list[dict[str, Any]]:
+    """Failures by stage and reason, the most frequent first: stage, reason, count, and one of them as an example.
+
+    Args:
+        export: any.
+        said: what is said in place of an error's message.
+    """
+    table = export.failures
+    errors = pa.array([said(error) for error in table["error"].to_pylist()], pa.string())
+    return grouped(table.set_column(table.schema.get_field_index("error"), "error", errors))
 
 
 def confused_pairs(export: Export) -> list[dict[str, Any]]:

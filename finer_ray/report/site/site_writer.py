@@ -2,39 +2,45 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
 import yaml
 
-from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
+from finer_ray.metrics.table import CURVES, OF_REGION, REPORTED
+from finer_ray.pipeline.progress import late_bar
 from finer_ray.report.best_map import best_map
 from finer_ray.report.colours import NAMES, colours_script
 from finer_ray.report.overlay import MODES, STRENGTH
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
+from finer_ray.report.site.batches import batches, with_lines
 from finer_ray.report.site.class_errors import class_errors
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
-from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
+from finer_ray.report.site.curves import curve_charts, mean_curves
 from finer_ray.report.site.data_name import data_name
 from finer_ray.report.site.findings import findings
 from finer_ray.report.site.folder import SIGN, replaced
-from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
+from finer_ray.report.site.image_pages import GAMMAS, ImagePages, Shown
 from finer_ray.report.site.map_data import input_size
 from finer_ray.report.site.page_sample import Sample, draw_sample
 from finer_ray.report.site.pair_data import pair_data
 from finer_ray.report.site.pair_pages import PairPage, pair_pages, wanted_rows
 from finer_ray.report.site.pair_pictures import draw_pictures, ring
 from finer_ray.report.site.reading_guide import reading_guide
-from finer_ray.report.site.templating import environment
+from finer_ray.report.site.shareable import ShardNames, shareable_config, shareable_manifest
+from finer_ray.report.site.templating import environment, write_page
+from finer_ray.report.site.workers import in_order
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js", "pair.js")
+T = TypeVar("T")
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -42,6 +48,8 @@ FAILURE_LINES = 20
 EXAMPLES = 8
 # Pairs of classes on the overview's first screen.
 TELLING = 3
+# Images whose maps are computed at every gamma, which takes half of a page's time: enough for a mean.
+SWEPT = 1000
 
 
 def write_report(
@@ -52,6 +60,7 @@ def write_report(
     seed: int = 0,
     pairs: int = 12,
     title: str | None = None,
+    jobs: int = 1,
 ) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
@@ -67,16 +76,18 @@ def write_report(
         seed: of the draws.
         pairs: at most as many pairs of classes get a page: the most confused, the most telling and the most similar.
         title: of the report; a name of the data set, from where its shards lie, when None.
+        jobs: processes that write pages; the result is the same. More than 1 needs a script that may be imported, with
+            `if __name__ == "__main__":` around what it does.
 
     Returns:
         The page to open.
 
     Raises:
-        ExportError: the folder is a file, or holds anything that no report of ours does.
+        ExportError: the folder is a file, or holds anything that no report of ours does; a process was killed.
     """
     with replaced(folder) as draft:
         sample = draw_sample(export, images, classes, seed)
-        _Writer(export, draft, sample, pair_pages(export, pairs), seed, title).write()
+        _Writer(export, draft, sample, pair_pages(export, pairs), seed, title, jobs).write()
     return folder / "index.html"
 
 
@@ -84,36 +95,47 @@ class _Writer:
     """One report being written."""
 
     def __init__(
-        self, export: Export, folder: Path, sample: Sample, pairs: list[PairPage], seed: int, title: str | None
+        self,
+        export: Export,
+        folder: Path,
+        sample: Sample,
+        pairs: list[PairPage],
+        seed: int,
+        title: str | None,
+        jobs: int,
     ) -> None:
-        self._export, self._folder, self._sample, self._pairs, self._seed = export, folder, sample, pairs, seed
-        best = best_map(export)
-        self._errors = class_errors(export, sample.classes, best)
+        self._export, self._folder, self._sample, self._pairs = export, folder, sample, pairs
+        self._seed, self._jobs, self._best = seed, jobs, best_map(export)
+        self._errors = class_errors(export, sample.classes, self._best)
         wrong = (row for known in self._errors.values() for row in known.pictured())
         self._pages = sorted({*sample.pages(), *wrong, *wanted_rows(pairs)})
-        self._environment = environment(
-            {
-                "names": export.manifest.classes,
-                "manifest": export.manifest,
-                "sample": sample,
-                "seed": seed,
-                "pages": set(self._pages),
-                "class_pages": set(sample.classes),
-                "metrics": METRICS,
-                "colour_maps": NAMES,
-                "display_modes": MODES,
-                "strength": STRENGTH,
-                "aggregations": AGGREGATIONS,
-                "weightings": WEIGHTINGS,
-                "main_map": best.name,
-                "best": best,
-                "report_title": title or data_name(export.manifest.config["input"]["shards"]),
-                "baselines": baselines(export),
-                "input_size": partial(input_size, export),
-                "pair_pages": {page.pair.classes for page in pairs},
-                "ring": partial(ring, export),
-            }
-        )
+        self._swept = frozenset(_spread(sample.rows, SWEPT))
+        self._shards = ShardNames(entry.shard.ref.url for entry in export.manifest.shards)
+        # Other processes get it as a pickle, the export without the tables that were read here.
+        self._bare = Export(export.folder, export.manifest)
+        self._known = {
+            "names": export.manifest.classes,
+            "manifest": shareable_manifest(export.manifest),
+            "shard_names": self._shards,
+            "sample": sample,
+            "seed": seed,
+            "pages": set(self._pages),
+            "page_count": len(self._pages),
+            "class_pages": set(sample.classes),
+            "pair_pages": {page.pair.classes for page in pairs},
+            "colour_maps": NAMES,
+            "display_modes": MODES,
+            "strength": STRENGTH,
+            "aggregations": AGGREGATIONS,
+            "weightings": WEIGHTINGS,
+            "main_map": self._best.name,
+            "best": self._best,
+            "report_title": title or data_name(export.manifest.config["input"]["shards"]),
+            "baselines": baselines(export),
+            "input_size": partial(input_size, self._bare),
+            "ring": partial(ring, self._bare),
+        }
+        self._environment = environment(self._known)
 
     def write(self) -> None:
         for name in ("assets", "classes", "images", "pairs"):
@@ -139,29 +161,18 @@ class _Writer:
             shutil.copyfile(asset, self._folder / "assets" / asset.name)
         (self._folder / "assets" / "colours.js").write_text(colours_script(), encoding="utf-8")
 
-    def _images(self) -> list[ImagePage]:
-        shown = []
-        for place, image in enumerate(show_images(self._export, self._pages, self._folder / "images")):
-            around = [self._pages[other] if 0 <= other < len(self._pages) else None for other in (place - 1, place + 1)]
-            where = f"images/{image.line['row']}.html"
-            known = [
-                metric for name, metric in REPORTED.items() if any(entry[name] is not None for entry in image.metrics)
-            ]
-            self._page(
-                where,
-                "image.html",
-                "../",
-                image=image,
-                before=around[0],
-                after=around[1],
-                known=known,
-                curves=curve_charts({name: image_curves(image.metrics, name) for name in CURVES}),
-            )
-            image.data.clear()
-            shown.append(image)
+    def _images(self) -> list[Shown]:
+        main, folder = self._best.name or "", self._folder / "images"
+        work = ImagePages(self._bare, main, self._known, self._pages, self._swept, folder)
+        groups, shown = batches(self._export, self._pages), list[Shown]()
+        done = in_order(work, with_lines(self._export, groups), min(self._jobs, len(groups)))
+        with late_bar(len(self._pages), "writing pages") as advance, closing(done):
+            for made in done:
+                shown += made
+                advance(len(made))
         return shown
 
-    def _class(self, line: dict[str, Any], known: dict[int, ImagePage]) -> None:
+    def _class(self, line: dict[str, Any], known: dict[int, Shown]) -> None:
         index, maps = line["class"], line["maps"].values()
         self._page(
             f"classes/{index}.html",
@@ -175,7 +186,7 @@ class _Writer:
             known=known,
         )
 
-    def _write_pairs(self, known: dict[int, ImagePage]) -> None:
+    def _write_pairs(self, known: dict[int, Shown]) -> None:
         if not self._pairs:
             return
         pictures = draw_pictures(self._export, self._pairs, self._folder / "pairs")
@@ -184,12 +195,12 @@ class _Writer:
             self._page(f"pairs/{page.name}.html", "pair.html", "../", page=page, data=pair_data(self._export, page))
         self._page("pairs.html", "pairs.html", "", shown=self._pairs)
 
-    def _overview(self, lines: list[dict[str, Any]], shown: list[ImagePage]) -> None:
+    def _overview(self, lines: list[dict[str, Any]], shown: list[Shown]) -> None:
         export = self._export
         drawn = set(self._sample.rows)
-        sweeps = [image.sweep for image in shown if image.sweep is not None and image.line["row"] in drawn]
+        sweeps = [image.sweep for image in shown if image.sweep is not None]
         scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in OF_REGION if sweeps}
-        failures, table = overview.failures(export), overview.metric_table(export)
+        failures, table = overview.failures(export, self._shards.text), overview.metric_table(export)
         maps = export.manifest.layout.maps
         compared = next(iter(baselines(export).items()), None)
         self._page(
@@ -211,27 +222,27 @@ class _Writer:
                 GAMMAS,
                 scores,
                 export.manifest.config["saliency"]["gamma"],
-                len(drawn),
-                sum(bool(image.problem) for image in shown if image.line["row"] in drawn),
+                len(self._swept),
+                sum(bool(image.problem) for image in shown if image.line["row"] in self._swept),
             ),
             lines=lines[:CLASS_LINES],
             class_count=len(lines),
-            config=yaml.safe_dump(_for_people(export.manifest.config), sort_keys=False, allow_unicode=True),
-            examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
+            config=yaml.safe_dump(
+                _for_people(shareable_config(export.manifest.config)), sort_keys=False, allow_unicode=True
+            ),
+            examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem], EXAMPLES),
             lacking=[image for image in shown if image.problem],
-            page_count=len(self._pages),
             telling=self._pairs[:TELLING],
         )
 
     def _page(self, name: str, template: str, root: str, **context: Any) -> None:
-        text = self._environment.get_template(template).render(root=root, **context)
-        (self._folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_page(self._environment, self._folder / name, template, root, **context)
 
 
-def _spread(images: list[ImagePage]) -> list[ImagePage]:
+def _spread(items: Sequence[T], count: int) -> list[T]:
     """A few of them, evenly apart."""
-    places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
-    return [images[place] for place in places]
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def _for_people(config: dict[str, Any]) -> dict[str, Any]:
