@@ -317,16 +317,26 @@ def report(
     images: Annotated[int, typer.Option(min=0, help="Images drawn at random to get a page.")] = 300,
     classes: Annotated[int, typer.Option(min=0, help="Classes that get a page, with 9 images each.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Pages only for images like this: 'label <> predicted'.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Pages only for the images in this text file, a key a line.")] = None,
 ) -> None:
     """Write a report for the browser, with live maps.
 
     A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls.
+    --where asks columns of the table images and metrics of the main map; label_name, predicted_name and target_name
+    are the classes' names. The first --images by row are shown instead of a draw.
     """
     from finer_ray.report.site import write_report
+    from finer_ray.report.site.asked import asked_for
     from finer_ray.store.reading import open_export
 
     made = open_export(url)
-    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed))
+    asked = asked_for(made, where, keys)
+    if asked is not None:
+        ERRORS.print(f"{len(asked.rows)} of {made.images.num_rows} images: {asked.words}")
+    typer.echo(write_report(made, to or made.local_path("report") or Path("report"), images, classes, seed, asked))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -13,10 +13,13 @@ import yaml
 from finer_ray.metrics.table import CURVES, METRICS, OF_REGION, REPORTED
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
+from finer_ray.report.site.asked import Asked
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.colours import NAMES, colours_script
 from finer_ray.report.site.curves import curve_charts, image_curves, mean_curves
+from finer_ray.report.site.embedding_map import PLACED_BY_TSNE, no_map
 from finer_ray.report.site.folder import SIGN, replaced
+from finer_ray.report.site.image_list import image_list, listing_script
 from finer_ray.report.site.image_pages import GAMMAS, ImagePage, show_images
 from finer_ray.report.site.map_data import input_size, main_map
 from finer_ray.report.site.page_sample import Sample, draw_sample
@@ -25,7 +28,12 @@ from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-ASSETS = ("site.css", "site.js", "maps.js", "paint.js", "view.js")
+ASSETS = (
+    *("site.css", "site.js", "maps.js", "paint.js", "view.js"),
+    *("finding.css", "listing.js", "turn.js", "scatter.js", "gallery.js"),
+)
+# Cards of the gallery that stand in the page itself; gallery.js adds as many at a time.
+CARDS = 120
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -33,7 +41,9 @@ FAILURE_LINES = 20
 EXAMPLES = 8
 
 
-def write_report(export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0) -> Path:
+def write_report(
+    export: Export, folder: Path, images: int = 300, classes: int = 50, seed: int = 0, asked: Asked | None = None
+) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
 
     Numbers and charts of the overview are of all rows; pages are for a seeded sample of the images, and for the
@@ -45,6 +55,7 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         images: at most as many are drawn at random.
         classes: at most as many get a page, each with at most 9 images more.
         seed: of the draws.
+        asked: images to which pages are kept, the first by row instead of a draw; see `asked_for`.
 
     Returns:
         The page to open.
@@ -53,7 +64,7 @@ def write_report(export: Export, folder: Path, images: int = 300, classes: int =
         ExportError: the folder is a file, or holds anything that no report of ours does.
     """
     with replaced(folder) as draft:
-        _Writer(export, draft, draw_sample(export, images, classes, seed), seed).write()
+        _Writer(export, draft, draw_sample(export, images, classes, seed, asked), seed).write()
     return folder / "index.html"
 
 
@@ -70,6 +81,7 @@ class _Writer:
                 "sample": sample,
                 "seed": seed,
                 "pages": set(self._pages),
+                "page_count": len(self._pages),
                 "class_pages": set(sample.classes),
                 "metrics": METRICS,
                 "colour_maps": NAMES,
@@ -86,7 +98,7 @@ class _Writer:
             (self._folder / name).mkdir(parents=True)
         self._assets()
         shown = self._images()
-        self._page("images.html", "gallery.html", "", images=shown)
+        self._gallery(shown)
         known = {image.line["row"]: image for image in shown}
         lines = class_lines(self._export)
         for line in lines:
@@ -115,6 +127,7 @@ class _Writer:
                 "image.html",
                 "../",
                 image=image,
+                place=place + 1,
                 before=around[0],
                 after=around[1],
                 known=known,
@@ -123,6 +136,18 @@ class _Writer:
             image.data.clear()
             shown.append(image)
         return shown
+
+    def _gallery(self, shown: list[ImagePage]) -> None:
+        listed = image_list(self._export, self._pages, [image.line["row"] for image in shown if image.problem])
+        (self._folder / "assets" / "images.js").write_text(listing_script(listed), encoding="utf-8")
+        self._page(
+            "images.html",
+            "gallery.html",
+            "",
+            images=shown[:CARDS],
+            map_note=None if listed["map"] else no_map(self._export),
+            tsne_limit=PLACED_BY_TSNE,
+        )
 
     def _class(self, line: dict[str, Any], known: dict[int, ImagePage]) -> None:
         index, maps = line["class"], line["maps"].values()
@@ -163,7 +188,6 @@ class _Writer:
             config=yaml.safe_dump(_for_people(export.manifest.config), sort_keys=False, allow_unicode=True),
             examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem]),
             lacking=[image for image in shown if image.problem],
-            page_count=len(self._pages),
         )
 
     def _page(self, name: str, template: str, root: str, **context: Any) -> None:

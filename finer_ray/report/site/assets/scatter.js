@@ -1,0 +1,255 @@
+/* The map of the embeddings on a canvas: points that fit what is asked are coloured, a rectangle selects. Sets
+   `finerRayScatter`(data, {address, change}), whose `draw` takes a state of listing.js. */
+"use strict";
+
+window.finerRayScatter = (data, { address, change }) => {
+  const listing = window.finerRayListing;
+  const control = (name) => document.getElementById(name);
+  const canvas = control("plane");
+  const tip = control("tip");
+  const edges = [...document.querySelectorAll("#edges input")];
+  const known = data.map.flatMap(([x], place) => (x === null ? [] : [place]));
+  // Classes with a colour of their own, names on the map, pixels to the edge and from pointer to point.
+  const [COLOURED, NAMED, EDGE, NEAR] = [6, 12, 14, 12];
+  const EVERYTHING = [0, 0, 1000, 1000];
+  const classes = data.fields.find(({ name }) => name === "label") ?? data.fields.find(({ name }) => name === "predicted");
+  const tints = data.fields.filter(({ name, kind }) => kind === "number" || ["verdict", "label", "predicted"].includes(name));
+  let state = null;
+  let fitting = [];
+  let dragged = null;
+  let frame = 0;
+
+  const low = [0, 1].map((axis) => known.reduce((a, place) => Math.min(a, data.map[place][axis]), Infinity));
+  const high = [0, 1].map((axis) => known.reduce((a, place) => Math.max(a, data.map[place][axis]), -Infinity));
+
+  /* Pixels of the canvas for a place on the map: one scale for both axes. */
+  function view() {
+    const size = [canvas.clientWidth, canvas.clientHeight];
+    const scale = Math.min(...size.map((pixels, axis) => (pixels - 2 * EDGE) / (high[axis] - low[axis] || 1)));
+    const start = size.map((pixels, axis) => (pixels - scale * (low[axis] + high[axis])) / 2);
+    return {
+      to: (place) => place.map((value, axis) => start[axis] + scale * value),
+      from: (pixels) => pixels.map((value, axis) => (value - start[axis]) / scale),
+    };
+  }
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  /* The most frequent values of a choice, as places in its options. */
+  function frequent(field, places = known) {
+    const counts = new Map();
+    for (const place of places) {
+      if (field.values[place] !== null) counts.set(field.values[place], (counts.get(field.values[place]) ?? 0) + 1);
+    }
+    return [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a - b);
+  }
+
+  /* What a point's colour is, and lines of the legend: a swatch's class and words. */
+  function tinted() {
+    const field = tints.find(({ name }) => name === state.tint) ?? classes;
+    const grey = colour("--soft");
+    if (field.kind === "number") {
+      const values = known.map((place) => field.values[place]).filter((value) => value !== null);
+      const [least, most] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+      const hex = window.finerRayColours.viridis;
+      const level = (value) => Math.min(255, Math.floor((256 * (value - least)) / (most - least || 1)));
+      const of = (value) => (value === null ? grey : `#${hex.slice(6 * level(value), 6 * level(value) + 6)}`);
+      return { of: (place) => of(field.values[place]), ramp: { of, least, most, words: field.words } };
+    }
+    const tones = field.name === "verdict" ? ["--good", "--bad", "--soft"] : [0, 1, 2, 3, 4, 5].map((number) => `--s${number}`);
+    const order = field.name === "verdict" ? [0, 1, 2] : frequent(field).slice(0, COLOURED);
+    const colours = new Map(order.map((option, number) => [option, colour(tones[number])]));
+    const legend = order.map((option, number) => [`swatch ${tones[number].slice(2)}`, field.options[option]]);
+    const seen = new Set(known.map((place) => field.values[place]));
+    if ([...seen].some((option) => !colours.has(option))) legend.push(["swatch soft", "others"]);
+    return { of: (place) => colours.get(field.values[place]) ?? grey, legend };
+  }
+
+  function tell({ legend, ramp }) {
+    const lines = (legend ?? []).map(([className, words]) => {
+      const line = document.createElement("li");
+      line.append(Object.assign(document.createElement("span"), { className }), words);
+      return line;
+    });
+    if (ramp) {
+      const bar = Object.assign(document.createElement("canvas"), { width: 64, height: 1, className: "ramp" });
+      const context = bar.getContext("2d");
+      for (let x = 0; x < 64; x++) {
+        context.fillStyle = ramp.of(ramp.least + (x / 63) * (ramp.most - ramp.least));
+        context.fillRect(x, 0, 1, 1);
+      }
+      bar.setAttribute("aria-hidden", "true");
+      const line = document.createElement("li");
+      const [least, most] = [ramp.least, ramp.most].map((value) => Number(value.toPrecision(2)));
+      line.append(`${least} `, bar, ` ${most}: ${ramp.words}`);
+      lines.push(line);
+    }
+    control("tints").replaceChildren(...lines);
+  }
+
+  function paint() {
+    frame = 0;
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = Math.round(canvas.clientWidth * ratio);
+    canvas.height = Math.round(canvas.clientHeight * ratio);
+    const context = canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    const { to } = view();
+    const tint = tinted();
+    tell(tint);
+    const size = known.length > 2000 ? 1.6 : known.length > 400 ? 2.6 : 4;
+    const dot = (place) => {
+      const [x, y] = to(data.map[place]);
+      context.beginPath();
+      context.arc(x, y, size, 0, 2 * Math.PI);
+      context.fill();
+    };
+    context.fillStyle = colour("--line");
+    known.filter((place) => !fitting[place]).forEach(dot);
+    const shown = known.filter((place) => fitting[place]);
+    for (const place of shown) {
+      context.fillStyle = tint.of(place);
+      dot(place);
+    }
+    rectangle(context, to);
+    named(context, to, shown);
+    const words = listing.words(data, { ...state, box: null, sort: "", order: "" });
+    canvas.setAttribute("aria-label", `Map of the embeddings: ${known.length} images, ${shown.length} of them ${words ? `with ${words}` : "shown"}`);
+  }
+
+  function rectangle(context, to) {
+    const box = dragged ?? state.box;
+    if (!box) return;
+    const [[left, top], [right, bottom]] = [to(box.slice(0, 2)), to(box.slice(2))];
+    context.fillStyle = context.strokeStyle = colour("--focus");
+    context.globalAlpha = 0.1;
+    context.fillRect(left, top, right - left, bottom - top);
+    context.globalAlpha = 1;
+    context.lineWidth = 1.5;
+    context.strokeRect(left, top, right - left, bottom - top);
+  }
+
+  /* Names of the most frequent classes amid their points, where they do not cover each other. */
+  function named(context, to, shown) {
+    const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
+    const taken = [];
+    context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
+    context.textAlign = "center";
+    context.lineJoin = "round";
+    context.lineWidth = 4;
+    const groups = new Map();
+    for (const place of shown) groups.set(classes.values[place], [...(groups.get(classes.values[place]) ?? []), place]);
+    for (const option of frequent(classes, shown)) {
+      if (taken.length === NAMED) break;
+      const text = classes.options[option].length > 24 ? `${classes.options[option].slice(0, 23)}…` : classes.options[option];
+      const half = context.measureText(text).width / 2 + 3;
+      const centre = [0, 1].map((axis) => middle(groups.get(option).map((place) => data.map[place][axis])));
+      let [x, y] = to(centre);
+      x = Math.max(half, Math.min(canvas.clientWidth - half, x));
+      y = Math.max(22, y);
+      if (taken.some(([otherX, otherY, other]) => Math.abs(x - otherX) < half + other && Math.abs(y - otherY) < 16)) continue;
+      taken.push([x, y, half]);
+      context.strokeStyle = colour("--card");
+      context.strokeText(text, x, y - 8);
+      context.fillStyle = colour("--ink");
+      context.fillText(text, x, y - 8);
+    }
+  }
+
+  function soon() {
+    if (!frame && state) frame = requestAnimationFrame(paint);
+  }
+
+  const pixels = (event) => {
+    const frame = canvas.getBoundingClientRect();
+    return [event.clientX - frame.left, event.clientY - frame.top];
+  };
+
+  function nearest(at) {
+    const { to } = view();
+    let best = null;
+    let least = NEAR ** 2;
+    for (const place of known) {
+      if (!fitting[place]) continue;
+      const [x, y] = to(data.map[place]);
+      const distance = (x - at[0]) ** 2 + (y - at[1]) ** 2;
+      if (distance < least) [best, least] = [place, distance];
+    }
+    return best;
+  }
+
+  function hover(place, touched = false) {
+    tip.hidden = place === null;
+    canvas.style.cursor = place === null ? "crosshair" : "pointer";
+    if (place === null) return;
+    const [x, y] = view().to(data.map[place]);
+    const [photo, words] = tip.children;
+    photo.hidden = data.lacking.includes(data.rows[place]);
+    if (!photo.hidden) photo.src = `images/${data.rows[place]}.jpg`;
+    words.textContent = `${data.names[data.predicted[place]]} · ${data.keys[place]}`;
+    tip.href = address(place);
+    tip.classList.toggle("touched", touched);
+    tip.style.left = `${Math.max(0, Math.min(canvas.clientWidth - 150, x - 75))}px`;
+    tip.style.top = y > canvas.clientHeight / 2 ? "" : `${y + 12}px`;
+    tip.style.bottom = y > canvas.clientHeight / 2 ? `${canvas.clientHeight - y + 12}px` : "";
+  }
+
+  let start = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    start = pixels(event);
+    canvas.setPointerCapture(event.pointerId);
+    event.preventDefault();
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const at = pixels(event);
+    if (!start) return hover(nearest(at));
+    if (!dragged && Math.hypot(at[0] - start[0], at[1] - start[1]) < 5) return;
+    hover(null);
+    const { from } = view();
+    const [one, other] = [from(start), from(at)];
+    dragged = [0, 1].map((axis) => Math.round(Math.min(one[axis], other[axis])));
+    dragged.push(...[0, 1].map((axis) => Math.round(Math.max(one[axis], other[axis]))));
+    soon();
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    const box = dragged;
+    const clicked = start && !box;
+    start = dragged = null;
+    if (box) return change({ box });
+    const place = clicked ? nearest(pixels(event)) : null;
+    if (place !== null && event.pointerType !== "touch") location.href = address(place);
+    else if (clicked) hover(place, true);
+    if (clicked && place === null && state.box) change({ box: null });
+  });
+  canvas.addEventListener("pointercancel", () => {
+    start = dragged = null;
+    soon();
+  });
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") hover(null);
+  });
+
+  control("edges").addEventListener("input", () => {
+    const box = edges.map((edge) => Number(edge.value));
+    change({ box: box.every((value, number) => value === EVERYTHING[number]) ? null : box });
+  });
+  for (const { name, title } of tints) control("tint").append(new Option(name === classes.name ? `class (${title})` : title, name));
+  control("tint").addEventListener("input", () => {
+    change({ tint: control("tint").value === classes.name ? "" : control("tint").value });
+  });
+  new ResizeObserver(soon).observe(canvas);
+  new MutationObserver(soon).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", soon);
+
+  return {
+    draw(asked) {
+      state = asked;
+      fitting = listing.fits(data, state, false);
+      control("tint").value = tints.some(({ name }) => name === state.tint) ? state.tint : classes.name;
+      edges.forEach((edge, number) => (edge.value = (state.box ?? EVERYTHING)[number]));
+      if (state.box && !control("edges").contains(document.activeElement)) hover(null);
+      soon();
+    },
+  };
+};
