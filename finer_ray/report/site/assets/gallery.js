@@ -26,9 +26,12 @@
     return element;
   }
 
+  const isOwn = (field) => field.name.startsWith("own.");
+
   function choice(field) {
     const options = field.options.map((text, place) => new Option(text, field.keys[place]));
-    return make("label", {}, `${field.title} `, bound("is", field, make("select", {}, new Option("all", ""), ...options)));
+    const title = field.title[0].toUpperCase() + field.title.slice(1);
+    return make("label", {}, `${isOwn(field) ? field.title : title} `, bound("is", field, make("select", {}, new Option("all", ""), ...options)));
   }
 
   function text(field) {
@@ -50,7 +53,7 @@
     for (const field of data.fields) {
       control("sort").append(new Option(field.title, field.name));
       const made = { choice, text, number: range }[field.kind](field);
-      if (field.kind === "choice" && !field.name.startsWith("own.")) form.insertBefore(made, control("more"));
+      if (field.kind === "choice" && !isOwn(field)) form.insertBefore(made, control("more"));
       else control("bounds").append(made);
     }
   }

@@ -7,12 +7,18 @@ window.finerRayScatter = (data, { address, change }) => {
   const control = (name) => document.getElementById(name);
   const canvas = control("plane");
   const tip = control("tip");
-  const edges = [...document.querySelectorAll("#edges input")];
+  // In the order of a box.
+  const edges = ["left", "top", "right", "bottom"].map((edge) => document.querySelector(`[data-edge=${edge}]`));
   const known = data.map.flatMap(([x], place) => (x === null ? [] : [place]));
-  // Classes with a colour of their own, names on the map, pixels to the edge and from pointer to point.
-  const [COLOURED, NAMED, EDGE, NEAR] = [6, 12, 14, 12];
+  // Classes with a colour of their own, and with a label on the map.
+  const [COLOURED, LABELLED] = [5, 16];
+  // Pixels to the edge, from pointer to point, and of a photo on the map.
+  const [EDGE, NEAR, PHOTO] = [26, 12, 38];
   const EVERYTHING = [0, 0, 1000, 1000];
   const classes = data.fields.find(({ name }) => name === "label") ?? data.fields.find(({ name }) => name === "predicted");
+  const [largest] = frequent(classes);
+  // Colours of classes say little where each has a point or two.
+  const usual = (classes.values.filter((value) => value === largest).length < 3 && data.fields.find(({ name }) => name === "verdict")) || classes;
   const tints = data.fields.filter(({ name, kind }) => kind === "number" || ["verdict", "label", "predicted"].includes(name));
   let state = null;
   let fitting = [];
@@ -46,7 +52,7 @@ window.finerRayScatter = (data, { address, change }) => {
 
   /* What a point's colour is, and lines of the legend: a swatch's class and words. */
   function tinted() {
-    const field = tints.find(({ name }) => name === state.tint) ?? classes;
+    const field = tints.find(({ name }) => name === state.tint) ?? usual;
     const grey = colour("--soft");
     if (field.kind === "number") {
       const values = known.map((place) => field.values[place]).filter((value) => value !== null);
@@ -56,7 +62,7 @@ window.finerRayScatter = (data, { address, change }) => {
       const of = (value) => (value === null ? grey : `#${hex.slice(6 * level(value), 6 * level(value) + 6)}`);
       return { of: (place) => of(field.values[place]), ramp: { of, least, most, words: field.words } };
     }
-    const tones = field.name === "verdict" ? ["--good", "--bad", "--soft"] : [0, 1, 2, 3, 4, 5].map((number) => `--s${number}`);
+    const tones = field.name === "verdict" ? ["--good", "--bad", "--soft"] : [0, 1, 2, 3, 4].map((number) => `--s${number}`);
     const order = field.name === "verdict" ? [0, 1, 2] : frequent(field).slice(0, COLOURED);
     const colours = new Map(order.map((option, number) => [option, colour(tones[number])]));
     const legend = order.map((option, number) => [`swatch ${tones[number].slice(2)}`, field.options[option]]);
@@ -111,8 +117,11 @@ window.finerRayScatter = (data, { address, change }) => {
       context.fillStyle = tint.of(place);
       dot(place);
     }
+    context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
+    context.textAlign = "center";
+    context.lineJoin = "round";
+    labels(context, to, shown, tint);
     rectangle(context, to);
-    named(context, to, shown);
     const words = listing.words(data, { ...state, box: null, sort: "", order: "" });
     canvas.setAttribute("aria-label", `Map of the embeddings: ${known.length} images, ${shown.length} of them ${words ? `with ${words}` : "shown"}`);
   }
@@ -129,31 +138,67 @@ window.finerRayScatter = (data, { address, change }) => {
     context.strokeRect(left, top, right - left, bottom - top);
   }
 
-  /* Names of the most frequent classes amid their points, where they do not cover each other. */
-  function named(context, to, shown) {
-    const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-    const taken = [];
-    context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
-    context.textAlign = "center";
-    context.lineJoin = "round";
-    context.lineWidth = 4;
+  /* The most frequent classes have a label amid their points, where it covers no other: a photo, or their name. */
+  function labels(context, to, shown, tint) {
     const groups = new Map();
-    for (const place of shown) groups.set(classes.values[place], [...(groups.get(classes.values[place]) ?? []), place]);
-    for (const option of frequent(classes, shown)) {
-      if (taken.length === NAMED) break;
-      const text = classes.options[option].length > 24 ? `${classes.options[option].slice(0, 23)}…` : classes.options[option];
-      const half = context.measureText(text).width / 2 + 3;
-      const centre = [0, 1].map((axis) => middle(groups.get(option).map((place) => data.map[place][axis])));
-      let [x, y] = to(centre);
-      x = Math.max(half, Math.min(canvas.clientWidth - half, x));
-      y = Math.max(22, y);
-      if (taken.some(([otherX, otherY, other]) => Math.abs(x - otherX) < half + other && Math.abs(y - otherY) < 16)) continue;
-      taken.push([x, y, half]);
-      context.strokeStyle = colour("--card");
-      context.strokeText(text, x, y - 8);
-      context.fillStyle = colour("--ink");
-      context.fillText(text, x, y - 8);
+    for (const place of shown) {
+      const option = classes.values[place];
+      if (option !== null) groups.set(option, (groups.get(option) ?? []).concat(place));
     }
+    const taken = [];
+    for (const option of frequent(classes, shown)) {
+      if (taken.length === LABELLED) break;
+      const group = groups.get(option).map((place) => to(data.map[place]));
+      const [x, y] = [0, 1].map((axis) => group.map((point) => point[axis]).sort((a, b) => a - b)[group.length >> 1]);
+      const away = group.map((point) => Math.hypot(point[0] - x, point[1] - y));
+      const middle = groups.get(option)[away.indexOf(Math.min(...away))];
+      const photo = photoOf(middle);
+      const half = photo ? [PHOTO / 2, PHOTO / 2] : [context.measureText(classes.options[option]).width / 2, 8];
+      const rise = photo ? PHOTO / 2 + 9 : 12;
+      const at = [x, y < rise + half[1] ? y + rise : y - rise].map((value, axis) =>
+        Math.max(half[axis] + 2, Math.min([canvas.clientWidth, canvas.clientHeight][axis] - half[axis] - 2, value)),
+      );
+      if (taken.some((other) => [0, 1].every((axis) => Math.abs(at[axis] - other.at[axis]) < half[axis] + other.half[axis] + 3))) continue;
+      taken.push({ at, half });
+      if (photo) framed(context, photo, at, tint.of(middle));
+      else written(context, classes.options[option], at);
+    }
+  }
+
+  function framed(context, photo, [x, y], tone) {
+    const side = Math.min(photo.naturalWidth, photo.naturalHeight);
+    const [left, top] = [(photo.naturalWidth - side) / 2, (photo.naturalHeight - side) / 2];
+    context.save();
+    context.beginPath();
+    context.roundRect(x - PHOTO / 2, y - PHOTO / 2, PHOTO, PHOTO, 7);
+    context.clip();
+    context.drawImage(photo, left, top, side, side, x - PHOTO / 2, y - PHOTO / 2, PHOTO, PHOTO);
+    context.lineWidth = 5;
+    context.strokeStyle = tone;
+    context.stroke();
+    context.restore();
+  }
+
+  function written(context, text, [x, y]) {
+    context.strokeStyle = colour("--card");
+    context.lineWidth = 4;
+    context.strokeText(text, x, y + 4);
+    context.fillStyle = colour("--ink");
+    context.fillText(text, x, y + 4);
+  }
+
+  const photos = new Map();
+  /* A photo for the canvas; until it is here, and where it never will be, nothing. */
+  function photoOf(place) {
+    const row = data.rows[place];
+    if (data.lacking.includes(row)) return null;
+    if (!photos.has(row)) {
+      const photo = new Image();
+      photo.addEventListener("load", soon);
+      photo.src = `images/${row}.jpg`;
+      photos.set(row, photo);
+    }
+    return photos.get(row).naturalWidth ? photos.get(row) : null;
   }
 
   function soon() {
@@ -236,19 +281,23 @@ window.finerRayScatter = (data, { address, change }) => {
   });
   for (const { name, title } of tints) control("tint").append(new Option(name === classes.name ? `class (${title})` : title, name));
   control("tint").addEventListener("input", () => {
-    change({ tint: control("tint").value === classes.name ? "" : control("tint").value });
+    change({ tint: control("tint").value === usual.name ? "" : control("tint").value });
   });
   new ResizeObserver(soon).observe(canvas);
   new MutationObserver(soon).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", soon);
 
+  // On a narrow screen the images would stand a screen below.
+  if (matchMedia("(max-width: 62rem)").matches && location.hash !== "#map") control("map").open = false;
+
   return {
     draw(asked) {
       state = asked;
       fitting = listing.fits(data, state, false);
-      control("tint").value = tints.some(({ name }) => name === state.tint) ? state.tint : classes.name;
+      control("tint").value = tints.some(({ name }) => name === state.tint) ? state.tint : usual.name;
       edges.forEach((edge, number) => (edge.value = (state.box ?? EVERYTHING)[number]));
-      if (state.box && !control("edges").contains(document.activeElement)) hover(null);
+      control("map").open ||= state.box !== null;
+      hover(null);
       soon();
     },
   };
