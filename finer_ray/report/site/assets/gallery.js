@@ -9,6 +9,7 @@
   const control = (name) => document.getElementById(name);
   const form = control("finding");
   const list = control("cards");
+  const lacking = new Set(data.lacking);
   const cards = new Map([...list.children].map((card, place) => [place, card]));
   let state = listing.empty();
   let found = [];
@@ -94,7 +95,7 @@
     if (!cards.has(place)) {
       const made = control("card").content.firstElementChild.cloneNode(true);
       const name = data.names[data.predicted[place]];
-      if (data.lacking.includes(data.rows[place])) {
+      if (lacking.has(data.rows[place])) {
         made.querySelector(".pair").replaceWith(make("span", { className: "lacking" }, "photo not at hand"));
       } else {
         made.querySelectorAll("img").forEach((image, number) => {
@@ -143,7 +144,7 @@
     list.replaceChildren();
     shown = 0;
     grow(count);
-    control("found").textContent = `${found.length} of ${data.rows.length}`;
+    control("found").textContent = `${found.length.toLocaleString("en")} of ${data.rows.length.toLocaleString("en")}`;
     control("asked").textContent = listing.words(data, state);
     control("clear").hidden = !control("asked").textContent;
     const words = listing.orderWords(data, state);

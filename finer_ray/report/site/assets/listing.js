@@ -101,9 +101,7 @@ window.finerRayListing = (() => {
     const field = data.fields.find(({ name }) => name === state.sort);
     const sign = ordered(data, state) === "up" ? 1 : -1;
     if (!field && state.sort !== "key") return sign > 0 ? found : found.reverse();
-    let values = field ? field.values : data.keys;
-    if (field?.kind === "choice") values = rank(field.options, values);
-    else if (!field || field.kind === "text") values = rank(values, values.map((_, place) => place));
+    const values = sizes(field, data);
     return found.sort((a, b) => {
       const [one, other] = [values[a], values[b]];
       if (one === null || other === null) return (one === null) - (other === null) || a - b;
@@ -111,12 +109,24 @@ window.finerRayListing = (() => {
     });
   }
 
-  /* Places in `texts` as numbers in which texts stand in order, numbers within them by their size. */
-  function rank(texts, places) {
-    const compare = new Intl.Collator(undefined, { numeric: true }).compare;
-    const kept = [...new Set(texts.filter((text) => text !== null))].sort(compare);
-    const order = new Map(kept.map((text, number) => [text, number]));
-    return places.map((place) => (place === null || texts[place] === null ? null : order.get(texts[place])));
+  /* Numbers by which a field sorts; without one, keys. */
+  function sizes(field, data) {
+    if (field?.kind === "number") return field.values;
+    if (field?.kind !== "choice") return rank(field?.values ?? data.keys);
+    const order = rank(field.options);
+    return field.values.map((place) => (place === null ? null : order[place]));
+  }
+
+  const ranks = new WeakMap();
+  /* For each text its place in order, in which numbers stand by their size; null for null. */
+  function rank(texts) {
+    if (!ranks.has(texts)) {
+      const compare = new Intl.Collator(undefined, { numeric: true }).compare;
+      const kept = [...new Set(texts)].filter((text) => text !== null).sort(compare);
+      const order = new Map(kept.map((text, number) => [text, number]));
+      ranks.set(texts, texts.map((text) => order.get(text) ?? null));
+    }
+    return ranks.get(texts);
   }
 
   /* What a state asks, in words; nothing where that is all images by row. */

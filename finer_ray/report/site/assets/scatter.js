@@ -9,6 +9,7 @@ window.finerRayScatter = (data, { address, change }) => {
   const tip = control("tip");
   // In the order of a box.
   const edges = ["left", "top", "right", "bottom"].map((edge) => document.querySelector(`[data-edge=${edge}]`));
+  const lacking = new Set(data.lacking);
   const known = data.map.flatMap(([x], place) => (x === null ? [] : [place]));
   // Classes with a colour of their own, and with a label on the map.
   const [COLOURED, LABELLED] = [5, 16];
@@ -103,20 +104,10 @@ window.finerRayScatter = (data, { address, change }) => {
     const { to } = view();
     const tint = tinted();
     tell(tint);
-    const size = known.length > 2000 ? 1.6 : known.length > 400 ? 2.6 : 4;
-    const dot = (place) => {
-      const [x, y] = to(data.map[place]);
-      context.beginPath();
-      context.arc(x, y, size, 0, 2 * Math.PI);
-      context.fill();
-    };
-    context.fillStyle = colour("--line");
-    known.filter((place) => !fitting[place]).forEach(dot);
     const shown = known.filter((place) => fitting[place]);
-    for (const place of shown) {
-      context.fillStyle = tint.of(place);
-      dot(place);
-    }
+    const pale = colour("--line");
+    dots(context, to, known.filter((place) => !fitting[place]), () => pale);
+    dots(context, to, shown, tint.of);
     context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
     context.textAlign = "center";
     context.lineJoin = "round";
@@ -124,6 +115,26 @@ window.finerRayScatter = (data, { address, change }) => {
     rectangle(context, to);
     const words = listing.words(data, { ...state, box: null, sort: "", order: "" });
     canvas.setAttribute("aria-label", `Map of the embeddings: ${known.length} images, ${shown.length} of them ${words ? `with ${words}` : "shown"}`);
+  }
+
+  function dots(context, to, places, of) {
+    const size = known.length > 2000 ? 1.5 : known.length > 400 ? 2.6 : 4;
+    const groups = new Map();
+    for (const place of places) {
+      const tone = of(place);
+      if (!groups.has(tone)) groups.set(tone, []);
+      groups.get(tone).push(to(data.map[place]));
+    }
+    for (const [tone, points] of groups) {
+      context.fillStyle = tone;
+      context.beginPath();
+      for (const [x, y] of points) {
+        // Squares where they are too small to be told from discs: many are drawn several times as fast.
+        if (size < 2) context.rect(x - size, y - size, 2 * size, 2 * size);
+        else context.moveTo(x, y), context.arc(x, y, size, 0, 2 * Math.PI);
+      }
+      context.fill();
+    }
   }
 
   function rectangle(context, to) {
@@ -143,7 +154,9 @@ window.finerRayScatter = (data, { address, change }) => {
     const groups = new Map();
     for (const place of shown) {
       const option = classes.values[place];
-      if (option !== null) groups.set(option, (groups.get(option) ?? []).concat(place));
+      if (option === null) continue;
+      if (!groups.has(option)) groups.set(option, []);
+      groups.get(option).push(place);
     }
     const taken = [];
     for (const option of frequent(classes, shown)) {
@@ -191,7 +204,7 @@ window.finerRayScatter = (data, { address, change }) => {
   /* A photo for the canvas; until it is here, and where it never will be, nothing. */
   function photoOf(place) {
     const row = data.rows[place];
-    if (data.lacking.includes(row)) return null;
+    if (lacking.has(row)) return null;
     if (!photos.has(row)) {
       const photo = new Image();
       photo.addEventListener("load", soon);
@@ -229,7 +242,7 @@ window.finerRayScatter = (data, { address, change }) => {
     if (place === null) return;
     const [x, y] = view().to(data.map[place]);
     const [photo, words] = tip.children;
-    photo.hidden = data.lacking.includes(data.rows[place]);
+    photo.hidden = lacking.has(data.rows[place]);
     if (!photo.hidden) photo.src = `images/${data.rows[place]}.jpg`;
     words.textContent = `${data.names[data.predicted[place]]} · ${data.keys[place]}`;
     tip.href = address(place);
