@@ -320,7 +320,9 @@ def report(
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Pages only for images like this: 'label <> predicted'.")
     ] = None,
-    keys: Annotated[Path | None, typer.Option(help="Pages only for the images in this text file, a key a line.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Pages only for the images in this text file, a key a line.")
+    ] = None,
 ) -> None:
     """Write a report for the browser, with live maps.
 

@@ -16,6 +16,12 @@ from finer_ray.store.reading import Export
 
 # Names beside the numbers of the classes, by the column of numbers.
 CLASS_NAMES = {"label": "label_name", "predicted": "predicted_name", "target": "target_name"}
+JOINED = """
+SELECT {columns} FROM images AS i LEFT JOIN metrics AS m ON m.row = i.row AND m.map = $map
+LEFT JOIN names AS n_label ON n_label.class = i.label
+LEFT JOIN names AS n_predicted ON n_predicted.class = i.predicted
+LEFT JOIN names AS n_target ON n_target.class = i.target
+"""
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,7 @@ def _joined(export: Export) -> str:
     seen: dict[str, str] = {}
     for table, column, name in columns:
         seen.setdefault(name.lower(), f"{table}.{_quoted(column)} AS {_quoted(name)}")
-    names = " ".join(f"LEFT JOIN names AS n_{column} ON n_{column}.class = i.{column}" for column in CLASS_NAMES)
-    return (
-        f"SELECT {', '.join(seen.values())} FROM images AS i LEFT JOIN metrics AS m ON m.row = i.row AND m.map = $map {names}"
-    )
+    return JOINED.format(columns=", ".join(seen.values()))
 
 
 def _main(export: Export) -> dict[str, str]:

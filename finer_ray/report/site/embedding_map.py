@@ -89,10 +89,11 @@ def place(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _directions(export: Export, rows: Sequence[int]) -> NDArray[np.float32]:
     """Embeddings of length 1, (n, E); NaN where one is not finite."""
-    values = export.embedding(rows).astype(np.float32)
+    values: NDArray[np.float32] = export.embedding(rows).astype(np.float32)
     values[~np.isfinite(values).all(1)] = np.nan
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths == 0, 1, lengths)
+    lengths[lengths == 0] = 1
+    return values / lengths
 
 
 def _components(values: NDArray[np.float32]) -> NDArray[np.float32]:

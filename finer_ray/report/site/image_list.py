@@ -27,8 +27,8 @@ def image_list(export: Export, rows: Sequence[int], lacking: Collection[int]) ->
 
     Returns:
         `rows`, `keys`, `sizes` (height and width of the shown photo), `lacking`; `names` of the classes that occur;
-        `label`, `target`, `predicted`, numbers of classes; the `fields` of `_fields` that some image has; `map`, x and y
-        of `embedding_map`, or None.
+        `label`, `target`, `predicted`, numbers of classes; the `fields` of `_fields` that some image has; `map`, x and
+        y of `embedding_map`, or None.
     """
     images = _of_rows(export.images, rows).sort_by("row")
     names = export.manifest.classes
@@ -55,7 +55,8 @@ def listing_script(listed: dict[str, Any]) -> str:
 
 
 def _fields(export: Export, images: pa.Table) -> Iterator[dict[str, Any]]:
-    """What images have to be sorted and filtered by: `name` in the address, `title`, `words`, `values` (null where there is none), `kind`.
+    """What images have to be sorted and filtered by: `name` in the address, `title`, `words`, `kind`, and `values`, null
+    where an image has none.
 
     Of kind `number`: `best` is `high` or `low` where one of them is better, else null. Of kind `choice`: values are
     places in `options`, and `keys` are what stands for them in the address. Of kind `text`: values are texts.

@@ -72,8 +72,8 @@ def make(path: Path, **wanted: Any) -> Export:
     )
     index = index_shard(shard, fields_of("webdataset"), PER_UNIT)
     layout = Layout(
-        maps=names, references=made.references, grid=GRID, embedding=made.embedding, basis=made.basis, registration=REGISTRATION,
-        rows_per_unit=PER_UNIT, rows_per_chunk=4,
+        maps=names, references=made.references, grid=GRID, embedding=made.embedding, basis=made.basis,
+        registration=REGISTRATION, rows_per_unit=PER_UNIT, rows_per_chunk=4,
     )  # fmt: skip
     weight = torch.from_numpy(random.standard_normal((len(made.classes), 5)) * made.classifier)
     manifest = Manifest(
@@ -81,7 +81,8 @@ def make(path: Path, **wanted: Any) -> Export:
         head_fingerprint="h", classes=list(made.classes), concepts=made.concepts,
         transform=asdict(Transform(size=SIZE, resize="squash")), layout=layout,
         shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)], counts={}, versions={},
-        tables={"similarity": similarity_files(weight)}, columns={name: kind for name, (kind, _) in made.columns.items()},
+        tables={"similarity": similarity_files(weight)},
+        columns={name: kind for name, (kind, _) in made.columns.items()},
     )  # fmt: skip
     create_tensors(folder, layout, manifest.rows())
     for unit in range(-(-total // PER_UNIT)):
@@ -130,7 +131,9 @@ def _write(
     }
     if made.embedding:
         centres = 4 * np.random.default_rng(6).standard_normal((classes, made.embedding))
-        every["embedding"] = centres[[(row // 2) % classes for row in good]] + random.standard_normal((count, made.embedding))
+        every["embedding"] = centres[[(row // 2) % classes for row in good]] + random.standard_normal(
+            (count, made.embedding)
+        )
     tensors = {}
     for name, shape in layout.shapes().items():
         full = np.full((len(rows), *shape), ARRAYS[name].fill, ARRAYS[name].dtype)

@@ -135,7 +135,9 @@ def test_filters_together(browser: Browser, export: Export) -> None:
     assert shown(browser) == [row for row in range(IMAGES) if row % 2], "the address has it all"
     values = metric(export, "localisation")
     browser.open("images.html#max.metric.localisation=0.5&is.predicted=1&sort=nonsense&min.margin=x&is.never=y&box=1")
-    assert shown(browser) == [line["row"] for line in lines(export) if line["predicted"] == 1 and values[line["row"]] <= 0.5]
+    assert shown(browser) == [
+        line["row"] for line in lines(export) if line["predicted"] == 1 and values[line["row"]] <= 0.5
+    ]
 
 
 def test_back_keeps_what_was_asked(browser: Browser) -> None:
@@ -215,16 +217,13 @@ def test_more_cards_come_when_they_are_looked_for(
     wait(other, lambda: "images.html" not in driver.current_url)
     driver.back()
     wait(other, lambda: len(shown(other)) >= count)
-    # Cards of the page and those that the script makes are the same.
-    cards = driver.execute_script(
-        "return [...document.querySelectorAll('#cards li')].map((li) => li.innerHTML.replace(/<span class=\"value.*/s, ''))"
+    # Cards of the page and those that the script makes have the same parts.
+    parts = driver.execute_script(
+        "return [...document.querySelectorAll('#cards li')].map((li) => [...li.querySelectorAll('*')].map((element) =>"
+        " element.tagName + element.className + element.getAttributeNames().sort()).join())"
     )
-    rows = shown(other)
-    made = {row: card for row, card in zip(rows, cards, strict=True)}
-    skeleton = {row: card.replace(f"images/{row}", "images/N") for row, card in made.items()}
-    first, later = skeleton[0], skeleton[8]
-    assert first.split("</a>")[0].split(".html")[0] == later.split("</a>")[0].split(".html")[0]
-    assert [part.split('"')[0] for part in first.split("src=")] == [part.split('"')[0] for part in later.split("src=")]
+    assert {row >= 6 for row in shown(other)} == {True, False}
+    assert len({part.replace(" good", "").replace(" bad", "") for part in parts}) == 1
 
 
 def drag(browser: Browser, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -293,7 +292,9 @@ def test_every_colouring_is_open_to_all(browser: Browser, scheme: str) -> None:
     browser.scheme(scheme)
     browser.open("images.html")
     browser.driver.execute_script("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    options = browser.driver.execute_script("return [...document.getElementById('tint').options].map((one) => one.value)")
+    options = browser.driver.execute_script(
+        "return [...document.getElementById('tint').options].map((one) => one.value)"
+    )
     assert {"label", "verdict", "confidence", "metric.localisation", "own.age"} <= set(options)
     pictures = set()
     for option in options:

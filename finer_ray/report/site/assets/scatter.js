@@ -12,9 +12,9 @@ window.finerRayScatter = (data, { address, change }) => {
   const lacking = new Set(data.lacking);
   const known = data.map.flatMap(([x], place) => (x === null ? [] : [place]));
   // Classes with a colour of their own, and with a label on the map.
-  const [COLOURED, LABELLED] = [5, 16];
+  const [COLOURED, LABELLED] = [5, 14];
   // Pixels to the edge, from pointer to point, and of a photo on the map.
-  const [EDGE, NEAR, PHOTO] = [26, 12, 38];
+  const [EDGE, NEAR, PHOTO] = [26, 12, 34];
   const EVERYTHING = [0, 0, 1000, 1000];
   const classes = data.fields.find(({ name }) => name === "label") ?? data.fields.find(({ name }) => name === "predicted");
   const [largest] = frequent(classes);
@@ -64,11 +64,12 @@ window.finerRayScatter = (data, { address, change }) => {
       return { of: (place) => of(field.values[place]), ramp: { of, least, most, words: field.words } };
     }
     const tones = field.name === "verdict" ? ["--good", "--bad", "--soft"] : [0, 1, 2, 3, 4].map((number) => `--s${number}`);
-    const order = field.name === "verdict" ? [0, 1, 2] : frequent(field).slice(0, COLOURED);
-    const colours = new Map(order.map((option, number) => [option, colour(tones[number])]));
-    const legend = order.map((option, number) => [`swatch ${tones[number].slice(2)}`, field.options[option]]);
-    const seen = new Set(known.map((place) => field.values[place]));
-    if ([...seen].some((option) => !colours.has(option))) legend.push(["swatch soft", "others"]);
+    const seen = frequent(field);
+    const order = field.name === "verdict" ? [0, 1, 2].filter((option) => seen.includes(option)) : seen.slice(0, COLOURED);
+    const toneOf = (option) => tones[field.name === "verdict" ? option : order.indexOf(option)];
+    const colours = new Map(order.map((option) => [option, colour(toneOf(option))]));
+    const legend = order.map((option) => [`swatch ${toneOf(option).slice(2)}`, field.options[option]]);
+    if (known.some((place) => !colours.has(field.values[place]))) legend.push(["swatch soft", "others"]);
     return { of: (place) => colours.get(field.values[place]) ?? grey, legend };
   }
 
