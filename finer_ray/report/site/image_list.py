@@ -55,8 +55,8 @@ def listing_script(listed: dict[str, Any]) -> str:
 
 
 def _fields(export: Export, images: pa.Table) -> Iterator[dict[str, Any]]:
-    """What images have to be sorted and filtered by: `name` in the address, `title`, `words`, `kind`, and `values`, null
-    where an image has none.
+    """What images have to be sorted and filtered by: `name` in the address, `title`, `words`, `kind`, and `values`,
+    null where an image has none.
 
     Of kind `number`: `best` is `high` or `low` where one of them is better, else null. Of kind `choice`: values are
     places in `options`, and `keys` are what stands for them in the address. Of kind `text`: values are texts.
