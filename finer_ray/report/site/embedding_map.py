@@ -93,7 +93,8 @@ def _directions(export: Export, rows: Sequence[int]) -> NDArray[np.float32]:
     values[~np.isfinite(values).all(1)] = np.nan
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     lengths[lengths == 0] = 1
-    return values / lengths
+    values /= lengths
+    return values
 
 
 def _components(values: NDArray[np.float32]) -> NDArray[np.float32]:

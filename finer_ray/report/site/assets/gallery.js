@@ -96,7 +96,7 @@
       const made = control("card").content.firstElementChild.cloneNode(true);
       const name = data.names[data.predicted[place]];
       if (lacking.has(data.rows[place])) {
-        made.querySelector(".pair").replaceWith(make("span", { className: "lacking" }, "photo not at hand"));
+        made.querySelector(".pair")?.replaceWith(make("span", { className: "lacking" }, "photo not at hand"));
       } else {
         made.querySelectorAll("img").forEach((image, number) => {
           image.src = `images/${data.rows[place]}${number ? "-map" : ""}.jpg`;
