@@ -338,21 +338,34 @@ def report(
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     pairs: Annotated[int, typer.Option(min=0, help="Pairs of classes that get a page.")] = 12,
     title: Annotated[str | None, typer.Option(help="Of the report; the folder of the shards names it.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Pages only for images like this: 'label <> predicted'.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Pages only for the images in this text file, a key a line.")
+    ] = None,
     single_file: Annotated[bool, typer.Option("--single-file", help="One HTML file in place of a folder.")] = False,
 ) -> None:
     """Write a report for the browser, with live maps.
 
-    A folder that opens from disk: numbers, charts, classes, and images whose maps follow the controls. With
+    A folder that opens from disk: numbers, charts, classes, pairs, and images whose maps follow the controls. With
     --single-file one file that holds them all, for e-mail.
+    --where asks columns of the table images and metrics of the main map; label_name, predicted_name and target_name
+    are the classes' names. The first --images by row are shown instead of a draw, and no pairs.
     """
     from finer_ray.report.site import write_report, write_single_file
+    from finer_ray.report.site.asked import asked_for
     from finer_ray.report.site.workers import cores
     from finer_ray.store.reading import open_export
 
     made, name = open_export(url), "report.html" if single_file else "report"
+    asked = asked_for(made, where, keys)
+    if asked is not None:
+        ERRORS.print(f"{len(asked.rows)} of {made.images.num_rows} images: {asked.words}")
     write = write_single_file if single_file else write_report
     place = to or made.local_path(name) or Path(name)
-    typer.echo(write(made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, jobs=cores()))
+    options = {"images": images, "classes": classes, "seed": seed, "pairs": pairs, "title": title, "asked": asked}
+    typer.echo(write(made, place, **options, jobs=cores()))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -6,10 +6,12 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.metrics.table import JUDGES
 from finer_ray.report.best_map import best_map
+from finer_ray.report.site.asked import Asked
 from finer_ray.store.reading import Export
 
 # Best, median and worst images of a class: as many of each.
@@ -39,6 +41,7 @@ class Sample:
         picks: by class, lines with row, value, rank and size: the best, median and worst of its images, in order.
         by: the metric that ranks them; None where no image has one, and the prediction's probability ranks them.
         map: whose metric that is.
+        asked: the images that pages are kept to; None: drawn from all.
     """
 
     classes: list[int]
@@ -46,33 +49,39 @@ class Sample:
     picks: dict[int, list[dict[str, Any]]]
     by: str | None
     map: str | None
+    asked: Asked | None = None
 
     def pages(self) -> list[int]:
         """Rows of all images that get a page, sorted."""
         return sorted({*self.rows, *(line["row"] for lines in self.picks.values() for line in lines)})
 
 
-def draw_sample(export: Export, images: int, classes: int, seed: int) -> Sample:
+def draw_sample(export: Export, images: int, classes: int, seed: int, asked: Asked | None = None) -> Sample:
     """Draw images at random, the largest classes (a seeded choice among equals), and their outstanding images.
 
     Args:
         export: any.
         images, classes: at most as many are drawn; `3 * PICKS` images more for each class.
         seed: of both draws.
+        asked: images beside which there are none: the first by row are taken, and classes are those of these images.
     """
     random = np.random.default_rng(seed)
-    rows = np.sort(export.images["row"].to_numpy())
-    drawn = np.sort(random.choice(rows, min(images, len(rows)), replace=False)).tolist()
-    names = _largest(export, classes, random)
+    table = export.images
+    if asked is not None:
+        table = table.filter(pc.is_in(table["row"], pa.array(asked.rows)))
+    rows = np.sort(table["row"].to_numpy())
+    count = min(images, len(rows))
+    drawn = (np.sort(random.choice(rows, count, replace=False)) if asked is None else rows[:count]).tolist()
+    names = _largest(table, classes, random)
     name, by = judge(export)
     sign = -1 if by and not JUDGES[by].higher_is_better else 1
     query = RANKED.format(value=f"m.{by}" if by else "i.predicted_probability", sign=sign)
     with duckdb.connect() as connection:
-        connection.register("images", export.images)
+        connection.register("images", table)
         connection.register("metrics", export.metrics)
         values = {"map": name or "", "classes": names, "picks": PICKS}
         lines = connection.sql(query, params=values).to_arrow_table().to_pylist() if names else []
-    return Sample(names, drawn, _grouped(lines), by, name)
+    return Sample(names, drawn, _grouped(lines), by, name, asked)
 
 
 def judge(export: Export) -> tuple[str | None, str | None]:
@@ -81,8 +90,8 @@ def judge(export: Export) -> tuple[str | None, str | None]:
     return (best.name, best.metric) if best.metric else (None, None)
 
 
-def _largest(export: Export, count: int, random: np.random.Generator) -> list[int]:
-    sizes = pc.value_counts(pc.coalesce(export.images["label"], export.images["target"])).to_pylist()
+def _largest(images: pa.Table, count: int, random: np.random.Generator) -> list[int]:
+    sizes = pc.value_counts(pc.coalesce(images["label"], images["target"])).to_pylist()
     shuffled = random.permutation(sorted(line["values"] for line in sizes)).tolist()
     counts = {line["values"]: line["counts"] for line in sizes}
     # Sorting is stable: equals stay in the order that was drawn.

@@ -19,13 +19,16 @@ from finer_ray.report.colours import NAMES, colours_script
 from finer_ray.report.overlay import MODES, STRENGTH
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
+from finer_ray.report.site.asked import Asked
 from finer_ray.report.site.batches import batches, with_lines
 from finer_ray.report.site.class_errors import class_errors
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.curves import curve_charts, mean_curves
 from finer_ray.report.site.data_name import data_name
+from finer_ray.report.site.embedding_map import PLACED_BY_TSNE, no_map
 from finer_ray.report.site.findings import findings
 from finer_ray.report.site.folder import SIGN, replaced
+from finer_ray.report.site.image_list import image_list, listing_script
 from finer_ray.report.site.image_pages import GAMMAS, ImagePages, Shown
 from finer_ray.report.site.map_data import input_size
 from finer_ray.report.site.page_sample import Sample, draw_sample
@@ -41,6 +44,8 @@ from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
 T = TypeVar("T")
+# Cards of the gallery that stand in the page itself; gallery.js adds as many at a time.
+CARDS = 120
 # Lines of the overview's table of classes; more are in classes.parquet.
 CLASS_LINES = 2000
 FAILURE_LINES = 20
@@ -60,6 +65,7 @@ def write_report(
     seed: int = 0,
     pairs: int = 12,
     title: str | None = None,
+    asked: Asked | None = None,
     jobs: int = 1,
 ) -> Path:
     """Write the report of an export: pages that open from disk. A report that stands there is replaced as a whole.
@@ -74,8 +80,10 @@ def write_report(
         images: at most as many are drawn at random.
         classes: at most as many get a page, each with at most 15 images more.
         seed: of the draws.
-        pairs: at most as many pairs of classes get a page: the most confused, the most telling and the most similar.
+        pairs: at most as many pairs of classes get a page: the most confused, the most telling and the most similar;
+            none where images are asked for, because the pages of pairs bring images of their own.
         title: of the report; a name of the data set, from where its shards lie, when None.
+        asked: images to which pages are kept, the first by row instead of a draw; see `asked_for`.
         jobs: processes that write pages; the result is the same. More than 1 needs a script that may be imported, with
             `if __name__ == "__main__":` around what it does.
 
@@ -86,8 +94,9 @@ def write_report(
         ExportError: the folder is a file, or holds anything that no report of ours does; a process was killed.
     """
     with replaced(folder) as draft:
-        sample = draw_sample(export, images, classes, seed)
-        _Writer(export, draft, sample, pair_pages(export, pairs), seed, title, jobs).write()
+        sample = draw_sample(export, images, classes, seed, asked)
+        shown = pair_pages(export, pairs) if asked is None else []
+        _Writer(export, draft, sample, shown, seed, title, jobs).write()
     return folder / "index.html"
 
 
@@ -107,7 +116,8 @@ class _Writer:
         self._export, self._folder, self._sample, self._pairs = export, folder, sample, pairs
         self._seed, self._jobs, self._best = seed, jobs, best_map(export)
         self._errors = class_errors(export, sample.classes, self._best)
-        wrong = (row for known in self._errors.values() for row in known.pictured())
+        # Beside images that are asked for no others get a page.
+        wrong = [] if sample.asked else [row for known in self._errors.values() for row in known.pictured()]
         self._pages = sorted({*sample.pages(), *wrong, *wanted_rows(pairs)})
         self._swept = frozenset(_spread(sample.rows, SWEPT))
         self._shards = ShardNames(entry.shard.ref.url for entry in export.manifest.shards)
@@ -142,7 +152,7 @@ class _Writer:
             (self._folder / name).mkdir(parents=True)
         self._assets()
         shown = self._images()
-        self._page("images.html", "gallery.html", "", images=shown)
+        self._gallery(shown)
         known = {image.line["row"]: image for image in shown}
         lines = class_lines(self._export)
         for line in lines:
@@ -171,6 +181,18 @@ class _Writer:
                 shown += made
                 advance(len(made))
         return shown
+
+    def _gallery(self, shown: list[Shown]) -> None:
+        listed = image_list(self._export, self._pages, [image.line["row"] for image in shown if image.problem])
+        (self._folder / "assets" / "images.js").write_text(listing_script(listed), encoding="utf-8")
+        self._page(
+            "images.html",
+            "gallery.html",
+            "",
+            images=shown[:CARDS],
+            map_note=None if listed["map"] else no_map(self._export),
+            tsne_limit=PLACED_BY_TSNE,
+        )
 
     def _class(self, line: dict[str, Any], known: dict[int, Shown]) -> None:
         index, maps = line["class"], line["maps"].values()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from finer_ray.config.loading import parse_config
 from finer_ray.images.transform import Transform
 from finer_ray.saliency.registration import Registration
 from finer_ray.shards import ShardRef, fields_of, index_shard
+from finer_ray.store.columns import schemas_with
 from finer_ray.store.layout import ARRAYS, Layout
 from finer_ray.store.manifest import Manifest, ShardEntry
 from finer_ray.store.parts import commit
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.similarity import similarity_files, write_similarity
 from finer_ray.store.storage import Folder
-from finer_ray.store.tables import FAILURES, IMAGES, METRICS
+from finer_ray.store.tables import FAILURES, METRICS
 from finer_ray.store.tensors import create_tensors, to_half, write_unit
 from tests.conftest import photo, write_tar
 from tests.store.exports import publish_all
@@ -54,6 +55,10 @@ class Made:
     patches: int = 0
     parts: Sequence[str] = ()
     key: Callable[[int], str] = "k{}".format
+    # Length of the embeddings, which lie around a point for each label.
+    embedding: int | None = None
+    # The user's own columns: by name their kind and the value of a row.
+    columns: dict[str, tuple[str, Callable[[int], Any]]] = field(default_factory=dict)
 
 
 def make(path: Path, **wanted: Any) -> Export:
@@ -70,8 +75,9 @@ def make(path: Path, **wanted: Any) -> Export:
     )
     index = index_shard(shard, fields_of("webdataset"), PER_UNIT)
     layout = Layout(
-        maps=names, references=made.references, grid=GRID, embedding=None, basis=made.basis, registration=REGISTRATION,
-        rows_per_unit=PER_UNIT, rows_per_chunk=4, patches=made.patches, parts=bool(made.parts),
+        maps=names, references=made.references, grid=GRID, embedding=made.embedding, basis=made.basis,
+        registration=REGISTRATION, rows_per_unit=PER_UNIT, rows_per_chunk=4, patches=made.patches,
+        parts=bool(made.parts),
     )  # fmt: skip
     weight = torch.from_numpy(random.standard_normal((len(made.classes), 5)) * made.classifier)
     manifest = Manifest(
@@ -80,6 +86,7 @@ def make(path: Path, **wanted: Any) -> Export:
         transform=asdict(Transform(size=SIZE, resize="squash")), layout=layout,
         shards=[ShardEntry(index=index.to_json(), stamp=None, first_unit=0)], counts={}, versions={},
         tables={"similarity": similarity_files(weight)},
+        columns={name: kind for name, (kind, _) in made.columns.items()},
     )  # fmt: skip
     create_tensors(folder, layout, manifest.rows())
     for unit in range(-(-total // PER_UNIT)):
@@ -127,6 +134,11 @@ def _write(
         "basis_scale": basis_scale,
     }
     every |= _patches(made, good)
+    if made.embedding:
+        centres = 4 * np.random.default_rng(6).standard_normal((classes, made.embedding))
+        every["embedding"] = centres[[(row // 2) % classes for row in good]] + random.standard_normal(
+            (count, made.embedding)
+        )
     tensors = {}
     for name, shape in layout.shapes().items():
         full = np.full((len(rows), *shape), ARRAYS[name].fill, ARRAYS[name].dtype)
@@ -155,6 +167,7 @@ def _write(
                 "references": references[place].tolist(),
                 "reference_logits": logits,
                 "reference_probabilities": [None if logit is None else 0.1 for logit in logits],
+                **{name: value(row) for name, (_, value) in made.columns.items()},
             }
         )
         for name in layout.maps:
@@ -169,7 +182,8 @@ def _write(
         for row, error in enumerate(made.failures, start=made.images)
         if row in rows
     ]
-    tables = {"images": (lines, IMAGES), "metrics": (metrics, METRICS), "failures": (bad, FAILURES)}
+    schemas = schemas_with({name: kind for name, (kind, _) in made.columns.items()})
+    tables = {"images": (lines, schemas["images"]), "metrics": (metrics, METRICS), "failures": (bad, FAILURES)}
     commit(folder, unit, {name: pa.Table.from_pylist(rows, schema) for name, (rows, schema) in tables.items()})
 
 

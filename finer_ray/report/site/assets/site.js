@@ -66,20 +66,18 @@
   function searches(input) {
     const items = [...document.querySelectorAll(input.dataset.items)];
     const count = document.getElementById(input.dataset.count);
-    const filter = document.getElementById(input.dataset.filter);
     const search = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       let found = 0;
       for (const item of items) {
         const text = item.dataset.text.toLowerCase();
-        const fits = words.every((word) => text.includes(word)) && (!filter?.value || item.dataset.kind === filter.value);
+        const fits = words.every((word) => text.includes(word));
         item.hidden = !fits;
         found += fits;
       }
       count.textContent = `${found} of ${items.length}`;
     };
     input.addEventListener("input", search);
-    filter?.addEventListener("input", search);
     search();
   }
 

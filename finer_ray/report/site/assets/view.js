@@ -211,7 +211,7 @@
     const found = state();
     document.querySelectorAll("a[data-follow]").forEach((link) => (link.hash = found));
     try {
-      history.replaceState(null, "", found ? `#${found}` : location.pathname.split("/").pop());
+      history.replaceState(null, "", found ? `#${found}` : location.pathname.split("/").pop() + location.search);
     } catch {
       // Some browsers let no page from disk change its address; the links above still carry the settings.
     }
