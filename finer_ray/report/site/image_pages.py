@@ -123,6 +123,7 @@ class ImagePages:
             "image.html",
             "../",
             image=image,
+            place=place + 1,
             before=around[0],
             after=around[1],
             known=[metric for name, metric in REPORTED.items() if any(entry[name] is not None for entry in entries)],

@@ -190,6 +190,8 @@ class _Writer:
             "gallery.html",
             "",
             images=shown[:CARDS],
+            # The card that the script copies: with photos, where any has one.
+            pattern=next((image for image in shown if not image.problem), shown[0] if shown else None),
             map_note=None if listed["map"] else no_map(self._export),
             tsne_limit=PLACED_BY_TSNE,
         )

@@ -6,7 +6,7 @@ document.addEventListener("DOMContentLoaded", () => {
     form.addEventListener("submit", (event) => {
       // A form that is sent would need a server.
       event.preventDefault();
-      location.href = form.dataset.go + encodeURIComponent(form.querySelector("input").value.trim());
+      window.finerRayGo(form.dataset.go + encodeURIComponent(form.querySelector("input").value.trim()));
     });
   });
 });

@@ -277,7 +277,7 @@ window.finerRayScatter = (data, { address, change }) => {
     start = dragged = null;
     if (box) return change({ box });
     const place = clicked ? nearest(pixels(event)) : null;
-    if (place !== null && event.pointerType !== "touch") location.href = address(place);
+    if (place !== null && event.pointerType !== "touch") window.finerRayGo(address(place));
     else if (clicked) hover(place, true);
     if (clicked && place === null && state.box) change({ box: null });
   });

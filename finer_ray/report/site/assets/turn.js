@@ -4,7 +4,7 @@
 "use strict";
 
 (() => {
-  const of = new URLSearchParams(location.search).get("of");
+  const of = new URL(document.baseURI).searchParams.get("of");
   if (!of) return;
 
   function turn() {
