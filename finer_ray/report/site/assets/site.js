@@ -90,8 +90,18 @@
     search();
   }
 
+  /* A box that asks for images leads to their page, with what was asked in the address. */
+  function leads(form) {
+    form.addEventListener("submit", (event) => {
+      // A form that is sent would need a server.
+      event.preventDefault();
+      window.finerRayGo(form.dataset.go + encodeURIComponent(form.querySelector("input").value.trim()));
+    });
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     toggles();
+    document.querySelectorAll("form[data-go]").forEach(leads);
     document.querySelectorAll("table.sortable").forEach(sorts);
     document.querySelectorAll("input[data-items]").forEach(searches);
   });
