@@ -349,7 +349,7 @@ def test_tables_sort_and_are_searched(browser: Browser, export: Export) -> None:
     button.send_keys(Keys.ENTER)
     assert down == sorted(down, reverse=True)
     assert browser.driver.execute_script(counts) == sorted(down)
-    browser.driver.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("dog")
+    browser.driver.find_element(By.CSS_SELECTOR, ".search input").send_keys("dog")
     assert browser.text("classes-found") == "1 of 3"
 
 

@@ -19,6 +19,7 @@ from finer_ray.report.site import write_report
 from finer_ray.report.site.asked import asked_for
 from finer_ray.report.site.embedding_map import SPAN, embedding_map
 from finer_ray.report.site.image_list import image_list, listing_script
+from finer_ray.report.site.map_data import main_map
 from finer_ray.report.site.page_sample import draw_sample
 from finer_ray.report.site.site_writer import CARDS
 from finer_ray.store.reading import Export
@@ -64,7 +65,7 @@ def test_the_list_says_what_the_tables_say(tmp_path: Path) -> None:
         line["logit"] - max(logit for logit in line["reference_logits"] if logit is not None) for line in lines
     ]  # fmt: skip
     np.testing.assert_allclose(fields["margin"]["values"], gaps, rtol=1e-5)
-    metrics = {line["row"]: line for line in export.metrics.to_pylist() if line["map"] == "finer_gradcam"}
+    metrics = {line["row"]: line for line in export.metrics.to_pylist() if line["map"] == main_map(export)}
     for name in ("localisation", "relative_drop_05"):
         expected = [metrics[row][name] for row in found["rows"]]
         np.testing.assert_allclose(fields[f"metric.{name}"]["values"], expected, rtol=1e-5)
@@ -88,7 +89,7 @@ def test_metrics_that_are_better_low_are_known_as_such(tmp_path: Path) -> None:
     export.metrics = table.set_column(place, table.schema.field(place), pa.array(values, pa.float32()))
     found = by_name(image_list(export, [0, 1, 2], []))
     assert found["metric.deletion_auc"]["best"] == "low"
-    finer = [line["deletion_auc"] for line in export.metrics.to_pylist() if line["map"] == "finer_gradcam"]
+    finer = [line["deletion_auc"] for line in export.metrics.to_pylist() if line["map"] == main_map(export)]
     assert found["metric.deletion_auc"]["values"] == finer
 
 
@@ -186,7 +187,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 )  # fmt: skip
 def test_a_condition_chooses_images(export: Export, where: str, meets: Any) -> None:
     values = {
-        line["row"]: line["localisation"] for line in export.metrics.to_pylist() if line["map"] == "finer_gradcam"
+        line["row"]: line["localisation"] for line in export.metrics.to_pylist() if line["map"] == main_map(export)
     }
     expected = [line["row"] for line in export.images.to_pylist() if meets(line, values[line["row"]])]
     assert expected

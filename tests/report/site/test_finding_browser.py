@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from finer_ray.report.site import write_report
+from finer_ray.report.site.map_data import main_map
 from finer_ray.store.reading import Export
 from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
 from tests.report.site.exports import make
@@ -76,7 +77,7 @@ def lines(export: Export) -> list[dict[str, Any]]:
 
 
 def metric(export: Export, name: str) -> dict[int, float]:
-    return {line["row"]: line[name] for line in export.metrics.to_pylist() if line["map"] == "finer_gradcam"}
+    return {line["row"]: line[name] for line in export.metrics.to_pylist() if line["map"] == main_map(export)}
 
 
 def test_sorts_by_anything_both_ways(browser: Browser, export: Export) -> None:

@@ -83,7 +83,7 @@ def test_what_comes_back_of_an_image_is_small(tmp_path: Path) -> None:
     export = make(tmp_path)
     sample = site_writer.draw_sample(export, 6, 2, 0)
     (tmp_path / "draft").mkdir()
-    Watched(export, tmp_path / "draft", sample, 0, 1).write()
+    Watched(export, tmp_path / "draft", sample, [], 0, None, 1).write()
     assert len(kept) == 6
     for image in kept:
         assert image.sweep is not None
