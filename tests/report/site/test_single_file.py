@@ -91,7 +91,9 @@ class Shell(Browser):
         return self.driver.current_url.split("#", 1)[1]
 
     def click(self, css: str) -> None:
-        self.driver.find_element(By.CSS_SELECTOR, css).click()
+        element = self.driver.find_element(By.CSS_SELECTOR, css)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        element.click()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 @pytest.fixture(scope="module")
 def folder(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_single_file(export, tmp_path_factory.mktemp("site") / "one.html").parent
+    return write_single_file(export, tmp_path_factory.mktemp("site") / "one.html", title="Overview").parent
 
 
 @pytest.fixture
