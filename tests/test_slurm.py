@@ -1,13 +1,14 @@
-"""deploy/slurm/export.sbatch, with stand-ins for Slurm's commands: what it starts, passes on and asks for."""
+"""deploy/slurm/export.sbatch: what it starts, passes on and asks for, by stand-ins for Slurm; and on Slurm itself."""
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -24,10 +25,11 @@ from tests.pipeline.exports import many
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "deploy" / "slurm" / "export.sbatch"
+NODES = ROOT / "tests" / "slurm_nodes.sh"
 PLAIN = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "3"}
 
-# What `ray symmetric-run` does, which tells nodes apart by their addresses, for two nodes on one machine: a cluster, and
-# a command in an environment that knows nothing of it.
+# What `ray symmetric-run` does, which tells nodes apart by their addresses, for two nodes on one machine: it starts a
+# cluster, and a command that is told nothing of it.
 RAY = """
 import subprocess, sys
 from ray.cluster_utils import Cluster
@@ -153,7 +155,7 @@ def test_two_nodes_do_the_work_and_the_time_is_up(
     for name, text in (("ray", RAY), ("finer-ray", FINER_RAY.replace("MARKS", repr(str(tmp_path / "nodes"))))):
         (bin / f"{name}_program.py").write_text(text)
         command(bin, name, f'exec {sys.executable} "{bin}/{name}_program.py" "$@"')
-    write_tar(tmp_path / "a.tar", many(240))
+    write_tar(tmp_path / "a.tar", many(160))
     shares = {"executor": "ray", "device": "cpu", "actors_min": 2, "cpus_per_actor": 2.0, "threads_per_actor": 1}
     config = job(str(tmp_path / "a.tar"), compute=shares)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -178,14 +180,71 @@ def test_two_nodes_do_the_work_and_the_time_is_up(
                 process.kill()
             batch.kill()
     kept = len(out.names("parts/images"))
-    assert re.search(r"stopped; \d+ of 240 images kept; the same command goes on", log.read_text())
+    assert re.search(r"stopped; \d+ of 160 images kept; the same command goes on", log.read_text())
     assert asked(tmp_path) == "requeue 7\n"
-    assert 3 <= kept < 30
+    assert 3 <= kept < 20
     with submit() as batch:
         assert batch.wait(120) == 0, log.read_text()
     assert asked(tmp_path) == "requeue 7\n"
-    (new,) = re.findall(r"240 images explained, 0 failures, (\d+) of them in this run", log.read_text())
-    assert int(new) == 240 - 8 * kept
+    (new,) = re.findall(r"160 images explained, 0 failures, (\d+) of them in this run", log.read_text())
+    assert int(new) == 160 - 8 * kept
     assert "warning: Slurm" not in log.read_text()
     assert verify_export(config.output.url) == []
-    assert open_export(config.output.url).images.num_rows == 240
+    assert open_export(config.output.url).images.num_rows == 160
+
+
+@pytest.fixture
+def in_slurm(tmp_path: Path) -> Iterator[list[str]]:
+    """Slurm itself, of two nodes: words before a command that is to run on the first."""
+    needed = ("slurmctld", "slurmd", "munged", "unshare", "nsenter", "ip")
+    if missing := [name for name in needed if shutil.which(name) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge iproute2)")
+    apart = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives no namespaces")
+    slurm = tmp_path / "slurm"
+    slurm.mkdir()
+    with subprocess.Popen([*apart, "sh", NODES, slurm], stderr=(slurm / "log").open("w")) as cluster:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                assert time.monotonic() < deadline, (slurm / "log").read_text()
+                time.sleep(0.5)
+                family = psutil.Process(cluster.pid).children(recursive=True)
+                inner = [found.pid for found in family if found.name() == "sleep"]
+                inside = [["nsenter", "--target", str(pid), "--all", f"--wd={tmp_path}"] for pid in inner]
+                for enter in inside:
+                    asked = [*enter, "env", f"SLURM_CONF={slurm}/slurm.conf"]
+                    host = subprocess.run([*enter, "hostname"], capture_output=True, text=True, check=False).stdout
+                    nodes = subprocess.run([*asked, "sinfo", "-hNo", "%t"], capture_output=True, text=True, check=False)
+                    if host == "a\n" and nodes.stdout.split() == ["idle", "idle"]:
+                        yield asked
+                        return
+        finally:
+            cluster.kill()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_slurm_itself(in_slurm: list[str], tmp_path: Path, job: Callable[..., Config]) -> None:
+    """Both nodes of a real allocation are joined, and the job's exit code is the export's."""
+    write_tar(tmp_path / "a.tar", many(24))
+    config = job(str(tmp_path / "a.tar"), compute={"executor": "ray", "device": "cpu"})
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    sbatch = [
+        *in_slurm,
+        path,
+        f"PYTHONPATH={ROOT}",
+        "sbatch",
+        "--wait",
+        "--cpus-per-task=2",
+        "--output=log",
+        str(SCRIPT),
+    ]
+    done = subprocess.run([*sbatch, "job.yaml"], capture_output=True, text=True, timeout=240, check=False)
+    log = (tmp_path / "log").read_text()
+    assert done.returncode == 0, log
+    assert "24 images explained, 0 failures" in log
+    assert "On worker node. Connecting to Ray cluster at 10.77.0.1:6379" in log
+    assert "warning: Slurm" not in log
