@@ -31,11 +31,11 @@ NodeName=a NodeAddr=10.77.0.1 CPUs=2 RealMemory=1000
 NodeName=b NodeAddr=10.77.0.2 CPUs=2 RealMemory=1000
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 END
-    ip link add a type veth peer name b
+    ip link add name node-a type veth peer name node-b
     for node in a b; do
         unshare --net --uts --pid --mount --fork --mount-proc --kill-child sh "$0" "$folder" $node &
         while [ "$(readlink /proc/$!/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
-        ip link set $node netns $!
+        ip link set "node-$node" netns $!
     done
     wait
     exit
@@ -44,14 +44,14 @@ fi
 hostname "$node"
 mount -t tmpfs tmpfs /tmp/ray
 ip link set lo up
-until ip link set "$node" up 2>/dev/null; do sleep 0.05; done
+until ip link set "node-$node" up 2>/dev/null; do sleep 0.05; done
 if [ "$node" = a ]; then
-    ip addr add 10.77.0.1/24 dev a
+    ip addr add 10.77.0.1/24 dev node-a
     munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" --log-file="$munge/log" \
         --seed-file="$munge/seed"
     slurmctld -c
 else
-    ip addr add 10.77.0.2/24 dev b
+    ip addr add 10.77.0.2/24 dev node-b
     until [ -S "$munge/socket" ]; do sleep 0.05; done
 fi
 slurmd -N "$node"

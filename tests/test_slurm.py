@@ -208,6 +208,7 @@ def in_slurm(tmp_path: Path) -> Iterator[list[str]]:
         try:
             deadline = time.monotonic() + 60
             while True:
+                assert cluster.poll() is None, (slurm / "log").read_text()
                 assert time.monotonic() < deadline, (slurm / "log").read_text()
                 time.sleep(0.5)
                 family = psutil.Process(cluster.pid).children(recursive=True)
