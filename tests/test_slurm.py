@@ -67,6 +67,7 @@ def bin(tmp_path: Path) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     command(folder, "srun", 'exec "$@"')
+    command(folder, "squeue", 'echo "${STATE-running}"')
     command(folder, "scontrol", f'echo "$@" >>"{tmp_path}/scontrol.log"')
     return folder
 
@@ -107,6 +108,13 @@ def test_the_job_comes_back_where_that_may_help(
     done = subprocess.run(["bash", SCRIPT, "job.yaml"], env=env, cwd=tmp_path, capture_output=True, timeout=60)
     assert done.returncode == code
     assert asked(tmp_path) == ("requeue 7\n" if again else "")
+
+
+def test_a_job_that_was_cancelled_stays_so(shell: Path, tmp_path: Path) -> None:
+    env = environment(shell, CODE="143", STATE="")
+    done = subprocess.run(["bash", SCRIPT, "job.yaml"], env=env, cwd=tmp_path, capture_output=True, timeout=60)
+    assert done.returncode == 143
+    assert asked(tmp_path) == ""
 
 
 def test_what_the_command_is_given(shell: Path, tmp_path: Path) -> None:
