@@ -1,6 +1,7 @@
 """Airflow: the night's export on a Ray cluster that stands, whose jobs are reached through RAY_JOB_ADDRESS.
 
-Copy it into the folder of DAGs. The machine needs `ray[default]`, and this repository in FINER_RAY_HOME.
+Copy it into the folder of DAGs. The machine needs `ray[default]`, and a folder FINER_RAY_HOME that holds
+deploy/nightly.yaml and goes along; the nodes need finer_ray[cluster], such as deploy/Dockerfile makes.
 """
 
 import os
@@ -23,7 +24,7 @@ def finer_ray_nightly() -> None:
     def export() -> str:
         return (
             "ray job submit --working-dir . -- "
-            "python jobs/scheduled_export.py --config deploy/nightly.yaml --date {{ ds }}"
+            "finer-ray export deploy/nightly.yaml --verify --date {{ ds }}"
         )
 
     export()

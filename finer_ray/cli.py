@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -57,15 +58,22 @@ def export(
     config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
     set_: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, from a trial in memory.")] = False,
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="What {date} in the config means; today, in UTC.")
+    ] = None,
+    and_verify: Annotated[
+        bool, typer.Option("--verify", help="Prove the export whole at the end; else exit 4.")
+    ] = False,
 ) -> None:
     """Explain every image of the config's shards.
 
-    Running it again does only what is missing.
+    Running it again does only what is missing. On the Ray cluster that RAY_ADDRESS names (HOST:6379, auto; a job that
+    `ray job submit` has started knows its own), else on this machine.
     """
     # Before torch and Ray are imported, which takes seconds.
     from finer_ray.config.loading import load_config
 
-    job = load_config(config, set_ or [])
+    job = load_config(config, set_ or [], {"date": f"{date or datetime.now(UTC):%Y-%m-%d}"})
     if dry_run:
         from finer_ray.shards import find_shards
         from finer_ray.store.manifest import check_vacant
@@ -86,6 +94,13 @@ def export(
         summary = run(job)
     for note in summary.notes:
         ERRORS.print(note)
+    if and_verify:
+        from finer_ray.errors import ExportError
+        from finer_ray.store.verify import verify_export
+
+        # Keys are not compared again: shards may have been archived since.
+        if findings := verify_export(job.output.url, keys=False):
+            raise ExportError(f"{job.output.url} is not whole: {'; '.join(findings)}")
     typer.echo(
         f"{summary.images} images explained, {summary.failures} failures, {summary.new} of them in this run, "
         f"{summary.seconds:.0f} s: {job.output.url}"

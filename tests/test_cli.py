@@ -49,7 +49,7 @@ WITH_A_CONFIG = [
     "finer-ray study similarity job.yaml",
     "finer-ray study faithfulness job.yaml job.yaml --attributes a.json --word bird",
     f"{ROOT}/jobs/export_saliency.py --config job.yaml",
-    f"{ROOT}/jobs/scheduled_export.py --config job.yaml",
+    "finer-ray export job.yaml --verify --date 2026-11-24",
     f"{ROOT}/jobs/train_probe.py --config job.yaml",
 ]
 

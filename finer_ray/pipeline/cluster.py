@@ -114,6 +114,7 @@ def connected() -> Iterator[None]:
     # Ray replaces it by one that dumps its stack and aborts the process after 3 s.
     handler = signal.getsignal(signal.SIGTERM)
     if address == OUR_OWN:
+        _warn_of_idle_nodes()
         _start_our_own()
     else:
         _join(address)
@@ -263,6 +264,19 @@ def _kill_our_own() -> None:
     for child in children:
         with suppress(OSError):
             os.kill(int(child), signal.SIGKILL)
+
+
+def _warn_of_idle_nodes() -> None:
+    """Say so where Slurm has given several nodes, and a Ray of our own will use one of them."""
+    # A step may have fewer than its job.
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES", "1")
+    if nodes not in ("", "1"):
+        print(
+            f"warning: Slurm has given {nodes} nodes, and this run uses one of them: RAY_ADDRESS names no cluster. "
+            "deploy/slurm/export.sbatch starts Ray on all of them (ray symmetric-run) and sets it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _start_our_own() -> None:

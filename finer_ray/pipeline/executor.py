@@ -22,6 +22,7 @@ from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import WorkerError
 from finer_ray.pipeline.batch_size import is_lost
 from finer_ray.pipeline.cluster import connected, joins_others, on_each_node, plain_errors
+from finer_ray.pipeline.cluster_metrics import Timed, count_images
 from finer_ray.pipeline.resources import Resources, cluster_resources, own_resources
 from finer_ray.pipeline.source import UnitSource
 from finer_ray.pipeline.stage import LOST, Stage
@@ -94,9 +95,14 @@ class Executor(AbstractContextManager[Any], Protocol):
         """
 
 
-def executor_of(compute: ComputeConfig) -> Executor:
-    """The executor that `compute.executor` names."""
-    return InlineExecutor() if compute.executor == "inline" else RayExecutor()
+def executor_of(compute: ComputeConfig, export: str = "") -> Executor:
+    """The executor that `compute.executor` names.
+
+    Args:
+        compute: the section of the job's config.
+        export: URL of what it makes, by which a cluster's metrics tell jobs apart.
+    """
+    return InlineExecutor() if compute.executor == "inline" else RayExecutor(export)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,15 @@ class StoredObject:
 
 
 class RayExecutor(ExitStack):
-    """On the cluster of RAY_ADDRESS, else on one of our own, which is started once there is enough to do."""
+    """On the cluster of RAY_ADDRESS, else on one of our own, which is started once there is enough to do.
+
+    Args:
+        export: URL of what it makes, by which the cluster's metrics tell jobs apart.
+    """
+
+    def __init__(self, export: str = "") -> None:
+        super().__init__()
+        self._export = export
 
     def connect(self) -> None:
         """Connect to Ray, until the end of this context; a second time does nothing."""
@@ -207,12 +221,13 @@ class RayExecutor(ExitStack):
         left = list(units)
         while left:
             wave, left = left[:MAX_UNITS], left[MAX_UNITS:]
-            for line in _lines(_pipeline(wave, stages)):
+            for line in _lines(_pipeline(wave, stages, self._export)):
                 if "lost_unit" in line:
                     losses.add(line["lost_unit"], line["reason"])
                     left.append(by_number[line["lost_unit"]])
                 else:
                     losses.in_a_row = 0
+                    count_images(line, self._export)
                     yield line
 
 
@@ -249,7 +264,7 @@ def _lines(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 yield from ray.get(block).to_pylist()
 
 
-def _pipeline(units: Sequence[Unit], stages: Sequence[Stage]) -> Dataset:
+def _pipeline(units: Sequence[Unit], stages: Sequence[Stage], export: str) -> Dataset:
     """The stages on Ray Data."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -260,9 +275,7 @@ def _pipeline(units: Sequence[Unit], stages: Sequence[Stage]) -> Dataset:
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=_stored_bytes(stages))
     first, *others = stages
     dataset = ray.data.read_datasource(
-        UnitSource(
-            units, first.name.title(), partial(first.checked, first.build()), first.rows * table_bytes(first.gives)
-        ),
+        UnitSource(units, first.name.title(), _step(first, export), first.rows * table_bytes(first.gives)),
         override_num_blocks=len(units),
         num_cpus=first.cpus,
         compute=TaskPoolStrategy(size=first.processes[1]),
@@ -270,7 +283,7 @@ def _pipeline(units: Sequence[Unit], stages: Sequence[Stage]) -> Dataset:
         max_calls=first.max_calls,
     )
     for stage in others:
-        dataset = _with_actors(dataset, stage) if stage.keeps else _with_tasks(dataset, stage)
+        dataset = _with_actors(dataset, stage, export) if stage.keeps else _with_tasks(dataset, stage, export)
     return dataset
 
 
@@ -281,11 +294,16 @@ def _stored_bytes(stages: Sequence[Stage]) -> int:
     return STORED_UNITS * sum(stage.processes[1] for stage in stages) * unit
 
 
-def _with_actors(dataset: Dataset, stage: Stage) -> Dataset:
+def _step(stage: Stage, export: str) -> Timed:
+    """What a process of a stage calls, built here and now."""
+    return Timed(partial(stage.checked, stage.build()), stage.name, export)
+
+
+def _with_actors(dataset: Dataset, stage: Stage, export: str) -> Dataset:
     return dataset.map_batches(
         # By whose name Ray calls the processes.
         type(stage.name, (_Actor,), {}),
-        fn_constructor_args=(stage,),
+        fn_constructor_args=(stage, export),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -300,12 +318,12 @@ def _with_actors(dataset: Dataset, stage: Stage) -> Dataset:
     )
 
 
-def _with_tasks(dataset: Dataset, stage: Stage) -> Dataset:
-    function = stage.build()
+def _with_tasks(dataset: Dataset, stage: Stage, export: str) -> Dataset:
+    step = _step(stage, export)
 
     def call(table: pa.Table) -> pa.Table:
         # A unit at which the GPU was lost is passed on.
-        return table if table.schema.equals(LOST) else stage.checked(function, table)
+        return table if table.schema.equals(LOST) else step(table)
 
     call.__name__ = stage.name
     return dataset.map_batches(
@@ -320,8 +338,8 @@ def _with_tasks(dataset: Dataset, stage: Stage) -> Dataset:
 class _Actor:
     """A process that keeps what a stage has built."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._call = partial(stage.checked, stage.build())
+    def __init__(self, stage: Stage, export: str) -> None:
+        self._call = _step(stage, export)
         self._lock, self._ending = threading.Lock(), False
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -89,7 +89,7 @@ class Run(ExitStack):
         self._config = config = with_references(config, self._classifier.classes)
         check_saliency(config, self._classifier)
         self._lease = self.enter_context(acquire(folder, config.output.lease_seconds))
-        self._executor = self.enter_context(executor_of(config.compute))
+        self._executor = self.enter_context(executor_of(config.compute, config.output.url))
         self._config, self.notes = with_precision(config, self._classifier, self._executor)
         self.enter_context(_lost_lease_first(folder, self._lease))
         return self

@@ -233,3 +233,41 @@ def test_cpus_are_those_of_this_process(job: Job) -> None:
         assert own_resources(job("a.tar", compute={"device": "cpu"}).compute).threads == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("slurm", "warned"),
+    [
+        ({}, None),
+        ({"SLURM_NNODES": "1"}, None),
+        ({"SLURM_NNODES": "4"}, "4 nodes"),
+        ({"SLURM_NNODES": "4", "SLURM_STEP_NUM_NODES": "1"}, None),
+        ({"SLURM_NNODES": "4", "SLURM_STEP_NUM_NODES": "2"}, "2 nodes"),
+    ],
+)
+@pytest.mark.parametrize("address", [None, "local", "10.1.2.3:6379"])
+def test_nodes_of_slurm_that_would_stand_idle(
+    address: str | None,
+    slurm: dict[str, str],
+    warned: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RAY_ADDRESS", "SLURM_NNODES", "SLURM_STEP_NUM_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**slurm, **({"RAY_ADDRESS": address} if address else {})}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cluster, "_start_our_own", lambda: None)
+    monkeypatch.setattr(cluster, "_join", lambda address: None)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    monkeypatch.setattr(cluster.ray._private.worker, "_global_node", None)
+    with connected():
+        pass
+    said = capsys.readouterr().err
+    if warned is None or address == "10.1.2.3:6379":
+        assert said == ""
+    else:
+        assert said.count("\n") == 1
+        assert said.startswith(f"warning: Slurm has given {warned}")
+        assert "deploy/slurm/export.sbatch" in said
