@@ -19,7 +19,9 @@ def anchor(heading: str) -> str:
 
 
 def anchors(page: str) -> set[str]:
-    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)}
+    text = prose(page)
+    headings = {anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    return headings | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 def links(text: str) -> list[str]:
