@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-slow test-all lint format schemas bench clean
+.PHONY: help install demo test test-faults test-slow test-all lint format schemas docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,7 +30,7 @@ test: $(INSTALLED) ## Run the tests, all but those of the next two (five minutes
 test-faults: $(INSTALLED) ## Kill processes, lose nodes, fail stores, fill disks, fuzz
 	$(PYTEST) -m faults
 
-test-slow: $(INSTALLED) ## Train, draw, browse the report, run the demo, every command of the README, benchmarks in miniature
+test-slow: $(INSTALLED) ## Train, draw, browse the report, run the demo, notebooks, every command of the docs, benchmarks in miniature
 	$(PYTEST) -m "slow and not faults"
 
 # The last two together, so that neither process waits for the other twice.
@@ -49,8 +49,11 @@ format: $(INSTALLED) ## Format the code and mend what the linter can mend
 schemas: $(INSTALLED) ## Write schemas/ anew from the code
 	$(BIN)/finer-ray schema schemas
 
+docs: $(INSTALLED) ## Build the documentation as a site, in .site
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 bench: $(INSTALLED) ## Run the benchmarks: tables on the screen, JSON beside them
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 clean: ## Remove .venv and what the demo wrote
-	rm -rf $(VENV) demo_export
+	rm -rf $(VENV) demo_export .site

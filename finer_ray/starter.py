@@ -80,7 +80,7 @@ def inspect_data(place: str) -> DataSummary:
     samples = tuple(map(_without_mark, read))
     if not any(sample.image for sample in samples):
         reason = index.problem or next((sample.error for sample in samples if sample.error), "it is empty")
-        raise InputError(f"{place}: no image found in {refs[0].url}: {reason}; see input.fields in the README")
+        raise InputError(f"{place}: no image found in {refs[0].url}: {reason}; see input.fields in docs/input.md")
     classes, whole, file = _classes(refs, fields, samples)
     if _has(read, "label") and not _has(samples, "label"):
         fields = replace(fields, label="")

@@ -26,16 +26,16 @@ from finer_ray.shards.find import SUFFIXES
 from finer_ray.shards.formats import FORMATS
 from finer_ray.store.reading import open_export
 from tests.conftest import photo, sample, write_tar
+from tests.pages import text_of
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "schemas" / "config.schema.json").read_text(encoding="utf-8"))["$defs"]
 MAIN = "import sys; from finer_ray.__main__ import main; sys.argv[0] = 'finer-ray'; main()"
 
 
-def readme_rows(heading: str) -> dict[str, list[str]]:
-    """The cells of a table of the README, by the first of each row."""
-    table = README.split(f"\n{heading}")[1].split("\n\n")[0].splitlines()[2:]
+def rows_of(page: str, heading: str) -> dict[str, list[str]]:
+    """The cells of a table of a page, by the first of each row."""
+    table = text_of(page).split(f"\n{heading}")[1].split("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return {first: rest for first, *rest in cells}
 
@@ -49,7 +49,7 @@ def test_every_format_is_known() -> None:
         assert f"{name}: {format.fields.label}" in said
         assert set(format.other_fields) <= {"image", "label", "box", "mask"}
     parts = ("image", "label", "box", "mask")
-    assert readme_rows("| input.format") == {
+    assert rows_of("docs/input.md", "| input.format") == {
         name: [format.description, *(f"`{at}`" if (at := getattr(format.fields, part)) else "" for part in parts)]
         for name, format in FORMATS.items()
     }
@@ -64,7 +64,7 @@ def test_every_library_is_known() -> None:
         assert re.fullmatch(backbone["pattern"], f"{name}:x")
         assert ModelConfig(backbone=f"{name}:x", weights="random").library is library
         assert library.supported in str(refused.value)
-        assert f"{name}:" in README
+        assert f"{name}:" in text_of("docs/models.md")
     assert not re.fullmatch(backbone["pattern"], "none:x")
 
 
@@ -91,7 +91,9 @@ def test_every_data_set_is_known() -> None:
     for name, dataset in DATASETS.items():
         for choices in (dataset.labels, dataset.tasks):
             assert len(choices) < 2 or f"{name}: {', '.join(choices)}" in said
-    assert readme_rows("| format |") == {name: [dataset.description] for name, dataset in DATASETS.items()}
+    assert rows_of("docs/datasets.md", "| format |") == {
+        name: [dataset.description] for name, dataset in DATASETS.items()
+    }
 
 
 @pytest.fixture

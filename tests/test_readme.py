@@ -1,11 +1,10 @@
-"""README.md and docs/outputs.md against what is there: blocks run, commands parse, columns are described.
+"""README.md and docs/ against what is there: blocks run, jobs are valid, commands parse, columns are described.
 
-tests/test_readme_commands.py runs the commands.
+tests/test_readme_commands.py runs the commands, tests/test_links.py follows the links.
 """
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,38 +14,47 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
+from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.metrics.table import AVERAGED
+from finer_ray.plugins import VARIABLE
+from finer_ray.probe.config import ProbesConfig
 from finer_ray.store.layout import ARRAYS
-from finer_ray.store.reading import open_export
+from finer_ray.store.query import connect
+from finer_ray.store.reading import Export, open_export
 from finer_ray.store.tables import SCHEMAS
+from tests.pages import ROOT, Command, blocks, commands, pages, text_of
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OUTPUTS = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
-
-
-def section(heading: str) -> str:
-    """A section of the README, up to the next of its rank."""
-    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+OUTPUTS = text_of("docs/outputs.md")
+# Parts of a job are held to the schema with these.
+JOB = {"input": {"shards": "photos"}, "model": {"backbone": "timm:x", "weights": "random"}, "output": {"url": "out"}}
+# Pages with Python: those of this module, and the plugins that tests/test_extending.py and _inputs.py run.
+WITH_PYTHON = {"README.md", "docs/reading.md", "docs/outputs.md", "docs/extending.md"}
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+def test_the_readme_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) <= 150
 
 
-def commands() -> list[list[str]]:
-    """Arguments of every line of the README that runs finer-ray."""
-    lines = re.findall(r"^ {4}\.venv/bin/finer-ray (.*)$", README, re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
-
-
-def test_every_recipe_runs_and_they_agree(demo_like: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def made(demo_like: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
+    """`demo_export` in the working folder."""
     monkeypatch.chdir(demo_like)
-    made = open_export("demo_export")
+    return open_export("demo_export")
+
+
+def run(source: str) -> dict[str, Any]:
+    """The names that a block of Python leaves."""
+    names: dict[str, Any] = {}
+    exec(source, names)  # noqa: S102
+    return names
+
+
+def test_every_recipe_runs_and_they_agree(made: Export) -> None:
     rows = np.arange(4)
     found: dict[str, Callable[[dict[str, Any]], None]] = {
         "finer_ray": lambda names: np.testing.assert_array_equal(
@@ -57,13 +65,21 @@ def test_every_recipe_runs_and_they_agree(demo_like: Path, monkeypatch: pytest.M
         "xarray": lambda names: np.testing.assert_allclose(names["finer"], made.maps(rows, "finer_gradcam"), rtol=1e-6),
         "zarr": lambda names: np.testing.assert_allclose(names["contrast"], made.contrast(rows, 1.5), atol=1e-6),
     }
-    recipes = blocks(section("Reading an export"), "python")
+    recipes = blocks("docs/reading.md", "python")
     assert len(recipes) == len(found)
     for (library, check), recipe in zip(found.items(), recipes, strict=True):
         assert f"import {library}" in recipe
-        names: dict[str, Any] = {}
-        exec(recipe, names)  # noqa: S102
-        check(names)
+        check(run(recipe))
+
+
+def test_the_readmes_lines_of_reading_run(made: Export, capsys: pytest.CaptureFixture[str]) -> None:
+    [recipe] = blocks("README.md", "python")
+    names, rows = run(recipe), np.arange(4)
+    assert "p000" in capsys.readouterr().out
+    np.testing.assert_array_equal(names["heat"], made.maps(rows, "finer_gradcam", size=(224, 224)))
+    assert [heat.shape for heat in names["on_photo"]] == [(64, 80)] * 4
+    np.testing.assert_array_equal(names["stronger"], made.contrast(rows, 1.5))
+    np.testing.assert_array_equal(names["against_first"], made.contrast(rows, references=[0]))
 
 
 def _worst(made: Any, worst: Any) -> None:
@@ -78,26 +94,49 @@ def _by_class(made: Any, by_class: Any) -> None:
         assert by_class.loc[of, name] == pytest.approx(mean, abs=1e-6)
 
 
-def test_every_sql_block_runs(demo_like: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(demo_like)
-    queries = blocks(README, "sql")
-    assert queries
-    for sql in queries:
-        assert len(duckdb.sql(sql).fetchall()) == 8
-    [listed] = blocks(OUTPUTS, "python")
-    names: dict[str, Any] = {}
-    exec(listed, names)  # noqa: S102
-    assert names["metrics"].count("row").fetchall() == [(24,)]
+def test_python_stands_only_where_it_is_run() -> None:
+    assert {page for page in pages() if blocks(page, "python")} == WITH_PYTHON
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
-def test_every_command_is_known(arguments: list[str]) -> None:
-    command: Any = get_command(app)
-    arguments = list(arguments)
-    while hasattr(command, "commands"):
-        command = command.commands[arguments.pop(0)]
+def test_every_sql_block_runs(made: Export) -> None:
+    [recipe] = blocks("docs/reading.md", "sql")
+    assert len(duckdb.sql(recipe).fetchall()) == 8
+    for page in sorted({page for page in pages() if blocks(page, "sql")} - {"docs/reading.md"}):
+        for sql in blocks(page, "sql"):
+            with connect(made) as connection:
+                assert connection.sql(sql).columns, page
+    [listed] = blocks("docs/outputs.md", "python")
+    assert run(listed)["metrics"].count("row").fetchall() == [(24,)]
+
+
+def test_every_yaml_block_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a job, or as part of one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "birds").mkdir()
+    for name in ("birds.txt", "birds/classes.json", "birds/concepts.json"):
+        (tmp_path / name).write_text('["northern cardinal"]' if name.endswith("json") else "northern cardinal\n")
+    found = [(page, block) for page in pages() for block in blocks(page, "yaml")]
+    assert len(found) > 10
+    for _, block in found:
+        tree = yaml.safe_load(block)
+        if "backbones" in tree:
+            parse_section(ProbesConfig, tree)
+        else:
+            parse_config({name: {**JOB.get(name, {}), **tree.get(name, {})} for name in {**JOB, **tree}})
+
+
+@pytest.mark.parametrize(
+    "command", [found for page in pages() for found in commands(page)], ids=lambda found: " ".join(found.arguments)
+)
+def test_every_command_is_known(command: Command) -> None:
+    if VARIABLE in dict(command.environment):
+        pytest.skip("the options of a plugin are known where it is: tests/test_extending.py")
+    group: Any = get_command(app)
+    arguments = list(command.arguments)
+    while hasattr(group, "commands"):
+        group = group.commands[arguments.pop(0)]
     # Raises where an option is unknown, or an argument is missing, surplus or malformed.
-    command.make_context("finer-ray", arguments)
+    group.make_context("finer-ray", arguments)
 
 
 def test_schema_writes_the_schemas(tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ def test_a_config_may_ask_for_it(method: Method) -> None:
 
 @EVERY
 def test_it_is_described(method: Method) -> None:
-    """In its module's docstring, in docs/method.md, in the README's example and in what `init` writes."""
+    """In its module's docstring, in docs/method.md, in the example of docs/saliency.md and in what `init` writes."""
     module = sys.modules[method.prepare.__module__]
     assert module.__doc__
     assert re.search(r"\([A-Z][^()]+ \d{4}\)", module.__doc__), "its source"
     assert "map" in module.__doc__, "its formula"
     assert f"\n| {method.name} | {method.formula} | {method.cost} |\n" in (ROOT / "docs" / "method.md").read_text()
-    assert re.search(rf"\b{method.name}\b", (ROOT / "README.md").read_text())
+    assert re.search(rf"\b{method.name}\b", (ROOT / "docs" / "saliency.md").read_text())
 
 
 def test_the_table_of_the_documentation_has_nothing_else() -> None:
