@@ -168,7 +168,7 @@ NEEDED: dict[str, tuple[Callable[[Scratch], None], ...]] = {
     "docs/operations.md": (Scratch.photos, Scratch.job),
     "docs/probes.md": (Scratch.packed, Scratch.jobs, Scratch.bucket, Scratch.probes),
     "docs/reading.md": (Scratch.demo,),
-    "docs/report.md": (Scratch.demo,),
+    "docs/report.md": (Scratch.demo, Scratch.finches),
     "docs/saliency.md": (
         Scratch.demo,
         Scratch.packed,
