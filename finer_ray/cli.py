@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,8 +13,13 @@ from rich.table import Table
 
 from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.writers import WRITERS
+from finer_ray.errors import exit_on_error
 from finer_ray.urls import NO_SECRETS, holds_secret
 from finer_ray.version import __version__
+
+if TYPE_CHECKING:
+    from finer_ray.config.schema import Config
+    from finer_ray.pipeline.progress import Summary
 
 app = typer.Typer(
     help="Explain a whole data set: Finer-CAM saliency for every image.",
@@ -79,17 +84,34 @@ def export(
         for line in forecast_lines(forecast(job)):
             typer.echo(line)
         return
-    from finer_ray.pipeline.export import export as run
-    from finer_ray.pipeline.stopping import stoppable
-
-    with stoppable(job.output.url):
-        summary = run(job)
+    summary = _exported(job)
     for note in summary.notes:
         ERRORS.print(note)
     typer.echo(
         f"{summary.images} images explained, {summary.failures} failures, {summary.new} of them in this run, "
         f"{summary.seconds:.0f} s: {job.output.url}"
     )
+
+
+def _exported(job: "Config") -> "Summary":
+    """An export with one bar from the beginning, beside whose imports Ray starts."""
+    from finer_ray.library_log import libraries_apart
+    from finer_ray.pipeline.cluster import started_ahead
+    from finer_ray.pipeline.progress import run_bar
+    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.store.status import status_of
+
+    url = job.output.url
+
+    def needed() -> bool:
+        return status_of(url).state in ("none", "stopped")
+
+    # An error is told before Ray, which may still be starting, is waited for.
+    with started_ahead(job.compute, needed), exit_on_error(), libraries_apart(url), stoppable(url), run_bar() as bar:
+        bar.announce("loading libraries")
+        from finer_ray.pipeline.export import export as run
+
+        return run(job)
 
 
 @app.command(rich_help_panel=EXPLAIN)

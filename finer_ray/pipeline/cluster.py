@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-import torch
 from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
@@ -23,11 +24,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
+from finer_ray.lazy import torch
+from finer_ray.library_log import error_output
+from finer_ray.pipeline.progress import announce
 from finer_ray.plugins import VARIABLE
 
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
 OUR_OWN = "local"
+# Without any of these a machine has no GPU that torch could use: NVIDIA's driver, on a Jetson, AMD's, and Windows' own.
+GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
+# What explaining processes import, which takes longer than all else that they do before their first image.
+EXPLAINING = "finer_ray.pipeline.explaining"
+# Whether a cluster of our own was started, see `started_ahead`, until a run connects to it.
+_ahead: Future[bool] | None = None
 ADVICE = (
     "unset it to use this machine, or give HOST:6379 of a running cluster (the dashboard's http address is for "
     "`ray job submit`)"
@@ -93,17 +103,17 @@ def connected() -> Iterator[None]:
         ConfigError: RAY_ADDRESS names what no job can join. WorkerError: no cluster answers there, or none of our own
             can be started.
     """
-    if ray.is_initialized():
+    if ray.is_initialized() and _ahead is None:
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    announce("starting Ray")
     address = os.environ.get("RAY_ADDRESS") or OUR_OWN
     # Ray replaces it by one that dumps its stack and aborts the process after 3 s.
     handler = signal.getsignal(signal.SIGTERM)
-    if address == OUR_OWN:
-        _start_our_own()
-    else:
+    if address != OUR_OWN:
         _join(address)
+    elif not _taken_ahead():
+        _start_our_own(_gpu_count())
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     over = threading.Event()
@@ -117,6 +127,63 @@ def connected() -> Iterator[None]:
     finally:
         over.set()
         ray.shutdown()
+
+
+@contextmanager
+def started_ahead(compute: ComputeConfig, needed: Callable[[], bool]) -> Iterator[None]:
+    """Start a cluster of our own beside what this process does, which imports libraries and builds the model meanwhile.
+
+    Its explaining processes import those libraries, too. What no run has connected to at the end is ended.
+
+    Args:
+        compute: the section of the job's config.
+        needed: whether there is work for a cluster; is asked in the other thread.
+    """
+    global _ahead
+    if compute.executor == "inline" or joins_others():
+        yield
+        return
+    # Not in the other thread, which would wait for this one's imports.
+    gpus = _gpu_count()
+    with ThreadPoolExecutor(1) as pool:
+        begun = _ahead = pool.submit(_start_ahead, compute, gpus, needed)
+        try:
+            yield
+        finally:
+            if _ahead is begun and _taken_ahead():
+                _kill_at_shutdown()
+                ray.shutdown()
+
+
+def _start_ahead(compute: ComputeConfig, gpus: int, needed: Callable[[], bool]) -> bool:
+    """Whether a cluster was started: not where it is not needed; why it cannot be, a run's own attempt will say."""
+    try:
+        if not needed():
+            return False
+        _start_our_own(gpus)
+    except FinerRayError:
+        return False
+    load = ray.remote(num_cpus=0, num_gpus=compute.gpus_per_actor if gpus and compute.device != "cpu" else 0)(_load)
+    for _ in range(compute.actors_min):
+        load.remote(EXPLAINING)
+    return True
+
+
+def _load(module: str) -> None:
+    """Import a module, as a Ray task: Ray gives its process to the next actor."""
+    import_module(module)
+
+
+def _taken_ahead() -> bool:
+    """Whether a cluster was started ahead, which is the caller's from now on."""
+    global _ahead
+    begun, _ahead = _ahead, None
+    return begun is not None and begun.result()
+
+
+def _gpu_count() -> int:
+    """GPUs as torch counts them, which is not imported where the machine has no driver of any."""
+    return torch.cuda.device_count() if "torch" in sys.modules or any(map(os.path.exists, GPU_DRIVERS)) else 0
 
 
 def _kill_at_shutdown() -> None:
@@ -156,7 +223,7 @@ def _join(address: str) -> None:
     check_address(address)
     _keep_token_private()
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=_plugins())
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_plugins())
     except Exception as error:
         raise WorkerError(
             f"RAY_ADDRESS is {address}: what answers there cannot be joined; {ADVICE}. A cluster with a token needs "
@@ -229,7 +296,7 @@ def _give_up(gcs: str, name: str) -> NoReturn:
         f"the process {name} of the Ray cluster at {gcs} is gone; what is done is kept. Its last words are in Ray's "
         f"logs (on its node: /tmp/ray/session_latest/logs/{name}.*); the same command goes on"
     )
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {error}", file=error_output(), flush=True)
     with suppress(Exception):
         _kill_our_own()
     os._exit(error.exit_code)
@@ -252,14 +319,15 @@ def _kill_our_own() -> None:
             os.kill(int(child), signal.SIGKILL)
 
 
-def _start_our_own() -> None:
+def _start_our_own(gpus: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _stay_on_loopback()
     _keep_token_private(create=True)
-    # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
-    own: Any = {"address": OUR_OWN, "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
+    # Ray by itself asks NVIDIA's management library how many GPUs there are, which some machines lack.
+    own: Any = {"address": OUR_OWN, "include_dashboard": False, "num_gpus": gpus}
     for attempt in range(1, STARTS + 1):
         try:
-            ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
             ray.shutdown()
@@ -307,7 +375,8 @@ def _stay_on_loopback() -> None:
 
 def joins_others() -> bool:
     """Whether a job on Ray runs on a cluster that is there already, and not on one of our own on this machine."""
-    return ray.is_initialized() or os.environ.get("RAY_ADDRESS", OUR_OWN) not in ("", OUR_OWN)
+    here = ray.is_initialized() and _ahead is None
+    return here or os.environ.get("RAY_ADDRESS", OUR_OWN) not in ("", OUR_OWN)
 
 
 def on_each_node(question: Callable[[], Any]) -> list[Any]:
