@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from finer_ray.errors import Stopped
+from finer_ray.errors import ConfigError, Stopped
 
 STDERR = 2
 _ours: TextIO | None = None
@@ -24,7 +24,7 @@ def libraries_apart(url: str) -> Iterator[None]:
     """Have what libraries print on the error output, Ray's C++ code too, go to a log file for a while.
 
     Nothing is kept apart where the error output is not the process's own, as in a notebook, or no log can be written.
-    A failure that follows after they said something tells which file that is.
+    A failure after they said something tells which file that is, unless it is the config's, which says all itself.
 
     Args:
         url: of the output that is being made, see `log_file`.
@@ -43,7 +43,7 @@ def libraries_apart(url: str) -> Iterator[None]:
         yield
     except Exception as error:
         sys.stderr.flush()
-        if path.stat().st_size > before and not isinstance(error, Stopped):
+        if path.stat().st_size > before and not isinstance(error, Stopped | ConfigError):
             error.add_note(f"what Ray and other libraries said is in {path}")
         raise
     finally:
