@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,8 +33,6 @@ STARTS = 3
 OUR_OWN = "local"
 # Without any of these a machine has no GPU that torch could use: NVIDIA's driver, on a Jetson, AMD's, and Windows' own.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
-# What explaining processes import, which takes longer than all else that they do before their first image.
-EXPLAINING = "finer_ray.pipeline.explaining"
 # Whether a cluster of our own was started, see `started_ahead`, until a run connects to it.
 _ahead: Future[bool] | None = None
 ADVICE = (
@@ -133,7 +130,7 @@ def connected() -> Iterator[None]:
 def started_ahead(compute: ComputeConfig, needed: Callable[[], bool]) -> Iterator[None]:
     """Start a cluster of our own beside what this process does, which imports libraries and builds the model meanwhile.
 
-    Its explaining processes import those libraries, too. What no run has connected to at the end is ended.
+    What no run has connected to at the end is ended.
 
     Args:
         compute: the section of the job's config.
@@ -146,7 +143,7 @@ def started_ahead(compute: ComputeConfig, needed: Callable[[], bool]) -> Iterato
     # Not in the other thread, which would wait for this one's imports.
     gpus = _gpu_count()
     with ThreadPoolExecutor(1) as pool:
-        begun = _ahead = pool.submit(_start_ahead, compute, gpus, needed)
+        begun = _ahead = pool.submit(_start_ahead, gpus, needed)
         try:
             yield
         finally:
@@ -155,7 +152,7 @@ def started_ahead(compute: ComputeConfig, needed: Callable[[], bool]) -> Iterato
                 ray.shutdown()
 
 
-def _start_ahead(compute: ComputeConfig, gpus: int, needed: Callable[[], bool]) -> bool:
+def _start_ahead(gpus: int, needed: Callable[[], bool]) -> bool:
     """Whether a cluster was started: not where it is not needed; why it cannot be, a run's own attempt will say."""
     try:
         if not needed():
@@ -163,15 +160,7 @@ def _start_ahead(compute: ComputeConfig, gpus: int, needed: Callable[[], bool]) 
         _start_our_own(gpus)
     except FinerRayError:
         return False
-    load = ray.remote(num_cpus=0, num_gpus=compute.gpus_per_actor if gpus and compute.device != "cpu" else 0)(_load)
-    for _ in range(compute.actors_min):
-        load.remote(EXPLAINING)
     return True
-
-
-def _load(module: str) -> None:
-    """Import a module, as a Ray task: Ray gives its process to the next actor."""
-    import_module(module)
 
 
 def _taken_ahead() -> bool:
