@@ -1,9 +1,9 @@
 """How long from `finer-ray export` to the first image explained, and with what?
 
-A small CNN with random weights and the demo's 40 photos, so that nearly all is the start: imports, Ray, the model in this
-process and where it explains. "one after the other" calls `export` from Python, which starts Ray once the model is built;
-"side by side" is the command, which starts it beside the imports. The runs take turns. A phase ends where the log's next
-line says so.
+A small CNN with random weights and the demo's 40 photos, so that nearly all is the start: imports, Ray, the model in
+this process and where it explains. "one after the other" calls `export` from Python, which starts Ray once the model is
+built; "side by side" is the command, which starts it beside the imports. The runs take turns. A phase ends where the
+log's next line says so.
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-ROUNDS = 3
+ROUNDS = 2
 PYTHON = """
 from finer_ray.config.loading import load_config
 job = load_config({path!r}, ["compute.executor=ray"])
@@ -61,7 +62,8 @@ def start_of(folder: Path, arguments: list[str]) -> dict[str, float]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     begun, marks = time.perf_counter(), {"the command": 0.0}
     names = {line: name for name, line in PHASES.items()}
-    process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, env=environment, text=True)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, *arguments], **pipes, env=environment, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         name = "first" if FIRST in line else names.get(line.strip(), "")
@@ -69,7 +71,7 @@ def start_of(folder: Path, arguments: list[str]) -> dict[str, float]:
             marks.setdefault(name, time.perf_counter() - begun)
     assert process.wait() == 0
     times = list(marks.items())
-    phases = {name: after - at for (name, at), (_, after) in zip(times, times[1:], strict=False) if name != "first"}
+    phases = {name: after - at for (name, at), (_, after) in pairwise(times) if name != "first"}
     return {**phases, "first images": marks["first"]}
 
 

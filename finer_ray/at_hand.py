@@ -1,4 +1,4 @@
-"""Which models can be had here, for a starter's proposal: from the hub's cache or the network, or of an installed package."""
+"""Which models can be had here, for a starter's proposal: from the hub's cache, the network, or a package."""
 
 import os
 from contextlib import suppress
@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import yaml
@@ -45,8 +46,10 @@ def _hub_answers() -> bool:
         return False
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
+        if urlsplit(endpoint).scheme not in ("http", "https"):
+            return False
         with suppress(HTTPError):
-            urlopen(Request(endpoint, method="HEAD"), timeout=PATIENCE).close()
+            urlopen(Request(endpoint, method="HEAD"), timeout=PATIENCE).close()  # noqa: S310
     except (OSError, ValueError):
         return False
     return True

@@ -3,7 +3,6 @@
 Each kind has an exit code of its own, by which a scheduler can tell what is worth trying again.
 """
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +123,4 @@ def _end(error: FinerRayError) -> NoReturn:
     print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
     for note in getattr(error, "__notes__", ()):
         print(note, file=sys.stderr)
-    # Else the interpreter looks through all that was loaded for garbage before it ends, which takes seconds.
-    gc.freeze()
     raise SystemExit(error.exit_code) from None

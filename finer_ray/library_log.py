@@ -38,7 +38,9 @@ def libraries_apart(url: str) -> Iterator[None]:
     sys.stderr.flush()
     before, kept = file.tell(), os.dup(STDERR)
     os.dup2(file.fileno(), STDERR)
-    _ours = open(kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    _ours = open(  # noqa: SIM115
+        kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace"
+    )
     try:
         yield
     except Exception as error:

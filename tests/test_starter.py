@@ -224,9 +224,7 @@ def test_what_the_cache_has_needs_no_hub(tmp_path: Path, hub: list[bool], monkey
     assert started(tmp_path, data)[0].model.backbone == "open_clip:ViT-B-16-quickgelu"
 
 
-def test_where_nothing_can_be_had_it_is_said(
-    tmp_path: Path, hub: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_can_be_had_it_is_said(tmp_path: Path, hub: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     hub[0] = False
     monkeypatch.setattr("finer_ray.at_hand.PACKAGE", "no_such_package")
     config, text = started(tmp_path, wrens(tmp_path))
@@ -237,7 +235,7 @@ def test_where_nothing_can_be_had_it_is_said(
 def test_the_weights_that_are_looked_for_are_those_of_the_proposals() -> None:
     clip = open_clip.get_pretrained_cfg("ViT-B-16-quickgelu", "openai")["hf_hub"].strip("/")
     vit = timm.get_pretrained_cfg("vit_base_patch16_224.augreg_in21k_ft_in1k").hf_hub_id
-    assert REPOSITORIES == {"timm:vit_base_patch16_224": vit, "open_clip:ViT-B-16-quickgelu": clip}
+    assert {"timm:vit_base_patch16_224": vit, "open_clip:ViT-B-16-quickgelu": clip} == REPOSITORIES
 
 
 def test_a_hub_that_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a server of weights answers, asked once: libraries ask again and again, for a minute, with lines of their own."""
+"""Whether a server of weights answers, asked once: libraries ask again and again, for a minute."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""`finer-ray export` on Ray, as a process: its lines are ours alone, and Ray is started ahead only where it is needed."""
+"""`finer-ray export` on Ray, as a process: its lines are ours alone; Ray is started ahead where it is needed."""
 
 import os
 import re
