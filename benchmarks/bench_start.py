@@ -62,8 +62,13 @@ def start_of(folder: Path, arguments: list[str]) -> dict[str, float]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     begun, marks = time.perf_counter(), {"the command": 0.0}
     names = {line: name for name, line in PHASES.items()}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, *arguments], **pipes, env=environment, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
     assert process.stderr is not None
     for line in process.stderr:
         name = "first" if FIRST in line else names.get(line.strip(), "")
