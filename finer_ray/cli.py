@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,10 @@ from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.writers import WRITERS
 from finer_ray.urls import NO_SECRETS, holds_secret
 from finer_ray.version import __version__
+
+if TYPE_CHECKING:
+    from finer_ray.config.schema import Config
+    from finer_ray.pipeline.progress import Summary
 
 app = typer.Typer(
     help="Explain a whole data set: Finer-CAM saliency for every image.",
@@ -87,11 +91,7 @@ def export(
         for line in forecast_lines(forecast(job)):
             typer.echo(line)
         return
-    from finer_ray.pipeline.export import export as run
-    from finer_ray.pipeline.stopping import stoppable
-
-    with stoppable(job.output.url):
-        summary = run(job)
+    summary = _exported(job)
     for note in summary.notes:
         ERRORS.print(note)
     if and_verify:
@@ -105,6 +105,20 @@ def export(
         f"{summary.images} images explained, {summary.failures} failures, {summary.new} of them in this run, "
         f"{summary.seconds:.0f} s: {job.output.url}"
     )
+
+
+def _exported(job: "Config") -> "Summary":
+    """An export with one bar from the beginning, and what libraries print apart."""
+    from finer_ray.library_log import libraries_apart
+    from finer_ray.pipeline.progress import run_bar
+    from finer_ray.pipeline.stopping import stoppable
+
+    url = job.output.url
+    with libraries_apart(url), stoppable(url), run_bar() as bar:
+        bar.announce("loading libraries")
+        from finer_ray.pipeline.export import export as run
+
+        return run(job)
 
 
 @app.command(rich_help_panel=EXPLAIN)

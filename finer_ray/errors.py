@@ -121,4 +121,6 @@ def _plain(error: OSError) -> str:
 
 def _end(error: FinerRayError) -> NoReturn:
     print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+    for note in getattr(error, "__notes__", ()):
+        print(note, file=sys.stderr)
     raise SystemExit(error.exit_code) from None

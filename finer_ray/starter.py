@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from finer_ray.at_hand import can_be_had, installed_model
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import InputConfig
 from finer_ray.errors import InputError
@@ -18,6 +19,11 @@ from finer_ray.shards.files import is_local, locate
 from finer_ray.shards.formats import FORMATS
 from finer_ray.shards.splits import is_split
 
+# Of the hub, with the weights of the models that are proposed.
+REPOSITORIES = {
+    "timm:vit_base_patch16_224": "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "open_clip:ViT-B-16-quickgelu": "timm/vit_base_patch16_clip_224.openai",
+}
 # Samples that are looked at, of the first shard and of the last.
 INSPECTED = 64
 # What an annotation may be found as.
@@ -96,7 +102,7 @@ def job_text(found: DataSummary, output: str = "export") -> str:
     Args:
         output: `output.url`.
     """
-    model, why = _model(found)
+    model, why = _at_hand(*_model(found))
     fields = f"\n  fields: {_inline(found.fields)}" if found.fields else ""
     localised = found.has("box") + found.has("mask") > 0
     region = "localisation comes from them" if localised else "without them there is no localisation"
@@ -109,7 +115,7 @@ def job_text(found: DataSummary, output: str = "export") -> str:
 input:
   shards: {_inline(found.place)}{fields}
   max_failures: 0.2                # the job stops when a larger share of the images cannot be used
-# {why}
+{why}
 model: {_inline(model)}
 saliency:
   target: predicted                # or label
@@ -128,8 +134,10 @@ output:
 def next_steps(job: str, output: str) -> list[str]:
     """What to type next."""
     return [
+        f"finer-ray export {job} --dry-run    # what it would do, and how long that takes",
         f"finer-ray export {job}",
         f"finer-ray verify {output}",
+        f"finer-ray report {output}",
         f"finer-ray query {output}",
     ]
 
@@ -205,6 +213,25 @@ def _model(found: DataSummary) -> tuple[dict[str, Any], str]:
     clip["classes"] = found.class_file or list(found.classes)
     known = "all" if found.whole else "those seen: complete the list"
     return clip, f"Classes by their names ({known}). A trained head is better: finer-ray probe."
+
+
+def _at_hand(model: dict[str, Any], why: str) -> tuple[dict[str, Any], str]:
+    """The model, or where it can be had neither from the cache nor the network an installed one; and comments on it."""
+    if can_be_had(REPOSITORIES[model["backbone"]]):
+        return model, f"# {why}"
+    other = installed_model()
+    if other is None:
+        return model, (
+            f"# {why}\n# It is not in the cache, and the Hugging Face hub does not answer: run `finer-ray fetch` with "
+            "this file\n# where there is a network, and bring the cache here."
+        )
+    if "classes" not in model:
+        del other["classes"]
+    fits = "" if model.get("classes") in (None, "imagenet-1k") else " It does not know the classes of this data."
+    return other, (
+        f"# An ImageNet classifier that is installed.{fits}\n# Where there is a network this suits better ({why})\n"
+        f"# model: {_inline(model)}"
+    )
 
 
 def _are_imagenet(names: Sequence[str], numbered: bool) -> bool:

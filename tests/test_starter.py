@@ -1,21 +1,35 @@
 """A starter's job: what it finds in each format, and that the job is one."""
 
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
 import yaml
 from timm.data import ImageNetInfo
 from typer.testing import CliRunner
 
+from finer_ray.at_hand import can_be_had
 from finer_ray.cli import app
 from finer_ray.config.loading import load_config
 from finer_ray.config.schema import Config
 from finer_ray.errors import InputError
-from finer_ray.starter import inspect_data
+from finer_ray.models import build_classifier
+from finer_ray.starter import REPOSITORIES, inspect_data
 from tests.conftest import photo, sample, write_tar
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the hub answers, which tests may change."""
+    answers = [True]
+    monkeypatch.setattr("finer_ray.at_hand._hub_answers", lambda: answers[0])
+    return answers
 
 
 def started(tmp_path: Path, data: str) -> tuple[Config, str]:
@@ -179,3 +193,70 @@ def test_no_job_is_written_over(tmp_path: Path) -> None:
     assert run.exit_code == 2
     assert "name another file with --to" in run.output
     assert (tmp_path / "job.yaml").read_text() == "mine"
+
+
+def wrens(tmp_path: Path, name: str = "wren") -> str:
+    for number in range(2):
+        folder = tmp_path / "in" / f"{name} {number}"
+        folder.mkdir(parents=True)
+        (folder / "x.jpg").write_bytes(photo(number))
+    return str(tmp_path / "in")
+
+
+def test_without_a_hub_an_installed_model_is_proposed(tmp_path: Path, hub: list[bool]) -> None:
+    hub[0] = False
+    config, text = started(tmp_path, wrens(tmp_path))
+    assert (config.model.backbone, config.model.classes) == ("timm:tf_efficientnet_lite0", "imagenet-1k")
+    assert "It does not know the classes of this data" in text
+    assert '# model: {"backbone": "open_clip:ViT-B-16-quickgelu"' in text
+    assert build_classifier(config.model).class_count == 1000
+
+
+def test_what_the_cache_has_needs_no_hub(tmp_path: Path, hub: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub[0] = False
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--timm--vit_base_patch16_clip_224.openai" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    data = wrens(tmp_path)
+    assert started(tmp_path, data)[0].model.backbone == "timm:tf_efficientnet_lite0"
+    (snapshot / "open_clip_model.safetensors").touch()
+    (tmp_path / "job.yaml").unlink()
+    assert started(tmp_path, data)[0].model.backbone == "open_clip:ViT-B-16-quickgelu"
+
+
+def test_where_nothing_can_be_had_it_is_said(tmp_path: Path, hub: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub[0] = False
+    monkeypatch.setattr("finer_ray.at_hand.PACKAGE", "no_such_package")
+    config, text = started(tmp_path, wrens(tmp_path))
+    assert config.model.backbone == "open_clip:ViT-B-16-quickgelu"
+    assert "the Hugging Face hub does not answer: run `finer-ray fetch`" in text
+
+
+def test_the_weights_that_are_looked_for_are_those_of_the_proposals() -> None:
+    clip = open_clip.get_pretrained_cfg("ViT-B-16-quickgelu", "openai")["hf_hub"].strip("/")
+    vit = timm.get_pretrained_cfg("vit_base_patch16_224.augreg_in21k_ft_in1k").hf_hub_id
+    assert {"timm:vit_base_patch16_224": vit, "open_clip:ViT-B-16-quickgelu": clip} == REPOSITORIES
+
+
+def test_a_hub_that_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        # It answers, if only that it does not know HEAD.
+        assert can_be_had("org/name")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert not can_be_had("org/name")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        server.shutdown()
+    assert not can_be_had("org/name")
+
+
+def test_next_steps_name_the_trial_and_the_report(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["init", wrens(tmp_path), "--to", str(tmp_path / "job.yaml"), "--output", "o"])
+    job = tmp_path / "job.yaml"
+    steps = [line.partition("#")[0].strip() for line in run.output.splitlines()[1:]]
+    assert steps[:2] == [f"finer-ray export {job} --dry-run", f"finer-ray export {job}"]
+    assert "finer-ray report o" in steps

@@ -18,6 +18,7 @@ from finer_ray.models.classes import ClassNames, read_classes
 from finer_ray.models.cut import Cut
 from finer_ray.models.head import JoinedHead, LinearHead, blank_head, read_probe
 from finer_ray.models.libraries import LIBRARIES
+from finer_ray.models.network import hub_asked_once
 from finer_ray.models.registering import measure
 from finer_ray.models.split import Split, Unsupported
 from finer_ray.saliency.registration import Registration
@@ -137,7 +138,8 @@ def build_classifier(config: ModelConfig) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            backbone = config.library.build(config, () if names is None else names.names, concepts.names)
+            with hub_asked_once():
+                backbone = config.library.build(config, () if names is None else names.names, concepts.names)
         except Unsupported as error:
             raise _unsupported(config, str(error)) from None
     head = backbone.head

@@ -28,6 +28,7 @@ from finer_ray.models.checkpoint import (
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hub import weights_of
 from finer_ray.models.library import LOCAL_DIR
+from finer_ray.models.network import hub_fault
 from finer_ray.models.openclip_folder import CONFIG, WEIGHTS, OpenClipFolder
 from finer_ray.models.openclip_split import split_openclip
 from finer_ray.models.preprocessing import advice, agreed, chosen, read_beside, with_preprocessing
@@ -157,7 +158,7 @@ def _create(name: str, path: Path | None, config: ModelConfig) -> Any:
     except Exception as error:
         away = f"; where the network is missing, {advice(_published(name)[tag])}" if tag is not None else ""
         raise ConfigError(
-            f"model.weights: open_clip:{name} with {tag or 'no weights'} cannot be made ({error}){away}"
+            f"model.weights: open_clip:{name} with {tag or 'no weights'} cannot be made ({hub_fault(error)}){away}"
         ) from error
     finally:
         logging.getLogger().removeFilter(_no_pretrained)

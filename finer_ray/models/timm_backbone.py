@@ -20,6 +20,7 @@ from finer_ray.models.checkpoint import load_into, name_faults, read_checkpoint,
 from finer_ray.models.head import LinearHead
 from finer_ray.models.hub import Repository, repository, weights_of
 from finer_ray.models.library import HF_HUB, LOCAL_DIR
+from finer_ray.models.network import hub_fault
 from finer_ray.models.preprocessing import advice, chosen, read_beside, read_json, with_preprocessing
 from finer_ray.models.timm_split import native_head, split_timm
 
@@ -212,7 +213,7 @@ def _pretrained(named: Named, config: ModelConfig, options: dict[str, Any]) -> A
         raise
     except Exception as error:
         raise ConfigError(
-            f"model.weights: the pretrained weights {tag!r} of timm:{name} cannot be fetched ({error}); "
+            f"model.weights: the pretrained weights {tag!r} of timm:{name} cannot be fetched ({hub_fault(error)}): "
             f"{advice(_published(name)[tag])}"
         ) from error
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-import torch
 from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
@@ -24,11 +23,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finer_ray.config.schema import ComputeConfig
 from finer_ray.errors import ConfigError, FinerRayError, WorkerError
+from finer_ray.lazy import torch
+from finer_ray.library_log import error_output
+from finer_ray.pipeline.progress import announce
 from finer_ray.plugins import VARIABLE
 
 # Two clusters that start on one machine at the same moment may choose the same ports; the one that loses tries again.
 STARTS = 3
 OUR_OWN = "local"
+# Without any of these a machine has no GPU that torch could use: NVIDIA's driver, on a Jetson, AMD's, and Windows' own.
+GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 ADVICE = (
     "unset it to use this machine, or give HOST:6379 of a running cluster (the dashboard's http address is for "
     "`ray job submit`)"
@@ -109,7 +113,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    announce("starting Ray")
     address = os.environ.get("RAY_ADDRESS") or OUR_OWN
     # Ray replaces it by one that dumps its stack and aborts the process after 3 s.
     handler = signal.getsignal(signal.SIGTERM)
@@ -131,6 +135,11 @@ def connected() -> Iterator[None]:
     finally:
         over.set()
         ray.shutdown()
+
+
+def _gpu_count() -> int:
+    """GPUs as torch counts them, which is not imported where the machine has no driver of any."""
+    return torch.cuda.device_count() if "torch" in sys.modules or any(map(os.path.exists, GPU_DRIVERS)) else 0
 
 
 def _kill_at_shutdown() -> None:
@@ -170,7 +179,7 @@ def _join(address: str) -> None:
     check_address(address)
     _keep_token_private()
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=_plugins())
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_plugins())
     except Exception as error:
         raise WorkerError(
             f"RAY_ADDRESS is {address}: what answers there cannot be joined; {ADVICE}. A cluster with a token needs "
@@ -243,7 +252,7 @@ def _give_up(gcs: str, name: str) -> NoReturn:
         f"the process {name} of the Ray cluster at {gcs} is gone; what is done is kept. Its last words are in Ray's "
         f"logs (on its node: /tmp/ray/session_latest/logs/{name}.*); the same command goes on"
     )
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {error}", file=error_output(), flush=True)
     with suppress(Exception):
         _kill_our_own()
     os._exit(error.exit_code)
@@ -274,19 +283,20 @@ def _warn_of_idle_nodes() -> None:
         print(
             f"warning: Slurm has given {nodes} nodes, and this run uses one of them: RAY_ADDRESS names no cluster. "
             "deploy/slurm/export.sbatch starts Ray on all of them (ray symmetric-run) and sets it",
-            file=sys.stderr,
+            file=error_output(),
             flush=True,
         )
 
 
 def _start_our_own() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _stay_on_loopback()
     _keep_token_private(create=True)
-    # GPUs as torch counts them: Ray by itself asks NVIDIA's management library, which some machines lack.
-    own: Any = {"address": OUR_OWN, "include_dashboard": False, "num_gpus": torch.cuda.device_count()}
+    # Ray by itself asks NVIDIA's management library how many GPUs there are, which some machines lack.
+    own: Any = {"address": OUR_OWN, "include_dashboard": False, "num_gpus": _gpu_count()}
     for attempt in range(1, STARTS + 1):
         try:
-            ray.init(**own, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
             ray.shutdown()

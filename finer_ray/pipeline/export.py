@@ -14,7 +14,7 @@ from finer_ray.pipeline.cluster import check_device
 from finer_ray.pipeline.executor import executor_of
 from finer_ray.pipeline.planning import as_begun, check_places, draft, make_plan, units_left
 from finer_ray.pipeline.precision import with_precision
-from finer_ray.pipeline.progress import Progress, ProgressBar, Summary, late_bar
+from finer_ray.pipeline.progress import Progress, Summary, late_bar, run_bar
 from finer_ray.pipeline.reference_files import with_part_names, with_references
 from finer_ray.pipeline.revision import erase_retired, has_news, kept_tables, with_stamps
 from finer_ray.pipeline.stages import export_stages
@@ -80,11 +80,13 @@ class Run(ExitStack):
 
     def __enter__(self) -> Self:
         """Check everything that can be checked before any work, and acquire the lease."""
+        self._bar = self.enter_context(run_bar())
         self._config = config = with_part_names(self._config)
         check_device(config.compute)
         self._folder = folder = Folder(config.output.url, config.compute.retry_seconds)
         check_places(config.input.shards, folder)
         check_vacant(folder)
+        self._bar.announce("loading the model")
         self._classifier = build_classifier(config.model)
         self._config = config = with_references(config, self._classifier.classes)
         check_saliency(config, self._classifier)
@@ -101,6 +103,7 @@ class Run(ExitStack):
         planned = pending(self._plan_file.manifest, published)
         if published is not None and planned is None and self._plan_file.manifest is not None:
             clean_up(self._folder, self._plan_file, self._export_file)
+        self._bar.announce("counting the images")
         empty = draft(self._config, self._classifier, planned or published)
         plan, notes = make_plan(self._config, empty, planned, published, self._folder, self._executor.map)
         self._plan, self.notes = plan, self.notes + notes
@@ -129,14 +132,15 @@ class Run(ExitStack):
         stages = export_stages(
             as_begun(self._config, plan), self._classifier, plan.layout, self._folder.url, self._executor
         )
-        with ProgressBar(progress) as bar:
-            for line in self._executor.run(self.left, stages):
-                progress = progress.advanced(line["images"] + line["failures"], line["failures"])
-                bar.show(progress)
-                self._lease.report_progress(**progress.numbers())
-                self._on_unit(progress)
-                self._check(progress)
-                reasons.update(dict(line["unknown_labels"]))
+        self._bar.announce("loading the model where it explains")
+        for line in self._executor.run(self.left, stages):
+            progress = progress.advanced(line["images"] + line["failures"], line["failures"])
+            self._bar.show(progress)
+            self._lease.report_progress(**progress.numbers())
+            self._on_unit(progress)
+            self._check(progress)
+            reasons.update(dict(line["unknown_labels"]))
+        self._bar.stop()
         self.notes += [unknown_label_note(reasons)] if reasons else []
 
     def publish(self) -> Summary:

@@ -1,4 +1,4 @@
-"""Progress: images done, rate, time left and failures, on a terminal or in a log."""
+"""Progress: what is begun, then images done, rate, time left and failures, on a terminal or in a log."""
 
 import sys
 import time
@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from finer_ray.library_log import error_output
 
 SECONDS_BETWEEN_LINES = 10.0
 # Of work that is often done in a moment, after which it shows how far it is.
@@ -68,23 +70,32 @@ class Progress:
 
 
 class ProgressBar:
-    """A progress bar where a person looks, a line now and then where the output is a log."""
+    """A progress bar where a person looks, a line now and then where the output is a log.
 
-    def __init__(self, progress: Progress, doing: str = "explaining") -> None:
-        console = Console(file=sys.stderr)
-        self._log, self._said = not console.is_terminal, 0.0
+    Args:
+        progress: how far the work is; None while its images are not counted yet.
+        doing: what is done with them, in a word.
+    """
+
+    def __init__(self, progress: Progress | None, doing: str) -> None:
+        console = Console(file=error_output())
+        self._log, self._said, self._doing = not console.is_terminal, 0.0, doing
         self._bar = Bar(
-            TextColumn(f"[bold]{doing}"),
+            TextColumn("[bold]{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[failed]}"),
             console=console,
             disable=self._log,
+            # While what libraries print is kept apart, it is not drawn above the bar either.
+            redirect_stderr=error_output() is sys.stderr,
         )
-        self._task = self._bar.add_task("images", total=progress.total, completed=progress.done, rate="", failed="")
+        self._task = self._bar.add_task(doing, total=None, count="", rate="", failed="")
+        if progress is not None:
+            self._count(progress)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -93,18 +104,58 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Show it no longer; a second time does nothing."""
         self._bar.stop()
+
+    def announce(self, doing: str) -> None:
+        """Say what is begun, until images are counted."""
+        self._bar.update(self._task, description=doing)
+        if self._log:
+            print(doing, file=error_output(), flush=True)
 
     def show(self, progress: Progress) -> None:
         """Show how far the run is now."""
         rate, failed = progress.rate, f"{progress.failures} failed"
-        self._bar.update(self._task, completed=progress.done, rate=f"{rate:.1f} images/s", failed=failed)
+        self._count(progress)
+        self._bar.update(self._task, rate=f"{rate:.1f} images/s", failed=failed)
         now = time.monotonic()
         if self._log and (now - self._said >= SECONDS_BETWEEN_LINES or progress.done == progress.total):
             self._said = now
             left = (progress.total - progress.done) / rate if rate else 0.0
             line = f"{progress.done}/{progress.total} images, {rate:.1f} images/s, {left:.0f} s left, {failed}"
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=error_output(), flush=True)
+
+    def _count(self, progress: Progress) -> None:
+        count = f"{progress.done}/{progress.total}"
+        self._bar.update(
+            self._task, description=self._doing, completed=progress.done, total=progress.total, count=count
+        )
+
+
+_shown: ProgressBar | None = None
+
+
+@contextmanager
+def run_bar() -> Iterator[ProgressBar]:
+    """The one bar of a run, for a while: whoever asks for one inside gets it too."""
+    global _shown
+    if _shown is not None:
+        yield _shown
+        return
+    with ProgressBar(None, "explaining") as _shown:
+        try:
+            yield _shown
+        finally:
+            _shown = None
+
+
+def announce(doing: str) -> None:
+    """Say on the bar that is shown, if one is, what is begun."""
+    if _shown is not None:
+        _shown.announce(doing)
 
 
 @contextmanager
