@@ -22,10 +22,7 @@ def finer_ray_nightly() -> None:
         cwd=os.environ.get("FINER_RAY_HOME", "."),
     )
     def export() -> str:
-        return (
-            "ray job submit --working-dir . -- "
-            "finer-ray export deploy/nightly.yaml --verify --date {{ ds }}"
-        )
+        return "ray job submit --working-dir . -- finer-ray export deploy/nightly.yaml --verify --date {{ ds }}"
 
     export()
 
