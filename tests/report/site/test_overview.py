@@ -188,7 +188,7 @@ def test_a_class_page_begins_with_what_goes_wrong(tmp_path: Path) -> None:
     assert {int(row) for row in re.findall(r"images/(\d+)\.html", first)} <= {line["row"] for line in wrong}
     assert len(re.findall(r"card-image", first)) == min(PICTURED, len(wrong))
     assert "<b>hen</b>" not in page
-    assert '<a href="images.html#kind=wrong&amp;label=0"' in (tmp_path / "report" / "index.html").read_text()
+    assert '<a href="images.html#is.verdict=wrong&amp;is.label=0"' in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_a_class_without_errors_says_so(tmp_path: Path) -> None:
