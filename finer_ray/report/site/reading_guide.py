@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finer_ray.metrics.table import REPORTED
-from finer_ray.report.contact_sheet import overlay
+from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import read_photos
-from finer_ray.report.site.image_pages import ImagePage
+from finer_ray.report.site.image_pages import Shown
 from finer_ray.store.reading import Export
 
 # Images among which the guide chooses, and the gamma that it compares the baseline with.
@@ -72,7 +72,7 @@ class Guide:
     size: tuple[int, int]
 
 
-def reading_guide(export: Export, shown: Sequence[ImagePage], folder: Path) -> Guide:
+def reading_guide(export: Export, shown: Sequence[Shown], folder: Path) -> Guide:
     """Choose an image, and write its pictures as reading-0.jpg and so on.
 
     The image is the one whose light moves furthest from gamma 0 to gamma 2: there it is seen best what the comparison
