@@ -246,6 +246,7 @@ class _Writer:
                 GAMMAS,
                 scores,
                 export.manifest.config["saliency"]["gamma"],
+                len(drawn),
                 len(self._swept),
                 sum(bool(image.problem) for image in shown if image.line["row"] in self._swept),
             ),

@@ -205,14 +205,14 @@ def test_a_class_without_errors_says_so(tmp_path: Path) -> None:
 def test_a_sweep_says_which_images_it_leaves_out() -> None:
     scores = np.full((5, len(GAMMAS)), 0.5)
     scores[1, 7] = np.nan
-    [(words, of_images, chart)] = sweep_charts(GAMMAS, {"localisation": scores}, 0.6, drawn=9, lacking=1)
+    [(words, of_images, chart)] = sweep_charts(GAMMAS, {"localisation": scores}, 0.6, drawn=12, swept=9, lacking=1)
     assert words == "energy on the object"
     assert of_images == (
-        "4 of 9 images; left out: 1 with no photo at hand, 3 without an annotated region, "
-        "1 whose map is zero at some gamma."
+        "4 of 12 images; left out: 1 with no photo at hand, 3 without an annotated region, "
+        "1 whose map is zero at some gamma, 3 beyond the 9 that are swept."
     )
     assert "images" not in chart
-    [(_, every, _)] = sweep_charts(GAMMAS, {"localisation": scores[2:]}, 0.6, drawn=3, lacking=0)
+    [(_, every, _)] = sweep_charts(GAMMAS, {"localisation": scores[2:]}, 0.6, drawn=3, swept=3, lacking=0)
     assert every == "All 3 images."
 
 
