@@ -336,6 +336,18 @@ def test_gamma_is_in_the_address_and_follows_keys_and_buttons(browser: Browser, 
 
 
 @marked
+def test_printed_pages_say_the_gamma(browser: Browser, page: PairPage) -> None:
+    browser.open(f"pairs/{page.name}.html#gamma=2.5")
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.text("gamma-value") == "2.50"
+        assert "against the other" in browser.text("meaning")
+        assert not browser.driver.find_element(By.ID, "gamma").is_displayed()
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@marked
 def test_maps_out_of_sight_are_drawn_when_the_slider_rests(browser: Browser, page: PairPage) -> None:
     browser.open(f"pairs/{page.name}.html")
     browser.set("gamma", -1.0)
