@@ -228,6 +228,7 @@ def test_pages_lead_to_the_pair_and_back(export: Export, folder: Path) -> None:
         ({"labels": False}, "what is confused is not known"),
         ({"basis": False, "patches": 0}, "The export has no contrast basis"),
         ({"patches": 0}, "the export holds no features of its cells"),
+        ({"patches": 1, "parts": ()}, "carries much of the evidence"),
         ({"metrics": False, "regions": False}, "What tells"),
         ({"lacking": range(24)}, "What tells"),
         ({"classes": ("cat", "dog", "red bill", "wing"), "concepts": 2, "references": 1}, "What tells"),
