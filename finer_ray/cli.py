@@ -393,8 +393,10 @@ def report(
         ERRORS.print(f"{len(asked.rows)} of {made.images.num_rows} images: {asked.words}")
     write = write_single_file if single_file else write_report
     place = to or made.local_path(name) or Path(name)
-    sample = partial(write, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked)
-    typer.echo(sample(made, place, jobs=cores()))
+    made_at = write(
+        made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=cores()
+    )
+    typer.echo(made_at)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -58,8 +58,8 @@ def batches(export: Export, rows: Sequence[int]) -> list[list[int]]:
 
 def with_lines(export: Export, groups: Sequence[list[int]]) -> Iterator[Batch]:
     """Batches with their lines; the tables are gone through once."""
-    wanted = pa.array([row for rows in groups for row in rows], pa.int64())
-    tables = [_of_rows(table, wanted) for table in (export.images, export.metrics)]
+    wanted = [row for rows in groups for row in rows]
+    tables = [of_rows(table, wanted) for table in (export.images, export.metrics)]
     known = [table["row"].to_numpy() for table in tables]
     for rows in groups:
         pieces = []
@@ -70,6 +70,6 @@ def with_lines(export: Export, groups: Sequence[list[int]]) -> Iterator[Batch]:
         yield Batch(rows, *pieces)
 
 
-def _of_rows(table: pa.Table, rows: pa.Array) -> pa.Table:
+def of_rows(table: pa.Table, rows: Sequence[int]) -> pa.Table:
     """Lines of some rows, by row, and else as they are."""
-    return table.filter(pc.is_in(table["row"], rows)).sort_by("row")
+    return table.filter(pc.is_in(table["row"], pa.array(rows, pa.int64()))).sort_by("row")

@@ -52,7 +52,7 @@ def galleries(sample: Sample, index: int) -> list[tuple[str, list[dict[str, Any]
     if not lines:
         return []
     if lines[0]["size"] <= 3 * PICKS:
-        return [("All images, best first" if len(lines) > 1 else "Its only image", lines)]
+        return [("All, best first" if len(lines) > 1 else "The only one", lines)]
     middle = slice(PICKS, len(lines) - PICKS)
     return [("Best", lines[:PICKS]), ("Median", lines[middle]), ("Worst", lines[-PICKS:])]
 

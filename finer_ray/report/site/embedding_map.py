@@ -8,6 +8,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsRegressor
 from threadpoolctl import threadpool_limits
 
+from finer_ray.report.site.page_sample import spread
 from finer_ray.store.reading import Export
 
 # Images that t-SNE places; any others are put beside those that they resemble most. It takes seconds for so many.
@@ -36,7 +37,7 @@ def embedding_map(export: Export, rows: Sequence[int]) -> NDArray[np.float64] | 
     """
     if export.manifest.layout.embedding is None or not len(rows):
         return None
-    fitted = _directions(export, _spread(rows, PLACED_BY_TSNE))
+    fitted = _directions(export, spread(rows, PLACED_BY_TSNE))
     finite = np.isfinite(fitted).all(1)
     if not finite.any():
         return None
@@ -68,7 +69,7 @@ def place(features: NDArray[np.float32]) -> NDArray[np.float64]:
     Returns:
         (n, 2), finite.
     """
-    chosen = _spread(range(len(features)), PLACED_BY_TSNE)
+    chosen = spread(range(len(features)), PLACED_BY_TSNE)
     start = np.zeros((len(chosen), 2))
     start[:, : features.shape[1]] = features[chosen, :2]
     width = start[:, 0].std()
@@ -113,10 +114,3 @@ def _framed(places: NDArray[np.float64]) -> NDArray[np.float64]:
     extent = (high - low).max()
     framed: NDArray[np.float64] = np.round((places - (low + high) / 2) / (extent or 1) * SPAN + SPAN / 2)
     return framed
-
-
-def _spread(rows: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly apart."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[place] for place in np.linspace(0, len(rows) - 1, most).round().astype(int)]

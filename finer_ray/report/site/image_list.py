@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.metrics.table import REPORTED
+from finer_ray.report.site.batches import of_rows
 from finer_ray.report.site.embedding_map import embedding_map
 from finer_ray.report.site.map_data import input_size, main_map
 from finer_ray.store.reading import Export
@@ -30,7 +31,7 @@ def image_list(export: Export, rows: Sequence[int], lacking: Collection[int]) ->
         `label`, `target`, `predicted`, numbers of classes; the `fields` of `_fields` that some image has; `map`, x and
         y of `embedding_map`, or None.
     """
-    images = _of_rows(export.images, rows).sort_by("row")
+    images = of_rows(export.images, rows)
     names = export.manifest.classes
     numbers = {name: images[name].to_pylist() for name in ("label", "target", "predicted")}
     seen = sorted({number for column in numbers.values() for number in column if number is not None})
@@ -131,10 +132,6 @@ def _margins(images: pa.Table) -> Iterator[float | None]:
     for logit, others in zip(images["logit"].to_pylist(), images["reference_logits"].to_pylist(), strict=True):
         known = [other for other in others if other is not None and math.isfinite(other)]
         yield logit - max(known) if known else None
-
-
-def _of_rows(table: pa.Table, rows: Sequence[int]) -> pa.Table:
-    return table.filter(pc.is_in(table["row"], pa.array(rows, pa.int64())))
 
 
 def _plain(value: float | None) -> float | None:

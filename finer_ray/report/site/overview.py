@@ -112,7 +112,12 @@ def similarity_chart(export: Export) -> Markup | None:
 
 
 def sweep_charts(
-    gammas: NDArray[np.float64], scores: dict[str, NDArray[np.float64]], gamma: float, drawn: int, lacking: int
+    gammas: NDArray[np.float64],
+    scores: dict[str, NDArray[np.float64]],
+    gamma: float,
+    drawn: int,
+    swept: int,
+    lacking: int,
 ) -> list[tuple[str, str, Markup]]:
     """Words, of which images it is, and chart of each metric by gamma, with 95 % intervals of the means (1.96 standard
     errors, as `finer-ray study gamma`).
@@ -121,7 +126,8 @@ def sweep_charts(
         gammas: (G,).
         scores: by metric, (n, G) of the annotated images; NaN where a map is zero everywhere.
         gamma: the export's own, marked.
-        drawn: how many images the sample has, n of them annotated and at hand.
+        drawn: how many images the sample has.
+        swept: at how many of them was looked, n of which are annotated and at hand.
         lacking: how many of these have no photo at hand.
     """
     charts = []
@@ -134,8 +140,9 @@ def sweep_charts(
         words, line = REPORTED[name].words, Series(name, gammas, mean.mean, mean.mean - margin, mean.mean + margin)
         left_out = {
             "with no photo at hand": lacking,
-            "without an annotated region": drawn - lacking - len(values),
+            "without an annotated region": swept - lacking - len(values),
             "whose map is zero at some gamma": len(values) - len(known),
+            f"beyond the {swept:,} that are swept": drawn - swept,
         }
         charts.append((words, _of_images(len(known), drawn, left_out), line_chart([line], "gamma", words, mark=gamma)))
     return charts

@@ -1,8 +1,8 @@
 """The sample: which classes and which images of an export get a page; bounded, and the same for the same seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -14,6 +14,7 @@ from finer_ray.report.best_map import best_map
 from finer_ray.report.site.asked import Asked
 from finer_ray.store.reading import Export
 
+T = TypeVar("T")
 # Best, median and worst images of a class: as many of each.
 PICKS = 3
 RANKED = """
@@ -82,6 +83,16 @@ def draw_sample(export: Export, images: int, classes: int, seed: int, asked: Ask
         values = {"map": name or "", "classes": names, "picks": PICKS}
         lines = connection.sql(query, params=values).to_arrow_table().to_pylist() if names else []
     return Sample(names, drawn, _grouped(lines), by, name, asked)
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, evenly apart.
+
+    >>> spread("abcde", 3)
+    ['a', 'c', 'e']
+    """
+    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def judge(export: Export) -> tuple[str | None, str | None]:

@@ -32,7 +32,7 @@ def write_single_file(export: Export, file: Path, **sample: Any) -> Path:
     Args:
         export: any.
         file: to write to, with the ending .html.
-        sample: images, classes, seed and jobs, as of `write_report`.
+        sample: what else `write_report` takes, by name.
 
     Returns:
         The file.

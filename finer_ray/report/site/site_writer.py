@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -31,7 +30,7 @@ from finer_ray.report.site.folder import SIGN, replaced
 from finer_ray.report.site.image_list import image_list, listing_script
 from finer_ray.report.site.image_pages import GAMMAS, ImagePages, Shown
 from finer_ray.report.site.map_data import input_size
-from finer_ray.report.site.page_sample import Sample, draw_sample
+from finer_ray.report.site.page_sample import Sample, draw_sample, spread
 from finer_ray.report.site.pair_data import pair_data
 from finer_ray.report.site.pair_pages import PairPage, pair_pages, wanted_rows
 from finer_ray.report.site.pair_pictures import draw_pictures, ring
@@ -43,7 +42,6 @@ from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
 from finer_ray.store.reading import Export
 
-T = TypeVar("T")
 # Cards of the gallery that stand in the page itself; gallery.js adds as many at a time.
 CARDS = 120
 # Lines of the overview's table of classes; more are in classes.parquet.
@@ -119,7 +117,7 @@ class _Writer:
         # Beside images that are asked for no others get a page.
         wrong = [] if sample.asked else [row for known in self._errors.values() for row in known.pictured()]
         self._pages = sorted({*sample.pages(), *wrong, *wanted_rows(pairs)})
-        self._swept = frozenset(_spread(sample.rows, SWEPT))
+        self._swept = frozenset(spread(sample.rows, SWEPT))
         self._shards = ShardNames(entry.shard.ref.url for entry in export.manifest.shards)
         # Other processes get it as a pickle, the export without the tables that were read here.
         self._bare = Export(export.folder, export.manifest)
@@ -246,6 +244,7 @@ class _Writer:
                 GAMMAS,
                 scores,
                 export.manifest.config["saliency"]["gamma"],
+                len(drawn),
                 len(self._swept),
                 sum(bool(image.problem) for image in shown if image.line["row"] in self._swept),
             ),
@@ -254,19 +253,13 @@ class _Writer:
             config=yaml.safe_dump(
                 _for_people(shareable_config(export.manifest.config)), sort_keys=False, allow_unicode=True
             ),
-            examples=_spread([image for image in shown if image.line["row"] in drawn and not image.problem], EXAMPLES),
+            examples=spread([image for image in shown if image.line["row"] in drawn and not image.problem], EXAMPLES),
             lacking=[image for image in shown if image.problem],
             telling=self._pairs[:TELLING],
         )
 
     def _page(self, name: str, template: str, root: str, **context: Any) -> None:
         write_page(self._environment, self._folder / name, template, root, **context)
-
-
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """A few of them, evenly apart."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
 
 
 def _for_people(config: dict[str, Any]) -> dict[str, Any]:

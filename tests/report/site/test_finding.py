@@ -261,6 +261,9 @@ def test_pages_are_kept_to_what_is_asked(export: Export, tmp_path: Path) -> None
         text = " ".join(Page(tmp_path / "report" / name).text.split())
         assert f"3 of {len(wrong)} images for which label <> predicted, the first by row; the other 21 are" in text
     assert listed(tmp_path / "report")["rows"] == asked.rows[:3].tolist()
+    write_report(export, tmp_path / "report", images=3, classes=1, asked=asked)
+    [page] = (tmp_path / "report" / "classes").iterdir()
+    assert "Of its images for which label <> predicted." in " ".join(Page(page).text.split())
 
 
 def test_command_asks(tmp_path: Path) -> None:

@@ -338,3 +338,19 @@ def test_exports_that_lack_something_are_found_in(
     assert len(shown(other)) == (1 if "key" not in wanted else export.images.num_rows)
     other.open("images/0.html?of=sort%3Dconfidence")
     wait(other, lambda: other.text("turn").startswith("1 of"))
+
+
+def test_links_to_what_goes_wrong_show_just_that(browser: Browser, export: Export) -> None:
+    """Of all classes from the overview, of one from its line there and from its page; by row, as they stand there."""
+    wrong = [line for line in lines(export) if line["label"] != line["predicted"]]
+    for page, link, label in [
+        ("index.html", ".ways a[href*=wrong]", None),
+        ("index.html", "#class-table a[href$='label=1']", 1),
+        ("classes/1.html", "#wrong ~ p a[href*=wrong]", 1),
+    ]:
+        browser.open(page)
+        browser.driver.execute_script("document.querySelector(arguments[0]).click()", link)
+        wait(browser, lambda: "images.html" in browser.driver.current_url and shown(browser))
+        expected = [line["row"] for line in wrong if label is None or line["label"] == label]
+        assert 0 < len(expected) < IMAGES
+        assert shown(browser) == expected

@@ -188,7 +188,7 @@ def test_a_class_page_begins_with_what_goes_wrong(tmp_path: Path) -> None:
     assert {int(row) for row in re.findall(r"images/(\d+)\.html", first)} <= {line["row"] for line in wrong}
     assert len(re.findall(r"card-image", first)) == min(PICTURED, len(wrong))
     assert "<b>hen</b>" not in page
-    assert '<a href="images.html#kind=wrong&amp;label=0"' in (tmp_path / "report" / "index.html").read_text()
+    assert '<a href="images.html#is.verdict=wrong&amp;is.label=0"' in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_a_class_without_errors_says_so(tmp_path: Path) -> None:
@@ -205,14 +205,14 @@ def test_a_class_without_errors_says_so(tmp_path: Path) -> None:
 def test_a_sweep_says_which_images_it_leaves_out() -> None:
     scores = np.full((5, len(GAMMAS)), 0.5)
     scores[1, 7] = np.nan
-    [(words, of_images, chart)] = sweep_charts(GAMMAS, {"localisation": scores}, 0.6, drawn=9, lacking=1)
+    [(words, of_images, chart)] = sweep_charts(GAMMAS, {"localisation": scores}, 0.6, drawn=12, swept=9, lacking=1)
     assert words == "energy on the object"
     assert of_images == (
-        "4 of 9 images; left out: 1 with no photo at hand, 3 without an annotated region, "
-        "1 whose map is zero at some gamma."
+        "4 of 12 images; left out: 1 with no photo at hand, 3 without an annotated region, "
+        "1 whose map is zero at some gamma, 3 beyond the 9 that are swept."
     )
     assert "images" not in chart
-    [(_, every, _)] = sweep_charts(GAMMAS, {"localisation": scores[2:]}, 0.6, drawn=3, lacking=0)
+    [(_, every, _)] = sweep_charts(GAMMAS, {"localisation": scores[2:]}, 0.6, drawn=3, swept=3, lacking=0)
     assert every == "All 3 images."
 
 

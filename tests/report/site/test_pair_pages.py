@@ -228,6 +228,7 @@ def test_pages_lead_to_the_pair_and_back(export: Export, folder: Path) -> None:
         ({"labels": False}, "what is confused is not known"),
         ({"basis": False, "patches": 0}, "The export has no contrast basis"),
         ({"patches": 0}, "the export holds no features of its cells"),
+        ({"patches": 1, "parts": ()}, "carries much of the evidence"),
         ({"metrics": False, "regions": False}, "What tells"),
         ({"lacking": range(24)}, "What tells"),
         ({"classes": ("cat", "dog", "red bill", "wing"), "concepts": 2, "references": 1}, "What tells"),
@@ -333,6 +334,18 @@ def test_gamma_is_in_the_address_and_follows_keys_and_buttons(browser: Browser, 
     browser.driver.find_element(By.CSS_SELECTOR, "button[data-gamma='1']").send_keys(Keys.ENTER)
     browser.driver.execute_async_script(GRIDS)
     assert browser.driver.execute_script("return location.hash") == ""
+
+
+@marked
+def test_printed_pages_say_the_gamma(browser: Browser, page: PairPage) -> None:
+    browser.open(f"pairs/{page.name}.html#gamma=2.5")
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.text("gamma-value") == "2.50"
+        assert "against the other" in browser.text("meaning")
+        assert not browser.driver.find_element(By.ID, "gamma").is_displayed()
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @marked
