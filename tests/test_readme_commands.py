@@ -32,6 +32,9 @@ LEFT_OUT = {
     "ray get-auth-token": "of the cluster that tests/demo/test_demo.py starts",
     "ray start": "a cluster with a dashboard; tests/demo/test_demo.py starts one",
     "ray job submit": "needs that cluster; tests/demo/test_demo.py submits the job",
+    "RAY_ADDRESS=HOST:6379": "needs that cluster",
+    "sbatch deploy/slurm": "tests/test_slurm.py runs the script",
+    "SIF=finer-ray.sif sbatch": "tests/test_slurm.py runs the script",
     "ray stop": "would stop whatever Ray runs on this machine",
 }
 # Stands for the pages' models, whose weights lie on a hub.

@@ -319,7 +319,7 @@ def test_calls_that_lose_their_gpu_together_are_one_loss(monkeypatch: pytest.Mon
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     schema = pa.schema([pa.field("unit", pa.int64())])
-    actor = executor._Actor(Stage("explain", lambda: lost, schema, schema, rows=1))
+    actor = executor._Actor(Stage("explain", lambda: lost, schema, schema, rows=1), "out")
     monkeypatch.setattr(executor.os, "_exit", lambda code: ended.set())
     monkeypatch.setattr(executor.time, "sleep", lambda seconds: over.wait(20))
     monkeypatch.setattr(executor, "LOST_SECONDS", 0.2)

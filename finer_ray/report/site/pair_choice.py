@@ -97,8 +97,8 @@ def telling(ways: Sequence[Trait | None]) -> float:
 
     with n the smaller number of images looked at; 0 of a way that has no trait, or no image of the other class.
 
-    >>> telling([Trait("pair", 0, 1, mass=0.8, prevalence_a=1.0, prevalence_b=0.25, images_a=5, images_b=9), None])
-    0.15
+    >>> telling([Trait("pair", 0, 1, mass=0.5, prevalence_a=1.0, prevalence_b=0.5, images_a=5, images_b=9), None])
+    0.0625
     """
     found = 0.0
     for trait in ways:
