@@ -55,6 +55,7 @@ def test_missing_weights_are_said_in_one_line(model: dict[str, object], hub: str
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.slow
 def test_a_command_says_nothing_else(endpoint: str, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         f"input: {{shards: {tmp_path}/*.tar}}\nmodel: {{backbone: '{TIMM['backbone']}', weights: {TIMM['weights']}}}\n"

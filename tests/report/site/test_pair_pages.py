@@ -222,6 +222,7 @@ def test_pages_lead_to_the_pair_and_back(export: Export, folder: Path) -> None:
         assert leads - {"../pairs.html"} == {f"../pairs/{a}-{b}.html" for a, b in made if one in (a, b)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [

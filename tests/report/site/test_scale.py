@@ -100,11 +100,13 @@ def test_results_come_in_order_and_errors_are_raised_here(jobs: int) -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.faults
 def test_a_killed_process_is_told_in_words() -> None:
     with pytest.raises(ExportError, match="was killed, perhaps because memory ran out"):
         list(in_order(dies, range(4), 2))
 
 
+@pytest.mark.faults
 def test_stopping_waits_for_nobody() -> None:
     found = in_order(time.sleep, [0, 60, 60, 60], 2)
     assert next(found) is None
@@ -134,6 +136,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_a_run_that_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     export = make(tmp_path)
