@@ -33,8 +33,8 @@ LEFT_OUT = {
     "ray start": "a cluster with a dashboard; tests/demo/test_demo.py starts one",
     "ray job submit": "needs that cluster; tests/demo/test_demo.py submits the job",
     "RAY_ADDRESS=HOST:6379": "needs that cluster",
-    "sbatch deploy/slurm": "tests/test_slurm.py runs the script",
-    "SIF=finer-ray.sif sbatch": "tests/test_slurm.py runs the script",
+    "sbatch deploy/slurm": "tests/deploy/test_slurm.py runs the script",
+    "SIF=finer-ray.sif sbatch": "tests/deploy/test_slurm.py runs the script",
     "ray stop": "would stop whatever Ray runs on this machine",
 }
 # Stands for the pages' models, whose weights lie on a hub.

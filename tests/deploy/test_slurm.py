@@ -23,9 +23,9 @@ from finer_ray.store.verify import verify_export
 from tests.conftest import write_tar
 from tests.pipeline.exports import many
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy" / "slurm" / "export.sbatch"
-NODES = ROOT / "tests" / "slurm_nodes.sh"
+NODES = Path(__file__).with_name("slurm_nodes.sh")
 PLAIN = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "3"}
 
 # What `ray symmetric-run` does, which tells nodes apart by their addresses, for two nodes on one machine: it starts a

@@ -14,7 +14,7 @@ from finer_ray.store.reading import open_export
 from tests.conftest import write_tar
 from tests.pipeline.exports import many
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 

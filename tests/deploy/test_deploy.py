@@ -27,7 +27,7 @@ from tests.conftest import write_tar
 from tests.jobs import Done, run
 from tests.pipeline.exports import many
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 FINER_RAY = ROOT / "finer_ray" / "__main__.py"
 
