@@ -56,4 +56,4 @@ bench: $(INSTALLED) ## Run the benchmarks: tables on the screen, JSON beside the
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 clean: ## Remove .venv and what the demo wrote
-	rm -rf $(VENV) demo_export .site
+	rm -rf $(VENV) demo_export demo_export.log .site

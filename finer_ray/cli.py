@@ -352,8 +352,10 @@ def demo(
 ) -> None:
     """Explain 40 real photos and 88 drawn birds: begin here."""
     from finer_ray.demo.run_demo import run_demo
+    from finer_ray.library_log import libraries_apart
 
-    run_demo(folder)
+    with libraries_apart(str(folder)):
+        run_demo(folder)
 
 
 @app.command(rich_help_panel=LOOK)
