@@ -1,7 +1,6 @@
 """The report in a real Chromium, opened from disk: what is drawn, what is asked of the network, what keys do."""
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,16 +19,10 @@ from finer_ray.report.overlay import STRENGTH, layer_table, overlay
 from finer_ray.report.photos import read_photos
 from finer_ray.report.site import write_report
 from finer_ray.store.reading import Export
-from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
+from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser
 from tests.report.site.exports import SIZE, make
 
 pytestmark = IN_A_BROWSER
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +33,6 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 @pytest.fixture(scope="module")
 def folder(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(export, tmp_path_factory.mktemp("site") / "report").parent
-
-
-@pytest.fixture
-def browser(driver: webdriver.Chrome, folder: Path) -> Iterator[Browser]:
-    driver.get_log("browser"), driver.get_log("performance")
-    found = Browser(driver, folder)
-    found.window(1200, 900)
-    found.scheme("light")
-    yield found
-    assert found.complaints() == []
 
 
 def opaque(browser: Browser) -> None:

@@ -1,6 +1,5 @@
 """Finding images in a real Chromium: the gallery's order and filters, Back, Next and Previous, the map."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from finer_ray.report.site import write_report
 from finer_ray.report.site.map_data import main_map
 from finer_ray.store.reading import Export
-from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
+from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser
 from tests.report.site.exports import make
 from tests.report.site.test_finding import HOSTILE, OWN, listed
 
@@ -32,12 +31,6 @@ SHOWN = "return [...document.querySelectorAll('#cards a')].map((a) => Number(a.p
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     return make(tmp_path_factory.mktemp("finding"), images=IMAGES, embedding=6, columns=OWN, references=2)
 
@@ -45,17 +38,6 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 @pytest.fixture(scope="module")
 def folder(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(export, tmp_path_factory.mktemp("site") / "report").parent
-
-
-@pytest.fixture
-def browser(driver: webdriver.Chrome, folder: Path) -> Iterator[Browser]:
-    driver.get("about:blank")
-    driver.get_log("browser"), driver.get_log("performance")
-    found = Browser(driver, folder)
-    found.window(1200, 900)
-    found.scheme("light")
-    yield found
-    assert found.complaints() == []
 
 
 def shown(browser: Browser) -> list[int]:

@@ -1,15 +1,13 @@
 """The overview, class pages and the reading guide in a real Chromium: closed to nobody, and on the way to answers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from finer_ray.report.site import write_report
-from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
+from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser
 from tests.report.site.exports import make
 
 pytestmark = IN_A_BROWSER
@@ -19,25 +17,9 @@ BEYOND = "return arguments[0].getBoundingClientRect().right - document.documentE
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make(tmp_path_factory.mktemp("report"), images=24)
     return write_report(made, tmp_path_factory.mktemp("site") / "report").parent
-
-
-@pytest.fixture
-def browser(driver: webdriver.Chrome, folder: Path) -> Iterator[Browser]:
-    driver.get_log("browser"), driver.get_log("performance")
-    found = Browser(driver, folder)
-    found.window(1200, 800)
-    found.scheme("light")
-    yield found
-    assert found.complaints() == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -63,6 +45,7 @@ def test_pages_fit_a_phone_and_a_wide_screen(browser: Browser, page: str) -> Non
 
 
 def test_the_first_screen_answers(browser: Browser) -> None:
+    browser.window(1200, 800)
     browser.open("index.html")
     for name in ("how-good", "find-image"):
         place = browser.driver.find_element(By.ID, name).rect

@@ -1,7 +1,6 @@
 """Pair pages: which pairs get one, whose numbers they show, what is cut from the photos, and what the slider draws."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -25,7 +23,7 @@ from finer_ray.store.reading import Export, open_export
 from finer_ray.traits import Settings, Trait, all_traits, pair_traits, trait_table
 from finer_ray.traits.images import read_index
 from finer_ray.traits.trait import Shown
-from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
+from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser
 from tests.report.site.exports import GRID, SIZE, make
 from tests.report.site.test_report import HOSTILE, Page, pages, report
 
@@ -264,22 +262,6 @@ def test_photos_that_are_gone_leave_numbers_and_maps(tmp_path: Path) -> None:
     assert "photo not at hand" in first.text
     assert "of the evidence" in first.text
     assert not list((tmp_path / "report" / "pairs").glob("*.jpg"))
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def browser(driver: webdriver.Chrome, folder: Path) -> Iterator[Browser]:
-    driver.get_log("browser"), driver.get_log("performance")
-    found = Browser(driver, folder)
-    found.window(1200, 900)
-    found.scheme("light")
-    yield found
-    assert found.complaints() == []
 
 
 # The maps on their own grids, once the frame is drawn.

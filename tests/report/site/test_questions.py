@@ -1,6 +1,5 @@
 """A biologist's three questions, each answered within two clicks from the overview."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from finer_ray.report.site import write_report
 from finer_ray.store.reading import Export
-from tests.report.site.browser import IN_A_BROWSER, Browser, chromium
+from tests.report.site.browser import IN_A_BROWSER, Browser
 from tests.report.site.exports import make
 
 pytestmark = IN_A_BROWSER
@@ -47,14 +46,9 @@ class Walk:
 
 
 @pytest.fixture
-def walk(folder: Path) -> Iterator[Walk]:
-    with chromium() as driver:
-        browser = Browser(driver, folder)
-        browser.window(1200, 800)
-        browser.scheme("light")
-        browser.complaints()
-        yield Walk(browser)
-        assert browser.complaints() == []
+def walk(browser: Browser) -> Walk:
+    browser.window(1200, 800)
+    return Walk(browser)
 
 
 def test_what_tells_a_from_b(walk: Walk) -> None:

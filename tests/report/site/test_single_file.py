@@ -17,7 +17,7 @@ from finer_ray.errors import ExportError
 from finer_ray.report.site import write_report, write_single_file
 from finer_ray.report.site.single_file import bundled
 from finer_ray.store.reading import Export
-from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser, chromium
+from tests.report.site.browser import IN_A_BROWSER, WIDER, Browser
 from tests.report.site.exports import SIZE, make
 
 HOSTILE = "</script><script>document.title = 'mine'</script><!--<script>"
@@ -94,12 +94,6 @@ class Shell(Browser):
         element = self.driver.find_element(By.CSS_SELECTOR, css)
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
         element.click()
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
