@@ -109,12 +109,10 @@ def export(
 
 def _exported(job: "Config") -> "Summary":
     """An export with one bar from the beginning, and what libraries print apart."""
-    from finer_ray.library_log import libraries_apart
     from finer_ray.pipeline.progress import run_bar
-    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.pipeline.running import running
 
-    url = job.output.url
-    with libraries_apart(url), stoppable(url), run_bar() as bar:
+    with running(job.output.url), run_bar() as bar:
         bar.announce("loading libraries")
         from finer_ray.pipeline.export import export as run
 
@@ -152,11 +150,12 @@ def probe(
     from finer_ray.probe.config import ProbesConfig
 
     job = load_section(ProbesConfig, config, set_ or [])
-    from finer_ray.pipeline.stopping import stoppable
-    from finer_ray.probe.accuracy_table import TITLE, accuracy_table, remarks
-    from finer_ray.probe.run import probe as run
+    from finer_ray.pipeline.running import running
 
-    with stoppable():
+    with running(job.output.url):
+        from finer_ray.probe.accuracy_table import TITLE, accuracy_table, remarks
+        from finer_ray.probe.run import probe as run
+
         records = run(job)
     typer.echo(TITLE)
     Console().print(accuracy_table(records))
@@ -270,12 +269,12 @@ def aggregation(
     from finer_ray.config.loading import load_config
 
     job = load_config(config, set_ or [])
-    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.pipeline.running import running
     from finer_ray.report.paper_table import paper_table
     from finer_ray.store.reading import open_export
     from finer_ray.studies.aggregations import EXPORT, aggregation_study
 
-    with stoppable(str(to / EXPORT)):
+    with running(str(to / EXPORT)):
         places = aggregation_study(job, to)
     _show(paper_table(open_export(str(to / EXPORT))))
     _say(places)
@@ -293,11 +292,13 @@ def faithfulness(
     from finer_ray.config.loading import load_config
 
     jobs = load_config(class_job), load_config(text_job)
-    from finer_ray.pipeline.stopping import stoppable
-    from finer_ray.studies.faithfulness import faithfulness_study
+    from finer_ray.pipeline.running import running
 
-    with stoppable():
-        _say(faithfulness_study(*jobs, attributes, word, to))
+    with running(str(to)):
+        from finer_ray.studies.faithfulness import faithfulness_study
+
+        places = faithfulness_study(*jobs, attributes, word, to)
+    _say(places)
 
 
 @studies.command("failure-cases")
@@ -386,7 +387,7 @@ def report(
     """
     from finer_ray.report.site import write_report, write_single_file
     from finer_ray.report.site.asked import asked_for
-    from finer_ray.report.site.workers import cores
+    from finer_ray.report.site.workers import MOST, cores
     from finer_ray.store.reading import open_export
 
     made, name = open_export(url), "report.html" if single_file else "report"
@@ -396,7 +397,15 @@ def report(
     write = write_single_file if single_file else write_report
     place = to or made.local_path(name) or Path(name)
     made_at = write(
-        made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=cores()
+        made,
+        place,
+        images=images,
+        classes=classes,
+        seed=seed,
+        pairs=pairs,
+        title=title,
+        asked=asked,
+        jobs=min(cores(), MOST),
     )
     typer.echo(made_at)
 

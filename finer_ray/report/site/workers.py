@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 CONTEXT = multiprocessing.get_context("spawn")
 # Items of each process that are under way or done before their turn.
 AHEAD = 2
+# Processes at most: each takes about 150 MB.
+MOST = 8
 
 
 def cores() -> int:
@@ -41,7 +43,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
         Results, in the order of the items. Closing the generator ends the processes at once.
 
     Raises:
-        ExportError: a process was killed.
+        ExportError: a process ended before its work was done, as one that is killed does.
     """
     if jobs <= 1:
         yield from map(work, items)
@@ -64,8 +66,8 @@ def _processes(work: Callable[[Any], Any], jobs: int) -> Iterator[ProcessPoolExe
             yield pool
         except BrokenProcessPool:
             raise ExportError(
-                f"one of {jobs} processes was killed, perhaps because memory ran out: allow fewer cores, such as with "
-                "taskset -c 0"
+                f"one of {jobs} processes ended before its work was done; if it was killed because memory ran out, "
+                "allow fewer cores, such as with taskset -c 0"
             ) from None
         except BaseException:
             # Nobody waits for what they are doing.
