@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -107,7 +109,9 @@ def _ask_for(url: str) -> None:
     """Raises OSError where a server does not answer in a moment; torch itself would wait for minutes."""
 
     def ask() -> None:
-        urlopen(Request(url, method="HEAD")).close()  # noqa: S310
+        # A refusal is an answer, too; a mirror may take no HEAD.
+        with suppress(HTTPError):
+            urlopen(Request(url, method="HEAD")).close()  # noqa: S310
 
     if fault := silence(ask, str(urlsplit(url).hostname)):
         raise OSError(fault)
