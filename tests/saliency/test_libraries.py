@@ -81,7 +81,7 @@ def test_gradient_cams_of_pytorch_grad_cam(name: str) -> None:
 @pytest.mark.parametrize("name", ["vit", "clip-tok", "resnet"])
 def test_scorecam_of_pytorch_grad_cam(name: str) -> None:
     model = build(name)
-    x = images(model, 2)
+    x = images(model, 1)
     maps = (MapSpec("s", "scorecam"), MapSpec("f", "scorecam", 0.6, weighting="probability"))
     ours = explain(model, x, SaliencySpec(maps)).maps
     # It keeps the scores in float32.
