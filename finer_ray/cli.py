@@ -603,7 +603,7 @@ def to(
     name: Annotated[str | None, typer.Option("--map", help="The map; the one that measures best.")] = None,
     threshold: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of a map's maximum from which on its region begins.")
-    ] = 0.5,
+    ] = 0.2,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only images like this, as for the report.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Only the images in this text file, a key a line.")] = None,
 ) -> None:
@@ -619,7 +619,7 @@ def to(
 
     made, place = open_export(url), folder or Path(tool)
     asked = asked_for(made, where, keys)
-    written = write_for(made, TOOLS[tool], place, name, asked and asked.rows.tolist(), threshold)
+    written = write_for(made, TOOLS[tool], place, name, None if asked is None else asked.rows.tolist(), threshold)
     for reason, count in written.lost.most_common():
         ERRORS.print(f"note: {count} photos are missing, their maps are there: {reason}")
     typer.echo(f"{written.images} images: {TOOLS[tool].next.format(folder=place)}")

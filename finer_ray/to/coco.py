@@ -7,7 +7,7 @@ from shutil import copyfileobj
 from tempfile import TemporaryFile
 from typing import Any
 
-from finer_ray.to.region import runs
+from finer_ray.to.region import Region, runs
 from finer_ray.to.tool import Item, Made, Tool, write_array
 
 
@@ -39,7 +39,7 @@ def _images(items: Iterator[Item], annotations: Any) -> Iterator[dict[str, Any]]
     separator = "\n"
     for item in items:
         if item.region is not None:
-            annotations.write(separator + json.dumps(_annotation(item, item.region.box)))
+            annotations.write(separator + json.dumps(_annotation(item, item.region)))
             separator = ",\n"
         yield {
             "id": item.line["row"],
@@ -52,16 +52,14 @@ def _images(items: Iterator[Item], annotations: Any) -> Iterator[dict[str, Any]]
         }
 
 
-def _annotation(item: Item, box: tuple[int, int, int, int]) -> dict[str, Any]:
-    assert item.region is not None
-    mask = item.region.mask
-    score = item.line["probability"]
+def _annotation(item: Item, region: Region) -> dict[str, Any]:
+    mask, score = region.mask, item.line["probability"]
     return {
         # COCO's own evaluation takes an annotation 0 for none.
         "id": item.line["row"] + 1,
         "image_id": item.line["row"],
         "category_id": item.line["target"] + 1,
-        "bbox": list(box),
+        "bbox": list(region.box),
         "area": int(mask.sum()),
         # Columns one after the other.
         "segmentation": {"size": list(mask.shape), "counts": runs(mask.ravel(order="F"))},

@@ -1,10 +1,10 @@
 """The region where a map is high: a box and a mask, as is usual in weakly supervised localisation."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Region:
     mask: NDArray[np.bool_]
 
 
-def region_of(heat: NDArray[np.floating], threshold: float) -> Region | None:
+def region_of(heat: NDArray[np.floating[Any]], threshold: float) -> Region | None:
     """The largest connected region in which a map is at least a share of its maximum.
 
     Args:
@@ -36,6 +36,9 @@ def region_of(heat: NDArray[np.floating], threshold: float) -> Region | None:
     >>> region_of(heat, 0.5).box
     (2, 1, 3, 2)
     """
+    # Imported here: the command line starts without it.
+    from scipy import ndimage
+
     peak = np.nanmax(heat, initial=0)
     if peak <= 0:
         return None

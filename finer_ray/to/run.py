@@ -47,7 +47,7 @@ def write_for(
     folder: Path,
     name: str | None = None,
     rows: Sequence[int] | None = None,
-    threshold: float = 0.5,
+    threshold: float = 0.2,
 ) -> Written:
     """Write an export's maps for another tool, into a folder that appears once it is whole.
 
@@ -130,8 +130,8 @@ def _items(export: Export, batch: Batch, made: Made, tool: Tool, folder: Path, l
         )
 
 
-def _known(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: float(metrics[name]) for name in REPORTED if metrics.get(name) is not None}
+def _known(metrics: dict[str, Any]) -> dict[str, float | bool]:
+    return {name: metrics[name] for name in REPORTED if metrics.get(name) is not None}
 
 
 def _class(classes: Sequence[str], index: int | None) -> str | None:

@@ -30,7 +30,7 @@ class Item:
     """
 
     line: dict[str, Any]
-    metrics: dict[str, float]
+    metrics: dict[str, float | bool]
     label: str | None
     target: str
     predicted: str
