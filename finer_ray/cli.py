@@ -14,6 +14,7 @@ from rich.table import Table
 
 from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.writers import WRITERS
+from finer_ray.to.tools import TOOLS
 from finer_ray.urls import NO_SECRETS, holds_secret
 from finer_ray.version import __version__
 
@@ -601,6 +602,36 @@ def figure(
     elif note := draw_image(made, find_row(made, key or "") if row is None else row, to):
         ERRORS.print(note)
     typer.echo(to)
+
+
+@app.command(rich_help_panel=LOOK)
+def to(
+    tool: Annotated[str, typer.Argument(help=f"Which: {', '.join(TOOLS)}.")],
+    url: ExportUrl,
+    folder: Annotated[Path | None, typer.Option("--to", help="The folder to write; new. ./TOOL when left out.")] = None,
+    name: Annotated[str | None, typer.Option("--map", help="The map; the one that measures best.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of a map's maximum from which on its region begins.")
+    ] = 0.2,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Only images like this, as for the report.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="Only the images in this text file, a key a line.")] = None,
+) -> None:
+    """Write maps, and the photos, for FiftyOne, COCO's tools or Label Studio, or as PNGs.
+
+    Maps are 8-bit PNGs in the pixels of their photos as displayed.
+    """
+    if tool not in TOOLS:
+        raise typer.BadParameter(f"{tool!r} is none of {', '.join(TOOLS)}", param_hint="TOOL")
+    from finer_ray.report.site.asked import asked_for
+    from finer_ray.store.reading import open_export
+    from finer_ray.to.run import write_for
+
+    made, place = open_export(url), folder or Path(tool)
+    asked = asked_for(made, where, keys)
+    written = write_for(made, TOOLS[tool], place, name, None if asked is None else asked.rows.tolist(), threshold)
+    for reason, count in written.lost.most_common():
+        ERRORS.print(f"note: {count} photos are missing, their maps are there: {reason}")
+    typer.echo(f"{written.images} images: {TOOLS[tool].next.format(folder=place)}")
 
 
 @app.command(rich_help_panel=EXPLAIN)
