@@ -78,7 +78,7 @@ write_report(made, Path("report"))
 
 @pytest.mark.slow
 def test_a_cam_method(tmp_path: Path) -> None:
-    """Its maps arrive in Zarr: of each cell and channel the positive part of gradient times activation, by autograd here."""
+    """Its maps arrive in Zarr: of each cell and channel the positive part of gradient times activation, by autograd."""
     write_job(tmp_path, saliency={"maps": ["gradcam", "elementwise", "finer_elementwise"], "references": 2})
     code = """
 import numpy as np, torch
