@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 )
 # Images that are explained together.
 BATCH = 16
-# Of the mean correlation when all is random: below, a map depends on the model; from here on, on the image alone.
+# Of the mean correlation when all is random: below, a map depends on the model; from here on, more on the image.
 LOST, KEPT = 0.2, 0.5
 Values = NDArray[np.float64]
 
@@ -234,7 +234,7 @@ def _verdict(last: Values, another: Values) -> str:
         return f"falls to {left}: it depends on the model{zero}"
     if mean.mean < KEPT:
         return f"falls to {left}: it depends on the model in part{zero}"
-    return f"stays at {left}: it depends on the image alone{zero}"
+    return f"stays at {left}: it depends on the image more than on the model{zero}"
 
 
 def _text(values: Values) -> str:
@@ -254,13 +254,13 @@ def _figure(found: Sanity) -> Figure:
         means: list[Mean] = [mean_of(known[part]) for part in parts]
         middle, error = (np.array([getattr(mean, what) for mean in means], float) for what in ("mean", "margin"))
         at = np.arange(len(parts)) + 0.08 * (place - (len(values) - 1) / 2)
-        label = f"{name}; of another image {mean_of(known[ANOTHER]).mean:.2f}"
-        axis.errorbar(at, middle, yerr=np.nan_to_num(error), fmt="o-", ms=3, lw=1, color=f"C{place}", label=label)
-        axis.axhline(mean_of(known[ANOTHER]).mean, color=f"C{place}", linestyle=":", linewidth=0.9)
+        another = mean_of(known[ANOTHER]).mean
+        axis.errorbar(at, middle, yerr=np.nan_to_num(error), fmt="o-", ms=3, lw=1, color=f"C{place}", label=name)
+        axis.axhline(another, color=f"C{place}", linestyle=":", linewidth=0.9)
     axis.axhline(0, color="grey", linewidth=0.8)
     axis.set_xticks(range(len(parts)), parts, rotation=60, ha="right", fontsize=7)
     axis.set_xlabel("randomised from the head down to")
     axis.set_ylabel("Spearman correlation with the model's map")
     axis.set_title(f"How much of each map is left? {len(known[parts[0]])} images, 95 % intervals", fontsize=11)
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=2, title="dotted: another image's map")
     return figure
