@@ -11,7 +11,7 @@ from finer_ray.models.randomising import parts_of, randomise, recalibrate
 CLASSES = ["cat", "dog", "bird"]
 LASTS = {
     # Of whose parameters the last block has more than half, and so is divided.
-    "timm:test_resnet": ["layer4.0.downsample.1", "conv1"],
+    "timm:test_resnet": ["layer4.0.downsample.1", "conv1.0"],
     "timm:test_efficientnet": ["conv_head", "conv_stem"],
     "timm:test_vit": ["blocks.5", "patch_embed.proj"],
     "torchvision:resnet18": ["layer4.1", "conv1"],

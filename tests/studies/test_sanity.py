@@ -84,7 +84,7 @@ def test_maps_that_depend_on_the_model_and_such_that_do_not(shards: str, job: Jo
     known = columns(found.table)
     parts = [part for name, part in known if name == EDGES]
     assert parts[:2] == [NOTHING, "head"]
-    assert parts[-2:] == ["conv1", ANOTHER]
+    assert parts[-2:] == ["conv1.0", ANOTHER]
     # Exactly 1: the same model twice; at every depth what knows of no model.
     assert all(known[name, NOTHING] == [1.0] * 8 for name in maps)
     assert all(known[EDGES, part] == [1.0] * 8 for part in parts[:-1])
