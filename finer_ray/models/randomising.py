@@ -19,7 +19,8 @@ from finer_ray.models.classifier import Classifier
 from finer_ray.models.head import JoinedHead
 from finer_ray.models.split import Split
 
-HEAD, WHOLE = "head", ""
+# A name that no module has.
+HEAD, WHOLE = "the head", ""
 # A module with more than this share of the encoder's parameters is no part, but divided.
 LARGEST = 0.5
 
@@ -29,7 +30,7 @@ class Part:
     """What is randomised together.
 
     Attributes:
-        name: `head`, or of a module of the encoder.
+        name: `the head`, or of a module of the encoder.
         tensors: the model's own, of any shape.
         norms: the batch normalisations with running statistics among its modules.
     """
@@ -54,7 +55,7 @@ def parts_of(classifier: Classifier, image: Tensor) -> list[Part]:
     >>> from finer_ray.models import build_classifier
     >>> model = build_classifier(ModelConfig(backbone="timm:test_vit", weights="random", image_size=64))
     >>> [part.name for part in parts_of(model, torch.zeros(1, 3, 64, 64))]
-    ['head', 'blocks.5', 'blocks.4', 'blocks.3', 'blocks.2', 'blocks.1', 'blocks.0', 'patch_embed.proj']
+    ['the head', 'blocks.5', 'blocks.4', 'blocks.3', 'blocks.2', 'blocks.1', 'blocks.0', 'patch_embed.proj']
     """
     split, head = classifier.split, classifier.head
     heads = (head.classes, head.concepts) if isinstance(head, JoinedHead) else (head,)
@@ -64,7 +65,7 @@ def parts_of(classifier: Classifier, image: Tensor) -> list[Part]:
     tensors: dict[str, list[Tensor]] = {}
     part_of: dict[str, str] = {}
     for name in filter(None, _forward(split, modules, image)):
-        own = [tensor for tensor in modules[name].parameters() if id(tensor) not in seen]
+        own: list[Tensor] = [tensor for tensor in modules[name].parameters() if id(tensor) not in seen]
         if not own:
             continue
         is_norm = bool(tensors) and all(tensor.ndim < 2 for tensor in own)

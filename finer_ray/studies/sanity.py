@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config, TargetsConfig
@@ -137,7 +138,8 @@ def _correlations(
     """Lines of the table, depth by depth; the classifier is random in the end."""
     batches = Batches(drawn, classifier)
     parts = parts_of(classifier, next(iter(batches))[1][:1])
-    generator, norms = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
+    norms: list[_BatchNorm] = []
     progress = Progress(len(drawn.notes) * (len(parts) + 2), 0, 0)
     with run_bar() as bar:
 

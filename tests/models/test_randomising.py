@@ -26,7 +26,7 @@ def test_every_parameter_that_is_used_is_of_one_part(backbone: str, clip: str) -
     model = build_classifier(ModelConfig.model_validate(config))
     images = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     parts = parts_of(model, images[:1])
-    assert [part.name for part in parts][:2] == ["head", LASTS[backbone][0]]
+    assert [part.name for part in parts][:2] == ["the head", LASTS[backbone][0]]
     assert parts[-1].name == LASTS[backbone][1]
     assert not any(parameter.requires_grad for parameter in model.parameters())
 

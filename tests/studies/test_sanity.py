@@ -83,15 +83,15 @@ def test_maps_that_depend_on_the_model_and_such_that_do_not(shards: str, job: Jo
     assert "broken" in found.failures[0]
     known = columns(found.table)
     parts = [part for name, part in known if name == EDGES]
-    assert parts[:2] == [NOTHING, "head"]
+    assert parts[:2] == [NOTHING, "the head"]
     assert parts[-2:] == ["conv1.0", ANOTHER]
     # Exactly 1: the same model twice; at every depth what knows of no model.
     assert all(known[name, NOTHING] == [1.0] * 8 for name in maps)
     assert all(known[EDGES, part] == [1.0] * 8 for part in parts[:-1])
     assert max(value or 0 for value in known[EDGES, ANOTHER]) < 1
     # Zero where a random model answers otherwise.
-    assert None in known[CERTAIN, "head"]
-    assert set(known[CERTAIN, "head"]) <= {None, 1.0}
+    assert None in known[CERTAIN, "the head"]
+    assert set(known[CERTAIN, "the head"]) <= {None, 1.0}
     said = dict(line.split(" ", 1) for line in verdicts(found))
     assert said[EDGES].startswith("stays at 1.00 when all is random")
     assert "zero" in said[CERTAIN]
