@@ -165,6 +165,38 @@ def probe(
     typer.echo(job.output.url)
 
 
+@app.command(rich_help_panel=EXPLAIN)
+def sanity(
+    config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
+    to: To = Path("study"),
+    images: Annotated[int, typer.Option(min=2, help="Images that are drawn.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the random weights.")] = 0,
+    set_: Overrides = None,
+) -> None:
+    """Say whether the job's maps depend on the model.
+
+    The model is randomised from the head down (Adebayo et al. 2018), and its maps are compared with those that they
+    were. Writes TO/sanity.parquet and TO/sanity.png.
+    """
+    from finer_ray.config.loading import load_config
+
+    job = load_config(config, set_ or [])
+    from finer_ray.library_log import libraries_apart
+    from finer_ray.pipeline.progress import run_bar
+    from finer_ray.pipeline.stopping import stoppable
+
+    with libraries_apart(str(to / "sanity")), stoppable(), run_bar() as bar:
+        bar.announce("loading libraries")
+        from finer_ray.studies.sanity import sanity_study, sanity_table, verdicts
+
+        places, found = sanity_study(job, to, images, seed)
+    for failure in found.failures:
+        ERRORS.print(f"not used: {failure}")
+    _show(sanity_table(found))
+    _say(verdicts(found))
+    _say(places)
+
+
 @app.command(rich_help_panel=LOOK)
 def verify(
     url: ExportUrl,
@@ -669,7 +701,7 @@ def schema(
         typer.echo(folder / name)
 
 
-def _say(places: Iterable[Path]) -> None:
+def _say(places: Iterable[Path | str]) -> None:
     for place in places:
         typer.echo(place)
 
