@@ -128,7 +128,9 @@ def _size(module: nn.Module) -> int:
 def _divided(module: nn.Module, name: str, largest: float) -> Iterator[tuple[str, nn.Module]]:
     """The modules with parameters that an encoder is divided into, by name; no two hold the same one."""
     children = [(path, child) for path, child in module.named_children() if _size(child)]
-    wrapper = len(children) == 1 and not list(module.parameters(recurse=False))
+    # One that holds a list of blocks; a sequence of layers alone is a block.
+    wrapper = len(children) == 1 and type(children[0][1]) is not nn.Sequential
+    wrapper = wrapper and not list(module.parameters(recurse=False))
     listed = type(module) in (nn.Sequential, nn.ModuleList)
     if not children or (name and not wrapper and not listed and _size(module) <= largest):
         yield name, module

@@ -161,6 +161,8 @@ def _correlations(
         yield _lines(drawn, spec, first, maps(), 0, NOTHING)
         for depth, part in enumerate(parts, 1):
             randomise(part, generator)
+            # What modules have cached of their weights (LeViT's biases) is dropped.
+            classifier.train().eval()
             norms += part.norms
             recalibrate(classifier.split, norms, [images for _, images in batches] if norms else [])
             yield _lines(drawn, spec, first, maps(), depth, part.name)
