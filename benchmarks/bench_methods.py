@@ -27,7 +27,7 @@ from finer_ray.saliency.method import Method
 from finer_ray.saliency.methods import METHODS
 
 MODELS: dict[str, dict[str, Any]] = {
-    "ViT-B/16 of CLIP": {"backbone": "open_clip:ViT-B-16", "head": "text", "classes": ["cat", "dog", "bird", "fish"]},
+    "ViT-S/16 of CLIP": {"backbone": "open_clip:ViT-S-16", "head": "text", "classes": ["cat", "dog", "bird", "fish"]},
     "EfficientNet-Lite0": {"backbone": "timm:tf_efficientnet_lite0"},
 }
 BATCH, ROUNDS, GAMMA = 4, 5, 0.6
