@@ -210,7 +210,7 @@ def test_a_photo_turned_by_exif_has_its_map_as_displayed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["png", "{out}", "--to", "{held}"], "holds mine.txt"),
+        (["png", "{out}", "--to", "{held}"], "holds 'mine.txt'"),
         (["png", "{out}", "--to", "{held}/mine.txt"], "is a file"),
         (["png", "{out}", "--map", "nomap"], "no map 'nomap'"),
         (["png", "{out}", "--where", "row > 99"], "none of the 5 images"),
