@@ -648,9 +648,9 @@ def to(
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only images like this, as for the report.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Only the images in this text file, a key a line.")] = None,
 ) -> None:
-    """Write maps, and the photos, for FiftyOne, COCO's tools or Label Studio, or as PNGs.
+    """Write maps for FiftyOne, COCO or Label Studio, or as PNGs.
 
-    Maps are 8-bit PNGs in the pixels of their photos as displayed.
+    Maps are 8-bit PNGs in the pixels of their photos as displayed; the photos lie beside them.
     """
     if tool not in TOOLS:
         raise typer.BadParameter(f"{tool!r} is none of {', '.join(TOOLS)}", param_hint="TOOL")
