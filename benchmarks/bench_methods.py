@@ -30,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "ViT-S/16 of CLIP": {"backbone": "open_clip:ViT-S-16", "head": "text", "classes": ["cat", "dog", "bird", "fish"]},
     "EfficientNet-Lite0": {"backbone": "timm:tf_efficientnet_lite0"},
 }
-BATCH, ROUNDS, GAMMA = 4, 5, 0.6
+BATCH, ROUNDS, GAMMA = 4, 3, 0.6
 # Methods whose work one setting counts.
 COUNTED = {"rise": ("masks", 20), "mask": ("steps", 2)}
 # Score-CAM runs every channel's mask; of one image it takes as long as all others together.
