@@ -1,0 +1,116 @@
+"""Chefer's relevance for ViTs (Chefer, Gur and Wolf 2021, "Generic Attention-Model Explainability").
+
+    R = I;  for each block, the first first:  R <- R + mean over heads of ReLU(ds/dA * A) R
+    map = the mean of R's rows of the pooled tokens (the class token's alone where it is pooled), at the patches
+
+A is a block's attention (heads, queries, keys). Only those rows of R are needed, and they are found from the last block
+to the first: r <- r + r mean_heads ReLU(ds/dA * A). What r began with is taken off again, so that where nothing speaks
+for s the map is zero; for a pooled class token that changes nothing.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from finer_ray.lazy import Tensor, torch
+from finer_ray.saliency.block_stack import Attended, BlockStack, by_head, needs_stack
+from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
+from finer_ray.saliency.method import BatchContext, Cam, Method
+from finer_ray.saliency.objective import wide
+
+
+def trace(stack: BlockStack, images: Tensor) -> tuple[Tensor, list[Attended]]:
+    """The embedding (B, E) and the attention of every block, with a graph from that down to the first one's output."""
+    tokens, blocks = stack.enter(images).detach(), []
+    with torch.enable_grad():
+        for block in stack.blocks:
+            attended = block.attend(tokens)
+            if not blocks:
+                attended.mixed.requires_grad_()
+            blocks.append(attended)
+            tokens = block.merge(tokens, attended.mixed)
+        return stack.embed(tokens), blocks
+
+
+def relevance(stack: BlockStack, blocks: list[Attended], gradients: tuple[Tensor, ...]) -> Tensor:
+    """The mean of R's rows of the pooled tokens, less that of I, at the patches.
+
+    Args:
+        stack: the ViT's.
+        blocks: of every block, what `trace` gives.
+        gradients: ds / d mixed of every block, (B, T, H d).
+
+    Returns:
+        (B, h*w) float32 at least, non-negative.
+    """
+    first = wide(blocks[0].mixed.detach()).new_zeros(blocks[0].mixed.shape[:2])
+    first[:, stack.pooled] = 1
+    first /= first.sum(1, keepdim=True)
+    row = first
+    for attended, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
+        query, key, value = (wide(part.detach()) for part in (attended.query, attended.key, attended.value))
+        heads, size = query.shape[1], query.shape[3]
+        attention = (query * size**-0.5 @ key.transpose(2, 3)).softmax(3)
+        by_attention = by_head(wide(gradient), heads) @ value.transpose(2, 3)
+        row = row + (row[:, None] @ (by_attention * attention).relu_().mean(1))[:, 0]
+    return (row - first)[:, stack.prefix :]
+
+
+def chefer(
+    stack: BlockStack,
+    logits: Callable[[Tensor], tuple[Tensor, list[Attended]]],
+    images: Tensor,
+    classes: Tensor,
+    grid: tuple[int, int],
+    memory: int,
+    coefficients: Tensor,
+) -> Tensor:
+    """The maps of objectives: a forward pass, and a backward pass for each.
+
+    Args:
+        stack: the ViT's.
+        logits: images (n, 3, H, W) to their logits (n, C), and what `trace` gives of the blocks.
+        images: (B, 3, H, W), normalised.
+        classes: (B, J) int64; -1 means none.
+        grid: (h, w) of the patches.
+        memory: bytes that images and the graph may take, see `finer_ray.saliency.budget`.
+        coefficients: a_j, (B, S, J).
+
+    Returns:
+        (B, S, h, w) non-negative.
+    """
+    maps, step = [], in_flight(images, memory, GRAPH_FOOTPRINT)
+    for some, wanted, weights in zip(*(each.split(step) for each in (images, classes, coefficients)), strict=True):
+        found, blocks = logits(some)
+        with torch.enable_grad():
+            chosen = wide(found).gather(1, wanted.clamp(min=0))
+            scores = (weights.to(chosen.dtype) * chosen[:, None]).sum(2)
+        mixed = [attended.mixed for attended in blocks]
+        each = [torch.autograd.grad(score.sum(), mixed, retain_graph=True) for score in scores.unbind(1)]
+        maps.append(torch.stack([relevance(stack, blocks, gradients) for gradients in each], dim=1))
+    return torch.cat(maps).unflatten(2, grid)
+
+
+def prepare(context: BatchContext, _settings: None) -> Cam:
+    """Each objective has a pass of its own: the derivatives of all classes by all blocks would fill the memory."""
+    model, stack, images = context.model, context.model.stack, context.images
+    assert stack is not None
+
+    def logits(some: Tensor) -> tuple[Tensor, list[Attended]]:
+        embedding, blocks = trace(stack, some)
+        with torch.enable_grad():
+            return model.head(embedding), blocks
+
+    # Maps are drawn in full precision: but the model runs in the caller's.
+    kind = images.device.type
+    precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+    return Cam(partial(chefer, stack, precision(logits), images, context.classes, context.grid, context.memory))
+
+
+CHEFER = Method(
+    "chefer",
+    "rows of R at the pooled tokens; by block R += mean_heads ReLU(ds/d attention * attention) R",
+    prepare,
+    cost="ViTs of plain blocks",
+    masked_passes=True,
+    refusal=lambda classifier, _concepts: needs_stack("chefer", classifier.stack),
+)
