@@ -79,6 +79,13 @@ def by_head(mixed: Tensor, heads: int) -> Tensor:
     return mixed.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
+def stack_for(method: str, stack: BlockStack | None) -> BlockStack:
+    """The stack that a method needs. Raises ValueError where there is none, which a job's refusal says before."""
+    if stack is None:
+        raise ValueError(needs_stack(method, stack))
+    return stack
+
+
 def needs_stack(method: str, stack: BlockStack | None) -> str | None:
     """Why a method that looks into attention cannot explain a classifier of that stack; None where it can."""
     if stack is not None:

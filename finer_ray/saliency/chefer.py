@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from finer_ray.lazy import Tensor, torch
-from finer_ray.saliency.block_stack import Attended, BlockStack, by_head, needs_stack
+from finer_ray.saliency.block_stack import Attended, BlockStack, by_head, needs_stack, stack_for
 from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import wide
@@ -83,17 +83,17 @@ def chefer(
         found, blocks = logits(some)
         with torch.enable_grad():
             chosen = wide(found).gather(1, wanted.clamp(min=0))
-            scores = (weights.to(chosen.dtype) * chosen[:, None]).sum(2)
+            scores = (weights.to(chosen.dtype) * chosen[:, None]).sum((0, 2))
         mixed = [attended.mixed for attended in blocks]
-        each = [torch.autograd.grad(score.sum(), mixed, retain_graph=True) for score in scores.unbind(1)]
+        places = torch.eye(len(scores)).to(scores)
+        each = [torch.autograd.grad(scores, mixed, place, retain_graph=True) for place in places]
         maps.append(torch.stack([relevance(stack, blocks, gradients) for gradients in each], dim=1))
     return torch.cat(maps).unflatten(2, grid)
 
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """Each objective has a pass of its own: the derivatives of all classes by all blocks would fill the memory."""
-    model, stack, images = context.model, context.model.stack, context.images
-    assert stack is not None
+    model, stack, images = context.model, stack_for("chefer", context.model.stack), context.images
 
     def logits(some: Tensor) -> tuple[Tensor, list[Attended]]:
         embedding, blocks = trace(stack, some)

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from finer_ray.config.section import Positive, Section
 from finer_ray.lazy import Tensor, torch
-from finer_ray.saliency.block_stack import BlockStack, StackBlock, by_head, needs_stack
+from finer_ray.saliency.block_stack import BlockStack, StackBlock, by_head, needs_stack, stack_for
 from finer_ray.saliency.gem import spread
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import wide
@@ -85,10 +85,10 @@ def layer_gradients(model: SplitClassifier, stack: BlockStack, seen: list[Seen],
             leaf = part.mixed.detach().requires_grad_()
             tokens = wide(part.block.merge(part.tokens, leaf))
             pooled = tokens.detach().mean(1).requires_grad_()
-            chosen = model.head(stack.project(pooled)).gather(1, classes.clamp(min=0))
+            chosen = model.head(stack.project(pooled)).gather(1, classes.clamp(min=0)).sum(0)
         each = []
-        for logit in chosen.unbind(1):
-            (cotangent,) = torch.autograd.grad(logit.sum(), pooled, retain_graph=True)
+        for place in torch.eye(len(chosen)).to(chosen):
+            (cotangent,) = torch.autograd.grad(chosen, pooled, place, retain_graph=True)
             # The mean's derivative without its 1 / T, with which half precision would lose more.
             by_token = cotangent[:, None].expand_as(tokens)
             each.append(wide(torch.autograd.grad(tokens, leaf, by_token, retain_graph=True)[0]))
@@ -123,8 +123,7 @@ def legrad(values: list[Tensor], gradients: Tensor, prefix: int, grid: tuple[int
 
 def prepare(context: BatchContext, settings: LeGrad) -> Cam:
     """The forward pass and the derivatives of each class, which serve all targets."""
-    model, stack = context.model, context.model.stack
-    assert stack is not None
+    model, stack = context.model, stack_for("legrad", context.model.stack)
     seen = context.once("legrad forward", lambda whole: look(stack, whole.images, settings.layers))
     gradients = context.by_class("legrad", lambda whole: layer_gradients(model, stack, seen, whole.classes))
     raw = partial(legrad, [part.value for part in seen], gradients, stack.prefix, context.grid)

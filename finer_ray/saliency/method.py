@@ -149,7 +149,8 @@ class Method:
         settings: with their defaults; they become the config's section `saliency.NAME`. None: there are none.
         cost: beyond one forward pass and 1 + K products through the tail; for the documentation.
         cell_gradients: whether `BatchContext.gradients` is needed.
-        masked_passes: whether images go through the model anew, masked or with a graph, which takes up to `BatchContext.memory`.
+        masked_passes: whether images go through the model anew, masked or with a graph, which takes up to
+            `BatchContext.memory`.
         refusal: from a classifier, and whether it is asked about concepts, to why the method cannot explain it; None
             where it can.
     """

@@ -1,4 +1,4 @@
-"""LeGrad and Chefer's relevance against autograd through the library's own modules, whose attention is made explicit."""
+"""LeGrad and Chefer's relevance against autograd through the library's own modules, with their attention explicit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,8 @@ from finer_ray.models import Classifier
 from finer_ray.saliency import LeGrad, MapSpec, SaliencySpec, explain
 from finer_ray.saliency.chefer import chefer, trace
 from finer_ray.saliency.legrad import layer_gradients, legrad, look
-from tests.saliency.models import MODELS, build, images
+from finer_ray.saliency.methods import METHODS
+from tests.saliency.models import build, images
 
 # 12 blocks and class token; patches alone; registers; and of open_clip with layer scale, mean, and the norm behind it.
 NAMES = ["vit", "vit-avg", "registers", "clip-tok", "clip-avg", "clip-late"]
@@ -181,6 +182,13 @@ def test_half_precision_is_for_the_model_alone(name: str, dtype: torch.dtype) ->
         model.double()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in (*NAMES, "dinov2", "gap")])
-def test_other_architectures_have_no_stack(name: str) -> None:
-    assert build(name).stack is None
+@pytest.mark.parametrize("name", ["qk-norm", "resnet", "swin", "siglip"])
+@pytest.mark.parametrize("cam", ["legrad", "chefer"])
+def test_other_architectures_are_refused(name: str, cam: str) -> None:
+    """Normalised queries, no tokens, windows, attention pooling."""
+    model = build(name)
+    reason = METHODS[cam].refusal(model, False)
+    assert reason is not None
+    assert reason.startswith(f"{cam} needs a ViT of plain blocks")
+    with pytest.raises(ValueError, match=reason[:30]):
+        explain(model, images(model, 1), SaliencySpec((MapSpec("m", cam),)))
