@@ -1,4 +1,4 @@
-"""Chefer's relevance for ViTs (Chefer, Gur and Wolf 2021, "Generic Attention-Model Explainability").
+"""Chefer's relevance for ViTs, by the rule of "Generic Attention-model Explainability" (Chefer et al. 2021).
 
     R = I;  for each block, the first first:  R <- R + mean over heads of ReLU(ds/dA * A) R
     map = the mean of R's rows of the pooled tokens (the class token's alone where it is pooled), at the patches
