@@ -4,8 +4,8 @@ With the n cells v in rising order:
 
     sum_i (2 i - n - 1) v_i / (n sum_i v_i)
 
-It is of the cells, not of the pixels that they are drawn to: bilinear values in between would make every map less sparse
-than what the method found.
+It is of the cells, not of the pixels that they are drawn to: the bilinear values in between would make every map less
+sparse than what the method found.
 """
 
 from finer_ray.lazy import Tensor

@@ -116,4 +116,5 @@ def _figure(table: pa.Table, maps: tuple[str, ...]) -> Figure:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    return pc.cast(column, pa.float64()).to_numpy()
+    values: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy()
+    return values
