@@ -83,11 +83,11 @@ def chefer(
         found, blocks = logits(some)
         with torch.enable_grad():
             chosen = wide(found).gather(1, wanted.clamp(min=0))
-            scores = (weights.to(chosen.dtype) * chosen[:, None]).sum((0, 2))
+            # Images do not interact: the derivative of an objective's sum over them is that of each.
+            scores = (weights.to(chosen.dtype) * chosen[:, None]).sum((0, 2)).unbind()
         mixed = [attended.mixed for attended in blocks]
-        places = torch.eye(len(scores)).to(scores)
-        each = [torch.autograd.grad(scores, mixed, place, retain_graph=True) for place in places]
-        maps.append(torch.stack([relevance(stack, blocks, gradients) for gradients in each], dim=1))
+        each = (relevance(stack, blocks, torch.autograd.grad(score, mixed, retain_graph=True)) for score in scores)
+        maps.append(torch.stack(list(each), dim=1))
     return torch.cat(maps).unflatten(2, grid)
 
 

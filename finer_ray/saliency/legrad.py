@@ -85,10 +85,11 @@ def layer_gradients(model: SplitClassifier, stack: BlockStack, seen: list[Seen],
             leaf = part.mixed.detach().requires_grad_()
             tokens = wide(part.block.merge(part.tokens, leaf))
             pooled = tokens.detach().mean(1).requires_grad_()
-            chosen = model.head(stack.project(pooled)).gather(1, classes.clamp(min=0)).sum(0)
+            # Images do not interact: the derivative of a class's sum over them is that of each.
+            scores = model.head(stack.project(pooled)).gather(1, classes.clamp(min=0)).sum(0).unbind()
         each = []
-        for place in torch.eye(len(chosen)).to(chosen):
-            (cotangent,) = torch.autograd.grad(chosen, pooled, place, retain_graph=True)
+        for score in scores:
+            (cotangent,) = torch.autograd.grad(score, pooled, retain_graph=True)
             # The mean's derivative without its 1 / T, with which half precision would lose more.
             by_token = cotangent[:, None].expand_as(tokens)
             each.append(wide(torch.autograd.grad(tokens, leaf, by_token, retain_graph=True)[0]))
