@@ -16,10 +16,20 @@ from finer_ray.saliency.block_stack import Attended, BlockStack, by_head, needs_
 from finer_ray.saliency.budget import GRAPH_FOOTPRINT, in_flight
 from finer_ray.saliency.method import BatchContext, Cam, Method
 from finer_ray.saliency.objective import wide
+from finer_ray.saliency.split_classifier import SplitClassifier
 
 
-def trace(stack: BlockStack, images: Tensor) -> tuple[Tensor, list[Attended]]:
-    """The embedding (B, E) and the attention of every block, with a graph from that down to the first one's output."""
+def trace(model: SplitClassifier, stack: BlockStack, images: Tensor) -> tuple[Tensor, list[Attended]]:
+    """One forward pass, with a graph from the logits down to the output of the first block's attention.
+
+    Args:
+        model: for its head.
+        stack: the ViT's.
+        images: (n, 3, H, W), normalised.
+
+    Returns:
+        Logits (n, C), and the attention of every block.
+    """
     tokens, blocks = stack.enter(images).detach(), []
     with torch.enable_grad():
         for block in stack.blocks:
@@ -28,7 +38,7 @@ def trace(stack: BlockStack, images: Tensor) -> tuple[Tensor, list[Attended]]:
                 attended.mixed.requires_grad_()
             blocks.append(attended)
             tokens = block.merge(tokens, attended.mixed)
-        return stack.embed(tokens), blocks
+        return model.head(stack.embed(tokens)), blocks
 
 
 def relevance(stack: BlockStack, blocks: list[Attended], gradients: tuple[Tensor, ...]) -> Tensor:
@@ -57,7 +67,7 @@ def relevance(stack: BlockStack, blocks: list[Attended], gradients: tuple[Tensor
 
 def chefer(
     stack: BlockStack,
-    logits: Callable[[Tensor], tuple[Tensor, list[Attended]]],
+    traced: Callable[[Tensor], tuple[Tensor, list[Attended]]],
     images: Tensor,
     classes: Tensor,
     grid: tuple[int, int],
@@ -68,7 +78,7 @@ def chefer(
 
     Args:
         stack: the ViT's.
-        logits: images (n, 3, H, W) to their logits (n, C), and what `trace` gives of the blocks.
+        traced: from images (n, 3, H, W) to what `trace` gives.
         images: (B, 3, H, W), normalised.
         classes: (B, J) int64; -1 means none.
         grid: (h, w) of the patches.
@@ -80,9 +90,9 @@ def chefer(
     """
     maps, step = [], in_flight(images, memory, GRAPH_FOOTPRINT)
     for some, wanted, weights in zip(*(each.split(step) for each in (images, classes, coefficients)), strict=True):
-        found, blocks = logits(some)
+        logits, blocks = traced(some)
         with torch.enable_grad():
-            chosen = wide(found).gather(1, wanted.clamp(min=0))
+            chosen = wide(logits).gather(1, wanted.clamp(min=0))
             # Images do not interact: the derivative of an objective's sum over them is that of each.
             scores = (weights.to(chosen.dtype) * chosen[:, None]).sum((0, 2)).unbind()
         mixed = [attended.mixed for attended in blocks]
@@ -93,17 +103,12 @@ def chefer(
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """Each objective has a pass of its own: the derivatives of all classes by all blocks would fill the memory."""
-    model, stack, images = context.model, stack_for("chefer", context.model.stack), context.images
-
-    def logits(some: Tensor) -> tuple[Tensor, list[Attended]]:
-        embedding, blocks = trace(stack, some)
-        with torch.enable_grad():
-            return model.head(embedding), blocks
-
+    stack, images = stack_for("chefer", context.model.stack), context.images
     # Maps are drawn in full precision: but the model runs in the caller's.
     kind = images.device.type
     precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-    return Cam(partial(chefer, stack, precision(logits), images, context.classes, context.grid, context.memory))
+    traced = precision(partial(trace, context.model, stack))
+    return Cam(partial(chefer, stack, traced, images, context.classes, context.grid, context.memory))
 
 
 CHEFER = Method(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,20 +145,41 @@ def test_is_linear_in_the_objective_below_the_relu(name: str) -> None:
     assert not torch.allclose(against, legrad(values, each, stack.prefix, grid, weights))
 
 
+def test_where_nothing_speaks_for_the_objective_maps_are_zero() -> None:
+    """As of a class less itself; nothing is divided by zero."""
+    model = build("clip-avg")
+    stack, x, classes = model.stack, images(model, 2), torch.tensor([[2, 2]] * 2)
+    assert stack is not None
+    nothing = torch.tensor([[[1.0, -1.0], [0.0, 0.0]]] * 2, dtype=torch.float64)
+    seen = look(stack, x, 2)
+    gradients = layer_gradients(model, stack, seen, classes)
+    maps = legrad([part.value for part in seen], gradients, stack.prefix, model.grid_size, nothing)
+    assert torch.equal(maps, torch.zeros((2, 2, *model.grid_size), dtype=torch.float64))
+    traced = partial(trace, model, stack)
+    assert torch.equal(chefer(stack, traced, x, classes, model.grid_size, 2**40, nothing), maps)
+
+
+def test_more_blocks_than_there_are_is_all_of_them() -> None:
+    model = build("clip-tok")
+    x = images(model, 2)
+    maps = (MapSpec("m", "legrad", GAMMA),)
+    some = [explain(model, x, SaliencySpec(maps, settings={"legrad": LeGrad(layers=n)})).maps for n in (1, 2, 99)]
+    assert torch.equal(some[1], some[2])
+    assert not torch.allclose(some[0], some[1])
+
+
 def test_many_images_go_in_groups_that_fit_the_memory() -> None:
     model = build("clip-tok")
     stack, x = model.stack, images(model, 3)
     assert stack is not None
     sizes = []
 
-    def logits(part: Tensor) -> Any:
+    def traced(part: Tensor) -> Any:
         sizes.append(len(part))
-        embedding, blocks = trace(stack, part)
-        with torch.enable_grad():
-            return model.head(embedding), blocks
+        return trace(model, stack, part)
 
     classes, weights = torch.tensor([[1, 2]] * 3), torch.tensor([[[1.0, -1.0], [0.0, 1.0]]] * 3)
-    maps = [chefer(stack, logits, x, classes, model.grid_size, memory, weights) for memory in (1, 2**40)]
+    maps = [chefer(stack, traced, x, classes, model.grid_size, memory, weights) for memory in (1, 2**40)]
     assert sizes == [1, 1, 1, 3]
     torch.testing.assert_close(*maps, rtol=1e-9, atol=1e-15)
 
@@ -175,8 +197,7 @@ def test_half_precision_is_for_the_model_alone(name: str, dtype: torch.dtype) ->
         assert found.maps.isfinite().all()
         pairs = zip(found.maps.flatten(0, 1).flatten(1), exact.maps.flatten(0, 1).flatten(1), strict=True)
         for half, whole in pairs:
-            off = torch.corrcoef(torch.stack([half, whole]))[0, 1]
-            assert off > 0.97
+            assert torch.corrcoef(torch.stack([half, whole]))[0, 1] > 0.97
             assert not torch.equal(half, whole)
     finally:
         model.double()
