@@ -1,13 +1,29 @@
 """The table of metrics: a new one is a module that defines a `Metric`, and its line here, in the order of columns."""
 
+from finer_ray.metrics.average_drop import AVERAGE_DROP, INCREASE
 from finer_ray.metrics.deletion import DELETION_AUC, DELETION_CURVE, INSERTION_AUC, INSERTION_CURVE
 from finer_ray.metrics.drops import DROPS
 from finer_ray.metrics.localisation import LOCALISATION, POINTING_HIT
 from finer_ray.metrics.metric import Metric, Switch
+from finer_ray.metrics.relevance_gain import SRG
+from finer_ray.metrics.road import ROAD
 from finer_ray.plugins import table
 
 METRICS: dict[str, Metric] = table(
-    Metric, (LOCALISATION, POINTING_HIT, DELETION_AUC, INSERTION_AUC, DELETION_CURVE, INSERTION_CURVE, *DROPS)
+    Metric,
+    (
+        LOCALISATION,
+        POINTING_HIT,
+        DELETION_AUC,
+        INSERTION_AUC,
+        DELETION_CURVE,
+        INSERTION_CURVE,
+        *DROPS,
+        *SRG,
+        AVERAGE_DROP,
+        INCREASE,
+        ROAD,
+    ),
 )
 SWITCHES: dict[str, Switch] = {metric.switch.name: metric.switch for metric in METRICS.values()}
 # Those that are averaged, by class and over all.
