@@ -1,4 +1,4 @@
-"""Average drop, increase in confidence (Grad-CAM++, Chattopadhay et al. 2018): what is left when the map shows the image.
+"""Average drop, increase in confidence (Grad-CAM++, Chattopadhay et al. 2018): the image as its map shows it.
 
 The image is multiplied by the map, which is scaled from its lowest value to its highest and drawn: x' = b + m (x - b),
 with b = `metrics.fill` and p'_c the target's probability then.

@@ -14,9 +14,9 @@ from finer_ray.lazy import Tensor, functional, torch
 
 # Of the noise, in units of normalised pixels, as in the authors' code.
 NOISE = 0.01
-# Of conjugate gradients, as a multiple of the longer side: values must travel that far. At 224 pixels, with 80 % of them
-# gone, errors are then a tenth of the noise.
-STEPS = 1.5
+# Of conjugate gradients, as a multiple of the longer side: values must travel that far. With 80 % of
+# 224 x 224 pixels gone the largest error is then below 0.0001.
+STEPS = 2
 
 
 def impute(images: Tensor, gone: Tensor, noise: float = NOISE) -> Tensor:

@@ -1,8 +1,8 @@
 """ROAD, remove and debias (Rong et al. 2022): deletion whose masks the model cannot see.
 
-Pixels that are gone follow from those that are left (`finer_ray.metrics.imputation`), so that the outline of a mask does
-not tell the class. With p_q(most), p_q(least) the target's probability with a share q of the pixels gone, the most or the
-least salient first, and q = 20, 40, 60 and 80 %:
+Pixels that are gone follow from those that are left (`finer_ray.metrics.imputation`), so that the outline of a mask
+does not tell the class. With p_q(most), p_q(least) the target's probability with a share q of the pixels gone, the most
+or the least salient first, and q = 20, 40, 60 and 80 %:
 
     road    mean over q of (p_q(least) - p_q(most)) / 2    (higher is better)
 

@@ -93,12 +93,18 @@ def test_orders() -> None:
         "RD.@0.1 ↑",
         "CD.@0.05 ↑",
         "CD.@0.1 ↑",
+        "SRG ↑",
+        "Rand. ↓",
+        "AvgDrop ↓",
+        "Incr. ↑",
+        "ROAD ↑",
         "Loc. ↑",
         "Point. ↑",
     ]
     assert list(JUDGES)[:4] == ["localisation", "relative_drop_05", "relative_drop_10", "deletion_auc"]
+    # A random order is the same of every map.
     assert (list(JUDGES)[-1], set(JUDGES), set(OF_REGION)) == (
-        "pointing_hit",
+        "random_deletion_auc",
         set(AVERAGED),
         set(REPORTED) & set(OF_REGION),
     )
