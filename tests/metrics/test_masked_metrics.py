@@ -29,6 +29,8 @@ Batch = tuple[Classifier, Tensor, Explanation]
 def batch() -> Batch:
     """Four images with a map that is flat, but not zero, among others."""
     model = build_classifier(ModelConfig(backbone="timm:test_resnet", weights="random", image_size=SIZE))
+    # Else all of a thousand classes are as probable.
+    model.head.weight.mul_(30)
     images = torch.randn((4, 3, *SIZE), generator=torch.Generator().manual_seed(0)) * 2
     found = explain(model, images, SaliencySpec())
     found.maps[:] = torch.rand(found.maps.shape, generator=torch.Generator().manual_seed(1)) + 0.1
@@ -39,6 +41,12 @@ def batch() -> Batch:
 def scores(batch: Batch, **metrics: Any) -> dict[str, Tensor]:
     model, images, found = batch
     return Scorer(MetricsConfig(**OFF | metrics), model, torch.device("cpu"), 2**26)(images, found, None)
+
+
+def without_ties(found: Explanation) -> Explanation:
+    """With maps as fine as the image, no two pixels alike: ties go by position whichever way the map is."""
+    maps = torch.rand((4, 2, *SIZE), generator=torch.Generator().manual_seed(3))
+    return Explanation(**{**vars(found), "maps": maps})
 
 
 class Extractor:
@@ -87,9 +95,7 @@ def test_with_black_fill_the_photos_own_pixels_are_multiplied(batch: Batch) -> N
 def test_relevance_gain_is_the_area_between_the_curves(batch: Batch) -> None:
     """Of a map turned upside down it is the negative, and least_first_curve its deletion curve."""
     model, images, found = batch
-    # As fine as the image, so that no two pixels are alike: ties go by position whichever way the map is.
-    maps = torch.rand((4, 2, *SIZE), generator=torch.Generator().manual_seed(3))
-    found = Explanation(**{**vars(found), "maps": maps})
+    found = without_ties(found)
     ours = scores((model, images, found), srg=True, deletion=True, steps=8)
     step = {"dx": 1 / 8, "axis": 2}
     gain = np.trapezoid(ours["least_first_curve"], **step) - np.trapezoid(ours["deletion_curve"], **step)
@@ -101,7 +107,7 @@ def test_relevance_gain_is_the_area_between_the_curves(batch: Batch) -> None:
     )
     torch.testing.assert_close(turned["deletion_curve"], ours["least_first_curve"], atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(turned["srg"], -ours["srg"], atol=1e-5, rtol=1e-3)
-    assert ours["srg"].abs().max() > 1e-4
+    assert ours["srg"].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])
@@ -126,15 +132,14 @@ def test_road_is_pytorch_grad_cams(batch: Batch, monkeypatch: pytest.MonkeyPatch
     model, images, found = batch
     monkeypatch.setattr("finer_ray.metrics.imputation.impute.__defaults__", (0.0,))
     monkeypatch.setattr(NoisyLinearImputer.__init__, "__defaults__", (0.0, NoisyLinearImputer.__init__.__defaults__[1]))
-    ours = scores(batch, road=True)["road"]
+    found = without_ties(found)
+    ours = scores((model, images, found), road=True)["road"]
     targets = [ClassifierOutputSoftmaxTarget(int(target)) for target in found.target]
     for place in range(2):
         heat = draw(found.maps[:, place], SIZE, None).numpy()
         theirs = ROADCombined(percentiles=list(road.PERCENT))(images, heat, targets, model)
-        # A flat map has no order of its own: theirs removes everything, ours goes by position.
-        count = 4 - place
-        np.testing.assert_allclose(ours[:count, place], theirs[:count], atol=2e-5)
-        assert np.abs(theirs[:count]).max() > 1e-4
+        np.testing.assert_allclose(ours[:, place], theirs, atol=2e-5)
+        assert np.abs(theirs).max() > 1e-3
 
 
 def test_an_image_of_which_nothing_is_left_is_blank() -> None:
