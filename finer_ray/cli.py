@@ -14,6 +14,7 @@ from rich.table import Table
 
 from finer_ray.datasets.catalogue import DATASETS
 from finer_ray.datasets.writers import WRITERS
+from finer_ray.to.tools import TOOLS
 from finer_ray.urls import NO_SECRETS, holds_secret
 from finer_ray.version import __version__
 
@@ -109,12 +110,10 @@ def export(
 
 def _exported(job: "Config") -> "Summary":
     """An export with one bar from the beginning, and what libraries print apart."""
-    from finer_ray.library_log import libraries_apart
     from finer_ray.pipeline.progress import run_bar
-    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.pipeline.running import running
 
-    url = job.output.url
-    with libraries_apart(url), stoppable(url), run_bar() as bar:
+    with running(job.output.url), run_bar() as bar:
         bar.announce("loading libraries")
         from finer_ray.pipeline.export import export as run
 
@@ -152,17 +151,49 @@ def probe(
     from finer_ray.probe.config import ProbesConfig
 
     job = load_section(ProbesConfig, config, set_ or [])
-    from finer_ray.pipeline.stopping import stoppable
-    from finer_ray.probe.accuracy_table import TITLE, accuracy_table, remarks
-    from finer_ray.probe.run import probe as run
+    from finer_ray.pipeline.running import running
 
-    with stoppable():
+    with running(job.output.url):
+        from finer_ray.probe.accuracy_table import TITLE, accuracy_table, remarks
+        from finer_ray.probe.run import probe as run
+
         records = run(job)
     typer.echo(TITLE)
     Console().print(accuracy_table(records))
     for line in remarks(records):
         typer.echo(line)
     typer.echo(job.output.url)
+
+
+@app.command(rich_help_panel=EXPLAIN)
+def sanity(
+    config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
+    to: To = Path("study"),
+    images: Annotated[int, typer.Option(min=2, help="Images that are drawn.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the random weights.")] = 0,
+    set_: Overrides = None,
+) -> None:
+    """Say whether the job's maps depend on the model.
+
+    The model is randomised from the head down (Adebayo et al. 2018), and its maps are compared with those that they
+    were. Writes TO/sanity.parquet and TO/sanity.png.
+    """
+    from finer_ray.config.loading import load_config
+
+    job = load_config(config, set_ or [])
+    from finer_ray.library_log import libraries_apart
+    from finer_ray.pipeline.progress import run_bar
+
+    with libraries_apart(str(to / "sanity")), run_bar() as bar:
+        bar.announce("loading libraries")
+        from finer_ray.studies.sanity import sanity_study, sanity_table, verdicts
+
+        places, found = sanity_study(job, to, images, seed)
+    for failure in found.failures:
+        ERRORS.print(f"not used: {failure}")
+    _show(sanity_table(found))
+    _say(verdicts(found))
+    _say(places)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -270,12 +301,12 @@ def aggregation(
     from finer_ray.config.loading import load_config
 
     job = load_config(config, set_ or [])
-    from finer_ray.pipeline.stopping import stoppable
+    from finer_ray.pipeline.running import running
     from finer_ray.report.paper_table import paper_table
     from finer_ray.store.reading import open_export
     from finer_ray.studies.aggregations import EXPORT, aggregation_study
 
-    with stoppable(str(to / EXPORT)):
+    with running(str(to / EXPORT)):
         places = aggregation_study(job, to)
     _show(paper_table(open_export(str(to / EXPORT))))
     _say(places)
@@ -293,11 +324,13 @@ def faithfulness(
     from finer_ray.config.loading import load_config
 
     jobs = load_config(class_job), load_config(text_job)
-    from finer_ray.pipeline.stopping import stoppable
-    from finer_ray.studies.faithfulness import faithfulness_study
+    from finer_ray.pipeline.running import running
 
-    with stoppable():
-        _say(faithfulness_study(*jobs, attributes, word, to))
+    with running(str(to)):
+        from finer_ray.studies.faithfulness import faithfulness_study
+
+        places = faithfulness_study(*jobs, attributes, word, to)
+    _say(places)
 
 
 @studies.command("failure-cases")
@@ -386,7 +419,7 @@ def report(
     """
     from finer_ray.report.site import write_report, write_single_file
     from finer_ray.report.site.asked import asked_for
-    from finer_ray.report.site.workers import cores
+    from finer_ray.report.site.workers import processes
     from finer_ray.store.reading import open_export
 
     made, name = open_export(url), "report.html" if single_file else "report"
@@ -396,7 +429,7 @@ def report(
     write = write_single_file if single_file else write_report
     place = to or made.local_path(name) or Path(name)
     made_at = write(
-        made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=cores()
+        made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=processes()
     )
     typer.echo(made_at)
 
@@ -594,6 +627,36 @@ def figure(
     typer.echo(to)
 
 
+@app.command(rich_help_panel=LOOK)
+def to(
+    tool: Annotated[str, typer.Argument(help=f"Which: {', '.join(TOOLS)}.")],
+    url: ExportUrl,
+    folder: Annotated[Path | None, typer.Option("--to", help="The folder to write; new. ./TOOL when left out.")] = None,
+    name: Annotated[str | None, typer.Option("--map", help="The map; the one that measures best.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of a map's maximum from which on its region begins.")
+    ] = 0.2,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Only images like this, as for the report.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="Only the images in this text file, a key a line.")] = None,
+) -> None:
+    """Write maps for FiftyOne, COCO or Label Studio, or as PNGs.
+
+    Maps are 8-bit PNGs in the pixels of their photos as displayed; the photos lie beside them.
+    """
+    if tool not in TOOLS:
+        raise typer.BadParameter(f"{tool!r} is none of {', '.join(TOOLS)}", param_hint="TOOL")
+    from finer_ray.report.site.asked import asked_for
+    from finer_ray.store.reading import open_export
+    from finer_ray.to.run import write_for
+
+    made, place = open_export(url), folder or Path(tool)
+    asked = asked_for(made, where, keys)
+    written = write_for(made, TOOLS[tool], place, name, None if asked is None else asked.rows.tolist(), threshold)
+    for reason, count in written.lost.most_common():
+        ERRORS.print(f"note: {count} photos are missing, their maps are there: {reason}")
+    typer.echo(f"{written.images} images: {TOOLS[tool].next.format(folder=place)}")
+
+
 @app.command(rich_help_panel=EXPLAIN)
 def init(
     data: Annotated[str, typer.Argument(help="Shards: a file, folder, glob, range or URL.", callback=_checked)],
@@ -629,7 +692,7 @@ def schema(
         typer.echo(folder / name)
 
 
-def _say(places: Iterable[Path]) -> None:
+def _say(places: Iterable[Path | str]) -> None:
     for place in places:
         typer.echo(place)
 

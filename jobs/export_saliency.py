@@ -17,14 +17,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_on_error():
         config = load_config(arguments.config, arguments.set)
-        # After the config was checked, for to import torch and Ray takes seconds.
-        from finer_ray.pipeline.export import Run
-        from finer_ray.pipeline.stopping import stoppable
+        from finer_ray.pipeline.running import running
 
-        with stoppable(config.output.url), Run(config) as run:
-            run.plan()  # shards become units of work; those that an earlier run has committed are left out
-            run.explain()  # load, explain, write: unit by unit, side by side on the cluster
-            summary = run.publish()  # committed parts become tables, which export.json names
+        with running(config.output.url):
+            # After the config was checked, for to import torch and Ray takes seconds.
+            from finer_ray.pipeline.export import Run
+
+            with Run(config) as run:
+                run.plan()  # shards become units of work; those that an earlier run has committed are left out
+                run.explain()  # load, explain, write: unit by unit, side by side on the cluster
+                summary = run.publish()  # committed parts become tables, which export.json names
     for note in summary.notes:
         print(note, file=sys.stderr)
     print(f"{summary.images} images explained, {summary.failures} failures: {config.output.url}")

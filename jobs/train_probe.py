@@ -17,12 +17,13 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_on_error():
         config = load_section(ProbesConfig, arguments.config, arguments.set)
-        # After the config was checked, for to import torch and Ray takes seconds.
-        from finer_ray.pipeline.stopping import stoppable
-        from finer_ray.probe.accuracy_table import accuracy_markdown
-        from finer_ray.probe.run import probe
+        from finer_ray.pipeline.running import running
 
-        with stoppable():
+        with running(config.output.url):
+            # After the config was checked, for to import torch and Ray takes seconds.
+            from finer_ray.probe.accuracy_table import accuracy_markdown
+            from finer_ray.probe.run import probe
+
             records = probe(config)
     print(accuracy_markdown(records))
 

@@ -78,8 +78,8 @@ write_report(made, Path("report"))
 
 @pytest.mark.slow
 def test_a_cam_method(tmp_path: Path) -> None:
-    """Its maps arrive in Zarr: cell by cell the gradient times the activation, computed here by autograd."""
-    write_job(tmp_path, saliency={"maps": ["gradcam", "hirescam", "finer_hirescam"], "references": 2})
+    """Its maps arrive in Zarr: of each cell and channel the positive part of gradient times activation, by autograd."""
+    write_job(tmp_path, saliency={"maps": ["gradcam", "elementwise", "finer_elementwise"], "references": 2})
     code = """
 import numpy as np, torch
 from finer_ray.images.transform import Transform
@@ -87,7 +87,7 @@ from finer_ray.models import build_classifier
 from finer_ray.report.photos import read_photos
 from finer_ray.report.paper_table import baselines
 
-assert baselines(made) == {"finer_hirescam": "hirescam"}
+assert baselines(made) == {"finer_elementwise": "elementwise"}
 model, rows = build_classifier(config.model), made.images["row"].to_pylist()
 images = torch.from_numpy(np.stack(read_photos(made, rows))).permute(0, 3, 1, 2) / 255
 mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.transform.mean, model.transform.std))
@@ -96,19 +96,19 @@ activation = activation.detach().requires_grad_()
 logits = model.head(model.split.tail(activation, beside))
 lines = made.images.to_pylist()
 assert len(lines) == 4
-for gamma, name in ((0.0, "hirescam"), (0.6, "finer_hirescam")):
+for gamma, name in ((0.0, "elementwise"), (0.6, "finer_elementwise")):
     score = sum(
         logits[i, line["target"]] - gamma * logits[i, line["references"]].mean() for i, line in enumerate(lines)
     )
     (slope,) = torch.autograd.grad(score, activation, retain_graph=True)
-    expected = (slope * activation).sum(1).relu().detach().numpy()
+    expected = (slope * activation).relu().sum(1).detach().numpy()
     np.testing.assert_allclose(made.maps(rows, name), expected, atol=2e-3 * expected.max())
     assert expected.max() > 0
 print(set(made.metrics["map"].to_pylist()))
 """
     said = in_process(tmp_path, "my_cam.py", EXPORT + code)
-    assert "finer_hirescam" in said
-    assert "finer_hirescam" in (tmp_path / "report" / "index.html").read_text()
+    assert "finer_elementwise" in said
+    assert "finer_elementwise" in (tmp_path / "report" / "index.html").read_text()
 
 
 @pytest.mark.slow

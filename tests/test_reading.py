@@ -50,6 +50,7 @@ COMMANDS = (
     "figure demo_export --row 1 --to figure.svg",
     "report demo_export --images 2 --classes 1",
     "report demo_export --where 'row < 2' --single-file --to one.html",
+    "to labelstudio demo_export --where 'row < 2'",
     "study gamma demo_export",
     "study failure-cases demo_export --shown 1",
     "init in --to new.yaml",

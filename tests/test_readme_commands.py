@@ -51,7 +51,8 @@ MADE = {
     "docs/reading.md": ("row-0.png",),
     "docs/report.md": ("demo_export/report/index.html", "report.html", "row-0.svg", "pair.pdf"),
     "docs/saliency.md": tuple(
-        f"study/{name}.png" for name in ("sweep", "failure_cases", "similarity", "aggregation", "faithfulness")
+        f"study/{name}.png"
+        for name in ("sweep", "failure_cases", "similarity", "aggregation", "faithfulness", "sanity")
     ),
     "docs/traits.md": ("demo_export/pairs.parquet", "demo_export/birds_export/traits.parquet", "pair.png"),
 }

@@ -33,6 +33,32 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     return cosine(*centred).masked_fill(flat[0] | flat[1], torch.nan)
 
 
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's rank correlation of maps over their cells; cells of one value share the mean of their ranks.
+
+    Args:
+        a, b: (n, h, w) float.
+
+    Returns:
+        (n,) float64 in [-1, 1], exactly 1 for the same map; NaN where a map is flat or not finite.
+
+    >>> float(spearman(torch.tensor([[[0.0, 1.0, 5.0]]]), torch.tensor([[[2.0, 7.0, 9.0]]])))
+    1.0
+    """
+    a, b = (_centred_ranks(maps.flatten(1)) for maps in (a, b))
+    # The root of a product, so that nothing is rounded where both are the same.
+    correlation: Tensor = (a * b).sum(1) / ((a * a).sum(1) * (b * b).sum(1)).sqrt()
+    return correlation
+
+
+def _centred_ranks(values: Tensor) -> Tensor:
+    """Ranks less their mean, (n, c) float64; NaN where values are not finite."""
+    ordered = values.sort(1).values
+    below, upto = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
+    ranks = (below + upto).double() / 2 - values.shape[1] / 2
+    return ranks.masked_fill(~values.isfinite().all(1, keepdim=True), torch.nan)
+
+
 def to_peak(maps: Tensor) -> Tensor:
     """Maps (n, h, w), each divided by its maximum; a map of zeros stays one."""
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

@@ -2,8 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 import torchvision
@@ -19,6 +23,7 @@ from finer_ray.models.arguments import constructor_arguments, extra_arguments
 from finer_ray.models.backbone import Backbone, check_pool, check_tag, transform_of, unknown_model
 from finer_ray.models.checkpoint import load_into, read_checkpoint, unwrapped, weights_file
 from finer_ray.models.head import LinearHead
+from finer_ray.models.network import silence
 from finer_ray.models.preprocessing import advice, chosen, with_preprocessing
 from finer_ray.models.torchvision_split import last, split_torchvision
 
@@ -89,6 +94,8 @@ def _create(name: str, path: Path | None, weights: WeightsEnum, config: ModelCon
 def _fetched(weights: WeightsEnum, config: ModelConfig) -> dict[str, torch.Tensor]:
     """Published weights, from torch's cache or the network; a pickle with code in it is refused."""
     try:
+        if not Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(weights.url).path).name).is_file():
+            _ask_for(weights.url)
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
     except Exception as error:
         raise ConfigError(
@@ -96,6 +103,18 @@ def _fetched(weights: WeightsEnum, config: ModelConfig) -> dict[str, torch.Tenso
             f"{torch.hub.get_dir()}, and cannot be fetched ({brief(error)}): {advice(_published(weights))}"
         ) from None
     return {OLD_NAMES.sub(r"\1\2.", name): value for name, value in state.items()}
+
+
+def _ask_for(url: str) -> None:
+    """Raises OSError where a server does not answer in a moment; torch itself would wait for minutes."""
+
+    def ask() -> None:
+        # A refusal is an answer, too; a mirror may take no HEAD.
+        with suppress(HTTPError):
+            urlopen(Request(url, method="HEAD")).close()  # noqa: S310
+
+    if fault := silence(ask, str(urlsplit(url).hostname)):
+        raise OSError(fault)
 
 
 def _options(name: str, config: ModelConfig) -> dict[str, Any]:

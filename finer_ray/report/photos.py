@@ -55,10 +55,23 @@ def try_rows(
     Raises:
         ConfigError: the export's config is none of this version's.
     """
-    size, wanted = export.manifest.layout.rows_per_unit, set(rows)
     # The rest of the config may name methods and metrics that are not at hand.
     config = parse_section(InputConfig, export.manifest.config.get("input", {}))
     transform = Transform(**export.manifest.transform).enlarged(enlarged)
+    size = export.manifest.layout.rows_per_unit
+    urls = {unit.number: unit.url for unit in export.manifest.units()}
+    for row, found in try_samples(export, rows):
+        yield row, found if isinstance(found, str) else _decoded(urls[row // size], found, transform, config, region)
+
+
+def try_samples(export: Export, rows: Sequence[int]) -> Iterator[tuple[int, Sample | str]]:
+    """Some rows' samples as their shards hold them, in the order of rows, with the reason in place of one that is lost.
+
+    Raises:
+        ConfigError: the export's config is none of this version's.
+    """
+    size, wanted = export.manifest.layout.rows_per_unit, set(rows)
+    config = parse_section(InputConfig, export.manifest.config.get("input", {}))
     units = {unit.number: unit for unit in export.manifest.units()}
     known = export.images.filter(pc.is_in(export.images["row"], pa.array(sorted(wanted), pa.int64())))
     keys = dict(zip(known["row"].to_pylist(), known["key"].to_pylist(), strict=True))
@@ -73,19 +86,28 @@ def try_rows(
         try:
             for row, sample in enumerate(samples, start=number * size):
                 if row in wanted:
-                    yield row, _again(unit.url, sample, keys[row], transform, config, region)
+                    yield row, _same(unit.url, sample, keys[row])
         except (StoreError, OSError) as error:
-            lost = f"{unit.url}: its photos cannot be read again: {brief(error)}"
+            lost = _lost(unit.url, brief(error))
             yield from ((other, lost) for other in range(row + 1, end + 1) if other in wanted)
 
 
-def _again(
-    url: str, sample: Sample, key: str, transform: Transform, config: InputConfig, region: bool
-) -> Decoded | str:
-    """A sample's photo, if it is the one that was exported, or what is wrong with it."""
-    if sample.error is None and sample.key != key:
+def _same(url: str, sample: Sample, key: str) -> Sample | str:
+    """A sample, if it is the one that was exported, or what is wrong with it."""
+    if sample.error is not None:
+        return _lost(url, f"read: {sample.error}")
+    if sample.key != key:
         return f"{url}: it changed: another image, {sample.key!r}, stands where {key!r} stood"
+    return sample
+
+
+def _decoded(url: str, sample: Sample, transform: Transform, config: InputConfig, region: bool) -> Decoded | str:
+    """A sample's photo, or what is wrong with it."""
     try:
         return decode(sample, transform, config.max_image_pixels, config.fast_jpeg, region)
     except (DecodeError, OSError) as error:
-        return f"{url}: its photos cannot be read again: {error}"
+        return _lost(url, str(error))
+
+
+def _lost(url: str, reason: str) -> str:
+    return f"{url}: its photos cannot be read again: {reason}"

@@ -3,10 +3,15 @@
 from finer_ray.plugins import table
 from finer_ray.saliency.gem import GEM
 from finer_ray.saliency.gradcam import GRADCAM
+from finer_ray.saliency.gradcampp import GRADCAMPP
+from finer_ray.saliency.hirescam import HIRESCAM
 from finer_ray.saliency.layercam import LAYERCAM
 from finer_ray.saliency.mask import MASK
 from finer_ray.saliency.method import Method
 from finer_ray.saliency.rise import RISE
 from finer_ray.saliency.scorecam import SCORECAM
+from finer_ray.saliency.xgradcam import XGRADCAM
 
-METHODS: dict[str, Method] = table(Method, (GRADCAM, LAYERCAM, SCORECAM, RISE, MASK, GEM))
+METHODS: dict[str, Method] = table(
+    Method, (GRADCAM, LAYERCAM, HIRESCAM, XGRADCAM, GRADCAMPP, SCORECAM, RISE, MASK, GEM)
+)

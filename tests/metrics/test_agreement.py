@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from finer_ray.metrics.agreement import cosine, pearson, resample, to_peak
+from finer_ray.metrics.agreement import cosine, pearson, resample, spearman, to_peak
 
 RANDOM = np.random.default_rng(0)
 A, B = (torch.from_numpy(RANDOM.random((5, 4, 6), dtype=np.float32)) for _ in range(2))
@@ -24,6 +25,18 @@ def test_a_flat_map_agrees_with_nothing() -> None:
     assert pearson(flat, other).isnan().all()
     assert cosine(flat, other).isnan().tolist() == [False, True]
     assert to_peak(flat).amax((1, 2)).tolist() == [1, 0]
+
+
+def test_ranks_are_scipys() -> None:
+    steps = (4 * A).round()
+    for a, b in ((A, B), (steps, B), (steps, (3 * B).round())):
+        expected = [stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+        np.testing.assert_allclose(spearman(a, b), expected, atol=1e-12)
+    assert spearman(steps, steps).tolist() == [1.0] * 5
+    assert spearman(A, -A.exp()).tolist() == [-1.0] * 5
+    flawed = A.clone()
+    flawed[0], flawed[1, 0, 0], flawed[2, 0, 0] = 0.5, torch.nan, torch.inf
+    assert spearman(flawed, A).isnan().tolist() == [True, True, True, False, False]
 
 
 def test_windows() -> None:

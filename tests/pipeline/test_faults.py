@@ -48,7 +48,7 @@ THREADS = {"threads_per_actor": 1}
 SHARES = {"executor": "ray", "cpus_per_actor": 2.0, **THREADS}
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path, s3: None) -> str:
     """Where exports go."""
     return str(tmp_path) if request.param == "local" else "s3://bucket/faults"
@@ -130,6 +130,7 @@ def commits(config: Config) -> int:
     return len(Folder(config.output.url).names("parts/images"))
 
 
+@pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
 def test_a_driver_killed_at_random_moments(
     tmp_path: Path, place: str, shards: str, job: Job, undisturbed: Export
 ) -> None:
@@ -231,7 +232,9 @@ def watching(look: Callable[[list[int]], None]) -> Iterator[list[int]]:
         thread.join()
 
 
+# One place is enough where Ray repeats what was lost: the writes are those of the test above.
 @pytest.mark.usefixtures("nodes")
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_workers_and_actors_killed_at_random_moments(
     place: str, shards: str, job: Job, gate: Path, undisturbed: Export
 ) -> None:
@@ -253,6 +256,7 @@ def test_workers_and_actors_killed_at_random_moments(
     check(config, undisturbed)
 
 
+@pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_the_pool_grows_over_two_nodes_and_one_is_lost(
     place: str, shards: str, job: Job, nodes: Nodes, gate: Path, undisturbed: Export
 ) -> None:

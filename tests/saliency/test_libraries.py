@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_grad_cam import FinerCAM, GradCAM, LayerCAM, ScoreCAM, base_cam
+from pytorch_grad_cam import FinerCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM, base_cam
 from torch import Tensor, nn
 from torchcam import methods as torchcam
 
@@ -17,6 +17,15 @@ from tests.saliency.models import build, cam_layer, images
 TOKENS = ["vit", "vit-avg", "registers", "registers-avg", "dinov2", "clip-tok", "clip-avg"]
 LAYERS = {"resnet": "layer4", "efficientnet": "bn2", "convnext": "stages"}
 NAMES = [*TOKENS, *LAYERS, "clip-resnet"]
+
+# And how close ours come.
+GRADIENT_CAMS = {
+    "gradcam": (GradCAM, 1e-9),
+    "layercam": (LayerCAM, 1e-9),
+    "hirescam": (HiResCAM, 1e-9),
+    "xgradcam": (XGradCAM, 1e-9),
+    "gradcampp": (GradCAMPlusPlus, 1e-9),
+}
 
 
 class Whole(nn.Module):
@@ -64,24 +73,23 @@ def agrees(found: Tensor, expected: Tensor, bound: float) -> bool:
 def test_gradient_cams_of_pytorch_grad_cam(name: str) -> None:
     model = build(name)
     x = images(model)
-    finer = [
-        MapSpec("gradcam", "gradcam", 0.6, weighting="probability"),
-        MapSpec("layercam", "layercam", 0.6, weighting="probability"),
-    ]
-    ours = explain(model, x, SaliencySpec((MapSpec("g"), MapSpec("l", "layercam"), *finer))).maps
-    assert agrees(ours[:, 0], theirs(model, name, GradCAM, x), 1e-9)
-    assert agrees(ours[:, 1], theirs(model, name, LayerCAM, x), 1e-9)
-    # Its weights' denominator has 1e-9 added, which shows where the references' probabilities are small.
-    for place, base in ((2, GradCAM), (3, LayerCAM)):
+    cams = list(GRADIENT_CAMS) if name in ("vit", "vit-avg", "clip-tok", *LAYERS) else ["gradcam", "layercam"]
+    maps = [MapSpec(cam, cam) for cam in cams]
+    finer = [MapSpec(f"finer_{cam}", cam, 0.6, weighting="probability") for cam in cams]
+    ours = explain(model, x, SaliencySpec((*maps, *finer))).maps.unbind(1)
+    for cam, plain, compared in zip(cams, ours, ours[len(maps) :], strict=False):
+        base, bound = GRADIENT_CAMS[cam]
+        assert agrees(plain, theirs(model, name, base, x), bound), cam
+        # Its weights' denominator has 1e-9 added, which shows where the references' probabilities are small.
         expected = theirs(model, name, FinerCAM, x, base=base, alpha=0.6, comparison_categories=[1, 2, 3])
-        assert agrees(ours[:, place], expected, 1e-4)
+        assert agrees(compared, expected, 1e-4), cam
 
 
 @pytest.mark.usefixtures("raw")
 @pytest.mark.parametrize("name", ["vit", "clip-tok", "resnet"])
 def test_scorecam_of_pytorch_grad_cam(name: str) -> None:
     model = build(name)
-    x = images(model, 2)
+    x = images(model, 1)
     maps = (MapSpec("s", "scorecam"), MapSpec("f", "scorecam", 0.6, weighting="probability"))
     ours = explain(model, x, SaliencySpec(maps)).maps
     # It keeps the scores in float32.

@@ -1,6 +1,7 @@
 """Mask against its descent written out for one image and one objective, with SciPy's blur and Adam by its formulas."""
 
 import copy
+from functools import cache
 from math import ceil
 
 import numpy as np
@@ -15,7 +16,7 @@ from finer_ray.saliency.mask import blur, circle_probabilities, circles, first_m
 from tests.saliency.models import build, images
 from tests.saliency.planted import HOT, Planted
 
-FEW = Mask(steps=6, seed=4, tv=0.3, l1=0.01)
+FEW = Mask(steps=3, seed=4, tv=0.3, l1=0.01)
 
 
 def scipy_blur(image: np.ndarray, deviation: float) -> np.ndarray:
@@ -52,6 +53,13 @@ def test_variation_by_hand() -> None:
     assert (slope == 0).all()
 
 
+@cache
+def spreads(height: int, width: int, deviation: float) -> Tensor:
+    """What the blur makes of each pixel alone, (height * width, height * width)."""
+    ones = np.eye(height * width).reshape(-1, height, width)
+    return torch.from_numpy(np.stack([scipy_blur(one, deviation) for one in ones])).flatten(1)
+
+
 def by_hand(model: Classifier, image: Tensor, classes: list[int], weights: list[float], settings: Mask) -> Tensor:
     """1 - m of one image in full size."""
     height, width = image.shape[2:]
@@ -76,8 +84,7 @@ def by_hand(model: Classifier, image: Tensor, classes: list[int], weights: list[
         image, size=(height + settings.jitter, width + settings.jitter), mode="bilinear", align_corners=False
     )
     dark = torch.from_numpy(np.stack([scipy_blur(channel, settings.blur) for channel in larger[0].numpy()]))[None]
-    ones = torch.eye(height * width, dtype=torch.float64).reshape(-1, height, width)
-    spread = torch.from_numpy(np.stack([scipy_blur(one, settings.smooth) for one in ones.numpy()])).flatten(1)
+    spread = spreads(height, width, settings.smooth)
 
     def full(low: Tensor) -> Tensor:
         rows = [y * cells[0] // height for y in range(height)]

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE
-from sklearn.neighbors import KNeighborsRegressor
 from threadpoolctl import threadpool_limits
 
 from finer_ray.report.site.page_sample import spread
@@ -69,6 +67,10 @@ def place(features: NDArray[np.float32]) -> NDArray[np.float64]:
     Returns:
         (n, 2), finite.
     """
+    # On first use: scikit-learn takes longer to import than most reports to write, and many exports have no embeddings.
+    from sklearn.manifold import TSNE
+    from sklearn.neighbors import KNeighborsRegressor
+
     chosen = spread(range(len(features)), PLACED_BY_TSNE)
     start = np.zeros((len(chosen), 2))
     start[:, : features.shape[1]] = features[chosen, :2]

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from finer_ray.metrics.metric import Metric
 from finer_ray.metrics.statistics import mean_of
@@ -29,6 +28,9 @@ def accuracy(images: pa.Table) -> dict[str, Any] | None:
     known = images.filter(pc.is_valid(images["label"]))
     if not known.num_rows:
         return None
+    # On first use: scipy.stats takes longer to import than all the rest.
+    from scipy.stats import binomtest
+
     right, count = pc.sum(pc.equal(known["label"], known["predicted"])).as_py(), known.num_rows
     interval = binomtest(right, count).proportion_ci(method="wilson")
     return {"mean": right / count, "low": float(interval.low), "high": float(interval.high), "count": count}

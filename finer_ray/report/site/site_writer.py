@@ -89,7 +89,7 @@ def write_report(
         The page to open.
 
     Raises:
-        ExportError: the folder is a file, or holds anything that no report of ours does; a process was killed.
+        ExportError: the folder is a file, or holds anything that no report of ours does; a process ended early.
     """
     with replaced(folder) as draft:
         sample = draw_sample(export, images, classes, seed, asked)

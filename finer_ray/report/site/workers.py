@@ -22,11 +22,14 @@ Result = TypeVar("Result")
 CONTEXT = multiprocessing.get_context("spawn")
 # Items of each process that are under way or done before their turn.
 AHEAD = 2
+# Each takes about 150 MB.
+MOST = 8
 
 
-def cores() -> int:
-    """Cores that this process may use, which in containers are not all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def processes() -> int:
+    """One for each core that this process may use, which in containers are not all of the machine's; MOST at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result, None, None]:
@@ -41,7 +44,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
         Results, in the order of the items. Closing the generator ends the processes at once.
 
     Raises:
-        ExportError: a process was killed.
+        ExportError: a process ended before its work was done, as one that is killed does.
     """
     if jobs <= 1:
         yield from map(work, items)
@@ -64,8 +67,8 @@ def _processes(work: Callable[[Any], Any], jobs: int) -> Iterator[ProcessPoolExe
             yield pool
         except BrokenProcessPool:
             raise ExportError(
-                f"one of {jobs} processes was killed, perhaps because memory ran out: allow fewer cores, such as with "
-                "taskset -c 0"
+                f"one of {jobs} processes ended before its work was done; if it was killed because memory ran out, "
+                "allow fewer cores, such as with taskset -c 0"
             ) from None
         except BaseException:
             # Nobody waits for what they are doing.

@@ -1,0 +1,1 @@
+"""An export for other tools: FiftyOne, COCO, Label Studio, and plain PNGs."""
