@@ -36,6 +36,6 @@ def _targets(context: MetricContext) -> tuple[Tensor, Tensor]:
 
 
 AVERAGE_DROP = Metric(
-    "average_drop", "average drop in confidence", SWITCH, average_drop, "AvgDrop", higher_is_better=False, rank=9
+    "average_drop", "average drop in confidence", SWITCH, average_drop, "AvgDrop", higher_is_better=False, rank=12
 )
-INCREASE = Metric("increase", "increase in confidence", SWITCH, increase, "Incr.", rank=10, dtype="bool")
+INCREASE = Metric("increase", "increase in confidence", SWITCH, increase, "Incr.", rank=13, dtype="bool")

@@ -51,7 +51,7 @@ SRG = (
         SWITCH,
         symmetric_relevance_gain,
         "SRG",
-        rank=8,
+        rank=10,
         masks=(DELETED, LEAST_FIRST),
     ),
     Metric(

@@ -3,10 +3,13 @@
 from finer_ray.metrics.average_drop import AVERAGE_DROP, INCREASE
 from finer_ray.metrics.deletion import DELETION_AUC, DELETION_CURVE, INSERTION_AUC, INSERTION_CURVE
 from finer_ray.metrics.drops import DROPS
+from finer_ray.metrics.iou import IOU
 from finer_ray.metrics.localisation import LOCALISATION, POINTING_HIT
 from finer_ray.metrics.metric import Metric, Switch
+from finer_ray.metrics.rank_accuracy import RANK_ACCURACY
 from finer_ray.metrics.relevance_gain import SRG
 from finer_ray.metrics.road import ROAD
+from finer_ray.metrics.sparsity import SPARSITY
 from finer_ray.plugins import table
 
 METRICS: dict[str, Metric] = table(
@@ -14,6 +17,8 @@ METRICS: dict[str, Metric] = table(
     (
         LOCALISATION,
         POINTING_HIT,
+        RANK_ACCURACY,
+        IOU,
         DELETION_AUC,
         INSERTION_AUC,
         DELETION_CURVE,
@@ -23,6 +28,7 @@ METRICS: dict[str, Metric] = table(
         AVERAGE_DROP,
         INCREASE,
         ROAD,
+        SPARSITY,
     ),
 )
 SWITCHES: dict[str, Switch] = {metric.switch.name: metric.switch for metric in METRICS.values()}

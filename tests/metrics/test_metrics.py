@@ -98,8 +98,11 @@ def test_orders() -> None:
         "AvgDrop ↓",
         "Incr. ↑",
         "ROAD ↑",
+        "Gini ↑",
         "Loc. ↑",
         "Point. ↑",
+        "Rank ↑",
+        "IoU ↑",
     ]
     assert list(JUDGES)[:4] == ["localisation", "relative_drop_05", "relative_drop_10", "deletion_auc"]
     # A random order is the same of every map.
