@@ -93,14 +93,14 @@ class MetricContext(MapContext[Tensor]):
         share = (self.maps - low) / (high - low).clamp(min=torch.finfo(self.maps.dtype).tiny)
         share = draw(share, (self.images.shape[2], self.images.shape[3]), self.registration).to(self.images.dtype)
         fill = self.fill(self.images, self.config.fill).expand_as(self.images)
-        maps, found = self.maps.shape[1], []
-        for rows in torch.arange(share[:, :, 0, 0].numel(), device=share.device).split(
-            in_flight(self.images, self.memory)
-        ):
+        batch, maps = share.shape[:2]
+        found = []
+        for rows in torch.arange(batch * maps, device=share.device).split(in_flight(self.images, self.memory)):
             owner = rows // maps
             mixed = fill[owner].lerp(self.images[owner], share.flatten(0, 1)[rows, None])
             found.append(self._probabilities(mixed, owner))
-        return torch.cat(found).unflatten(0, (-1, maps))
+        probabilities: Tensor = torch.cat(found).unflatten(0, (batch, maps))
+        return probabilities
 
     def _what(self, masking: Masking) -> tuple[str, str]:
         """In which order pixels go, and what takes their place: masked images that have both in common are shared."""
