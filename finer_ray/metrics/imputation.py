@@ -14,8 +14,8 @@ from finer_ray.lazy import Tensor, functional, torch
 
 # Of the noise, in units of normalised pixels, as in the authors' code.
 NOISE = 0.01
-# Of conjugate gradients, as a multiple of the longer side: values must travel that far. With 80 % of
-# 224 x 224 pixels gone the largest error is then below 0.0001.
+# Of conjugate gradients, as a multiple of the longer side: values must travel that far. With 80 % of 224 x 224 pixels
+# gone in one piece, the largest error is then 0.0006 (0.27 at half as many steps), with 20 % gone none is seen.
 STEPS = 2
 
 
