@@ -133,7 +133,7 @@ class TimmViT(TokenSplit):
         )
 
 
-def _plain(attn: nn.Module) -> bool:
+def _plain(attn: Any) -> bool:
     """Whether an attention has no parts beyond the usual ones (normalised queries, gates)."""
     if type(attn) is not Attention or not isinstance(attn.qkv, nn.Linear) or attn.gate is not None:
         return False

@@ -76,7 +76,8 @@ class BlockStack:
 
 def by_head(mixed: Tensor, heads: int) -> Tensor:
     """(..., T, H d) as (..., H, T, d)."""
-    return mixed.unflatten(-1, (heads, -1)).transpose(-2, -3)
+    apart: Tensor = mixed.unflatten(-1, (heads, -1)).transpose(-2, -3)
+    return apart
 
 
 def stack_for(method: str, stack: BlockStack | None) -> BlockStack:

@@ -30,7 +30,8 @@ def trace(model: SplitClassifier, stack: BlockStack, images: Tensor) -> tuple[Te
     Returns:
         Logits (n, C), and the attention of every block.
     """
-    tokens, blocks = stack.enter(images).detach(), []
+    tokens = stack.enter(images).detach()
+    blocks: list[Attended] = []
     with torch.enable_grad():
         for block in stack.blocks:
             attended = block.attend(tokens)
@@ -98,7 +99,8 @@ def chefer(
         mixed = [attended.mixed for attended in blocks]
         each = (relevance(stack, blocks, torch.autograd.grad(score, mixed, retain_graph=True)) for score in scores)
         maps.append(torch.stack(list(each), dim=1))
-    return torch.cat(maps).unflatten(2, grid)
+    drawn: Tensor = torch.cat(maps).unflatten(2, grid)
+    return drawn
 
 
 def prepare(context: BatchContext, _settings: None) -> Cam:

@@ -25,7 +25,12 @@ from tests.conftest import sample, write_tar
 Job = Callable[..., Config]
 MAPS = ["gradcam", "rise", "finer_rise", "mask", "finer_mask", "gem", "finer_gem", "finer_legrad", "finer_chefer"]
 WORDS = ["cat", "dog", "bird", "fish"]
-QUICK = {"rise": {"masks": 20, "seed": 3}, "mask": {"steps": 4, "jitter": 2}, "gem": {"depth": 2}, "legrad": {"layers": 1}}
+QUICK = {
+    "rise": {"masks": 20, "seed": 3},
+    "mask": {"steps": 4, "jitter": 2},
+    "gem": {"depth": 2},
+    "legrad": {"layers": 1},
+}
 
 
 def text(clip: str, **options: Any) -> dict[str, Any]:
