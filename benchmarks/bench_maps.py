@@ -36,7 +36,7 @@ Cells = dict[str, dict[str, dict[str, Any]]]
 
 
 def job(base: Config, shards: list[str], out: Path, few: bool) -> Config:
-    """The job file over one of the demo's, with all maps that its model can have; but for few images none that are slow."""
+    """The job file over one of the demo's, with all maps that its model can have; what is slow, of few images alone."""
     tree, own = base.model_dump(), yaml.safe_load(JOB.read_text())
     for section, keys in own.items():
         tree[section] = {**tree[section], **keys}
