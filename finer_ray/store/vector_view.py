@@ -15,15 +15,17 @@ VECTOR_VIEWS: dict[str, By] = {"embeddings": "embedding", "map_embeddings": "map
 def add_vector_views(connection: duckdb.DuckDBPyConnection, export: Export) -> None:
     """Add the views embeddings (row, embedding) and map_embeddings (row, map_embedding) to a connection that has
     `images`; empty where the export has no such vectors. A vector is a `FLOAT[n]`."""
+    images = connection.view("images")
     for view, by in VECTOR_VIEWS.items():
         name = ARRAYS[by]
         size = getattr(export.manifest.layout, name)
         if size is None:
-            connection.execute(f"CREATE VIEW {view} AS SELECT row, NULL::FLOAT[] AS {name} FROM images WHERE false")
+            images.filter("false").project(f"row, NULL::FLOAT[] AS {name}").create_view(view)
             continue
         # A function of the row: as a table of its own all vectors would be read for a count, too.
-        connection.create_function(f"read_{name}", _reader(export, by, size), ["BIGINT"], f"FLOAT[{size}]", type="arrow")
-        connection.execute(f"CREATE VIEW {view} AS SELECT row, read_{name}(row) AS {name} FROM images")
+        read = f"read_{name}"
+        connection.create_function(read, _reader(export, by, size), ["BIGINT"], f"FLOAT[{size}]", type="arrow")
+        images.project(f"row, {read}(row) AS {name}").create_view(view)
 
 
 def _reader(export: Export, by: By, size: int) -> Callable[[pa.ChunkedArray], pa.Array]:
