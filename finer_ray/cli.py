@@ -184,9 +184,8 @@ def sanity(
     job = load_config(config, set_ or [])
     from finer_ray.library_log import libraries_apart
     from finer_ray.pipeline.progress import run_bar
-    from finer_ray.pipeline.stopping import stoppable
 
-    with libraries_apart(str(to / "sanity")), stoppable(), run_bar() as bar:
+    with libraries_apart(str(to / "sanity")), run_bar() as bar:
         bar.announce("loading libraries")
         from finer_ray.studies.sanity import sanity_study, sanity_table, verdicts
 
@@ -421,7 +420,7 @@ def report(
     """
     from finer_ray.report.site import write_report, write_single_file
     from finer_ray.report.site.asked import asked_for
-    from finer_ray.report.site.workers import MOST, cores
+    from finer_ray.report.site.workers import processes
     from finer_ray.store.reading import open_export
 
     made, name = open_export(url), "report.html" if single_file else "report"
@@ -431,15 +430,7 @@ def report(
     write = write_single_file if single_file else write_report
     place = to or made.local_path(name) or Path(name)
     made_at = write(
-        made,
-        place,
-        images=images,
-        classes=classes,
-        seed=seed,
-        pairs=pairs,
-        title=title,
-        asked=asked,
-        jobs=min(cores(), MOST),
+        made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=processes()
     )
     typer.echo(made_at)
 
@@ -710,9 +701,9 @@ def to(
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only images like this, as for the report.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Only the images in this text file, a key a line.")] = None,
 ) -> None:
-    """Write maps, and the photos, for FiftyOne, COCO's tools or Label Studio, or as PNGs.
+    """Write maps for FiftyOne, COCO or Label Studio, or as PNGs.
 
-    Maps are 8-bit PNGs in the pixels of their photos as displayed.
+    Maps are 8-bit PNGs in the pixels of their photos as displayed; the photos lie beside them.
     """
     if tool not in TOOLS:
         raise typer.BadParameter(f"{tool!r} is none of {', '.join(TOOLS)}", param_hint="TOOL")
