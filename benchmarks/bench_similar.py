@@ -1,22 +1,25 @@
-"""Neighbours: are they alike in what matters, and how long does it take to find them?
+"""Neighbours: are they alike in what was asked about, and how long does it take to find them?
 
 python -m benchmarks.bench_similar truth [FOLDER]     drawn birds, whose differing parts are known
-python -m benchmarks.bench_similar time [COUNT ...]   made-up vectors of 512 numbers
+python -m benchmarks.bench_similar time COUNT ...     made-up vectors of 512 numbers
 
 Both print a table and write their half of benchmarks/bench_similar.json.
 
-Truth: each of the held-out birds asks for its 10 nearest. Right is a neighbour that has the same value of a part by
-which the bird's species differs from its siblings (of a reed finch: of its bill, and of its wing bar), so each counts
-0, 1/2 or 1. Neighbours are looked for among all other species, and among those of other genera alone, which share
-neither body plan nor base plumage; chance is the mean over all of these. How many of the 10 nearest of all are of the
-bird's own species is counted, too.
+Truth: the four species of a genus differ in two parts (reed finches in bill and wing bar). Each held-out bird is
+explained against the sibling that differs from it in one of them alone, and once more against that of the other part;
+and, as jobs do, against the classes with the closest logits. It asks for its 10 nearest of other species: among its
+siblings, of which one has its value of the part and two have not; among all; and among those of other genera. Right is
+one that has its value of the part. The embedding and Grad-CAM know nothing of the comparison. Chance is the mean over
+all that may be found.
 """
 
 import json
+import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +33,7 @@ from rich.table import Table
 from benchmarks.bench_birds import LAYERS, job, machine
 from benchmarks.bench_query import image_lines
 from birds.shards import write_birds
-from birds.species import SPECIES, differing_parts, siblings
+from birds.species import SPECIES, Species, differing_parts, siblings
 from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.pipeline.export import export
 from finer_ray.shards import ShardIndex, ShardRef
@@ -42,46 +45,59 @@ from finer_ray.store.query import connect
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.tensors import NAME, create_tensors
+from finer_ray.store.vectors import By, read_vectors
+from finer_ray.studies.faithfulness_plan import NO_METRICS
 
 PER_CLASS, HELD_OUT, NEIGHBOURS = 20, 200, 10
-GAMMAS = (0.0, 0.6, 1.0)
+GAMMAS = (0.6, 1.0)
 GENERA = np.array([species.genus for species in SPECIES])
-# Of each species, the parts by which it differs from a sibling.
-OWN_PARTS = [
-    sorted({part for other in siblings(species) for part in differing_parts(species, other)}) for species in SPECIES
-]
-# (24, 24): the share of a species's own parts whose value another species shares.
-SHARED = np.array(
-    [[np.mean([other.parts[part] == species.parts[part] for part in own]) for other in SPECIES]
-     for species, own in zip(SPECIES, OWN_PARTS, strict=True)]
-)  # fmt: skip
 SIZE, CLASSES, ROWS_PER_UNIT, STEP = 512, 1000, 512, 8192
-# Searches by an index; the first of them exactly, too.
+# Searches by an index; and as many of them exactly.
 QUERIES, EXACT = 20, 5
-SQL = f"""\
+SQL = """\
 SELECT row, array_cosine_similarity(embedding, (SELECT embedding FROM embeddings WHERE row = ?)) AS similarity
-FROM embeddings ORDER BY similarity DESC LIMIT {1 + NEIGHBOURS}"""
+FROM embeddings ORDER BY similarity DESC LIMIT ?"""
 app = typer.Typer()
 
 
-def exported(folder: Path, layer: str, gamma: float, within: bool) -> Export:
-    """The birds with map embeddings at this gamma, compared with the closest classes or with their siblings."""
-    taxa = {genus: [species.name for species in SPECIES if species.genus == genus] for genus in {*GENERA}}
+def single_parts(species: Species) -> list[tuple[str, int]]:
+    """The two parts in which a genus varies, in order, each with the sibling that differs in it alone."""
+    differing = [(differing_parts(species, other), SPECIES.index(other)) for other in siblings(species)]
+    return sorted((parts[0], place) for parts, place in differing if len(parts) == 1)
+
+
+PAIRS = [single_parts(species) for species in SPECIES]
+# (2, 24, 24): whether the second species has the first one's value of its first, or second, part.
+SAME = np.array(
+    [
+        [[other.parts[own[which][0]] == species.parts[own[which][0]] for other in SPECIES]
+         for species, own in zip(SPECIES, PAIRS, strict=True)]
+        for which in (0, 1)
+    ]
+)  # fmt: skip
+
+
+def exported(folder: Path, layer: str, gamma: float, which: int | None = None) -> Export:
+    """The birds with map embeddings, compared with the closest classes, or by their first or second part."""
+    own = {} if which is None else {place: [pair[which][1]] for place, pair in enumerate(PAIRS)}
     config = job(
         folder,
-        f"similar_{layer}_{gamma:g}_{'genus' if within else 'all'}",
+        f"similar_{layer}_{gamma:g}_{'closest' if which is None else f'part_{which}'}",
         "held_out/*.tar",
         {"head": "text", "cam_layer": LAYERS[layer]},
-        saliency={
-            "maps": ["finer_gradcam"],
-            "gamma": gamma,
-            **({"within": {"level": "genus", "taxa": taxa}} if within else {}),
-        },
-        output={"map_embedding": True},
+        saliency={"maps": ["finer_gradcam"], "gamma": gamma, **({"selection": {"classes": own}} if own else {})},
+        metrics=NO_METRICS,
+        output={"map_embedding": True, "patches": 0, "pairs": False},
         compute={"executor": "inline"},
     )
     export(config)
     return open_export(config.output.url)
+
+
+def galleries(species: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """By name, which images (n, n) each image may find."""
+    other, foreign = species[:, None] != species, GENERA[species][:, None] != GENERA[species]
+    return {"siblings": other & ~foreign, "other species": other, "other genera": foreign}
 
 
 def neighbours(vectors: NDArray[Any], gallery: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -92,25 +108,28 @@ def neighbours(vectors: NDArray[Any], gallery: NDArray[np.bool_]) -> NDArray[np.
     return np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
 
 
-def truth_of(species: NDArray[np.int64], vectors: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-    """By measure, a value for each bird."""
-    other, foreign = species[:, None] != species, GENERA[species][:, None] != GENERA[species]
-    found = {
-        name: neighbours(vectors, gallery) for name, gallery in (("other species", other), ("other genera", foreign))
-    }
-    right = {f"part shared, {name}": SHARED[species[:, None], species[rows]].mean(1) for name, rows in found.items()}
-    all_others = ~np.eye(len(species), dtype=bool)
-    own = species[neighbours(vectors, all_others)] == species[:, None]
-    return {**right, "own species": own.mean(1)}
+def truth_of(made: Sequence[Export], by: By) -> dict[str, NDArray[np.float64]]:
+    """By gallery, the share of each bird's neighbours that have its value of the part.
+
+    Args:
+        made: the exports compared by the first and by the second part, over which the share is a mean.
+        by: which vectors.
+    """
+    shares = [_shares(one, by, which) for which, one in enumerate(made)]
+    return {name: np.mean([share[name] for share in shares], axis=0) for name in shares[0]}
+
+
+def _shares(made: Export, by: By, which: int) -> dict[str, NDArray[np.float64]]:
+    rows, species = made.images["row"].to_numpy(), made.images["target"].to_numpy().astype(np.int64)
+    vectors = read_vectors(made, by, rows)
+    found = {name: species[neighbours(vectors, gallery)] for name, gallery in galleries(species).items()}
+    return {name: SAME[which][species[:, None], others].mean(1) for name, others in found.items()}
 
 
 def chance_of(species: NDArray[np.int64]) -> dict[str, float]:
     """What neighbours drawn at random would have."""
-    shared = SHARED[species[:, None], species]
-    other, foreign = species[:, None] != species, GENERA[species][:, None] != GENERA[species]
-    galleries = {"part shared, other species": other, "part shared, other genera": foreign}
-    chance = {name: float(shared[gallery].mean()) for name, gallery in galleries.items()}
-    return {**chance, "own species": float((PER_CLASS - 1) / (len(species) - 1))}
+    same = SAME[:, species[:, None], species]
+    return {name: float(same[:, gallery].mean()) for name, gallery in galleries(species).items()}
 
 
 def cell(values: NDArray[np.float64], against: NDArray[np.float64] | None = None) -> dict[str, Any]:
@@ -124,39 +143,35 @@ def cell(values: NDArray[np.float64], against: NDArray[np.float64] | None = None
 
 @app.command()
 def truth(folder: Annotated[Path | None, typer.Argument(help="For shards and exports; kept.")] = None) -> None:
-    """Do neighbours share what tells a species from its siblings?"""
+    """Do neighbours share the part that the comparison is about?"""
     place = (folder or Path(tempfile.mkdtemp())).absolute()
     if not (place / "held_out").exists():
         write_birds(place / "held_out", "test", PER_CLASS, skipped=HELD_OUT)
     report: dict[str, Any] = {}
     for layer in LAYERS:
-        found: dict[str, dict[str, NDArray[np.float64]]] = {}
-        for within in (False, True):
-            for gamma in GAMMAS:
-                made = exported(place, layer, gamma, within)
-                rows, species = made.images["row"].to_numpy(), made.images["target"].to_numpy().astype(np.int64)
-                found["embedding"] = truth_of(species, made.embedding(rows))
-                # Without a comparison it does not matter with what.
-                name = "Grad-CAM" if gamma == 0 else f"gamma {gamma:g}, {'siblings' if within else 'closest classes'}"
-                found[name] = truth_of(species, made.map_embedding(rows))
-        report[layer] = {"chance": {measure: {"mean": value} for measure, value in chance_of(species).items()}}
+        plain = exported(place, layer, 0.0)
+        found = {"embedding": truth_of([plain] * 2, "embedding"), "Grad-CAM": truth_of([plain] * 2, "map")}
+        for gamma in GAMMAS:
+            closest = exported(place, layer, gamma)
+            found[f"gamma {gamma:g}, closest classes"] = truth_of([closest] * 2, "map")
+            by_part = [exported(place, layer, gamma, which) for which in (0, 1)]
+            found[f"gamma {gamma:g}, one part"] = truth_of(by_part, "map")
+        species = plain.images["target"].to_numpy().astype(np.int64)
+        report[layer] = {"chance": {gallery: {"mean": value} for gallery, value in chance_of(species).items()}}
         for name, values in found.items():
-            against = found["embedding"] if name == "Grad-CAM" else found["Grad-CAM"]
-            report[layer][name] = {
-                measure: cell(own, None if name == "embedding" else against[measure]) for measure, own in values.items()
-            }
+            against = None if name == "embedding" else found["embedding"]
+            report[layer][name] = {gallery: cell(own, against and against[gallery]) for gallery, own in values.items()}
     _show_truth(report)
     _write("truth", {"birds": len(species), "neighbours": NEIGHBOURS, "layers": report})
 
 
 def _show_truth(report: dict[str, Any]) -> None:
-    table = Table(title="Of the 10 nearest; and Grad-CAM's difference to the embedding, finer maps' to Grad-CAM")
-    measures = list(next(iter(report.values()))["chance"])
-    for head in ("CAM layer", "by", *measures):
+    table = Table(title=f"Of the {NEIGHBOURS} nearest, those with the bird's value of the part; less the embedding's")
+    for head in ("CAM layer", "by", *next(iter(report.values()))["chance"]):
         table.add_column(head)
     for layer, vectors in report.items():
         for name, cells in vectors.items():
-            table.add_row(layer, name, *(_text(cells[measure]) for measure in measures))
+            table.add_row(layer, name, *map(_text, cells.values()))
     Console(width=180).print(table)
 
 
@@ -208,33 +223,36 @@ def made_up(folder: Folder, count: int) -> Export:
 
 
 def timed(made: Export, indexed: bool) -> dict[str, Any]:
-    """Seconds of a search in several ways, one image after the other; what an index finds of the exact ones."""
+    """Of each way to search: median seconds an image, of images one after the other, and this process's largest memory
+    until then, bytes; of an index also what it takes to make, and the share of the exact neighbours that it finds."""
     count = made.manifest.rows()
     asked = np.linspace(0, count - ROWS_PER_UNIT, QUERIES).astype(int).tolist()
-    found: dict[str, Any] = {"exact": [], "DuckDB": [], "index": []}
-    exact = [_clocked(found["exact"], lambda: similar_images(made, row, NEIGHBOURS)) for row in asked[:EXACT]]
+    exact, found = _searched(partial(similar_images, made, count=NEIGHBOURS), asked[:EXACT])
+    report = {"exact": found}
     with connect(made) as connection:
-        for row in asked[:EXACT]:
-            _clocked(found["DuckDB"], lambda: connection.execute(SQL, [row]).fetchall())
-    if indexed:
-        folder = Path(made.folder.path("indexes"))
+        _, report["DuckDB"] = _searched(
+            lambda row: connection.execute(SQL, [row, 1 + NEIGHBOURS]).fetchall(), asked[:EXACT]
+        )
+    if not indexed:
+        return report
+    folder = Path(made.folder.path("indexes"))
+    _, report["index made"] = _searched(lambda by: open_index(made, by, folder), ["embedding"])
+    report["index made"]["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+    near, report["index"] = _searched(partial(similar_images, made, count=NEIGHBOURS, index=folder), asked)
+    hits = [len({*a["row"].to_pylist()} & {*b["row"].to_pylist()}) for a, b in zip(exact, near, strict=False)]
+    report["index"]["recall"] = sum(hits) / (NEIGHBOURS * len(hits))
+    return report
+
+
+def _searched(search: Callable[[Any], Any], asked: Sequence[Any]) -> tuple[list[Any], dict[str, float]]:
+    answers, seconds = [], []
+    for row in asked:
         start = time.perf_counter()
-        open_index(made, "embedding", folder)
-        found["index made"] = time.perf_counter() - start
-        found["index bytes"] = sum(path.stat().st_size for path in folder.iterdir())
-        near = [_clocked(found["index"], lambda: similar_images(made, row, NEIGHBOURS, index=folder)) for row in asked]
-        hits = [len({*a["row"].to_pylist()} & {*b["row"].to_pylist()}) for a, b in zip(exact, near, strict=False)]
-        found["recall"] = sum(hits) / (NEIGHBOURS * len(hits))
-    return {
-        name: statistics.median(value) if isinstance(value, list) else value for name, value in found.items() if value
-    }
-
-
-def _clocked(seconds: list[float], run: Callable[[], Any]) -> Any:
-    start = time.perf_counter()
-    answer = run()
-    seconds.append(time.perf_counter() - start)
-    return answer
+        answers.append(search(row))
+        seconds.append(time.perf_counter() - start)
+    # In kilobytes on Linux.
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return answers, {"seconds": statistics.median(seconds), "memory": memory}
 
 
 @app.command("time")

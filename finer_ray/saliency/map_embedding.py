@@ -5,10 +5,10 @@ With the finer map w = relu(M_0 - gamma * mean_k M_k) of an image and the activa
     v = sum over cells of w A / |sum over cells of w A|
 
 that is, the direction of the activation's mean, weighted by the map. A plain embedding says what is in the image; this
-one says what tells the target from its references there.
+one what tells the target from its references there.
 """
 
-from finer_ray.lazy import Tensor, torch
+from finer_ray.lazy import Tensor, functional, torch
 from finer_ray.saliency.aggregation import contrast
 
 
@@ -31,8 +31,9 @@ def map_embedding(activation: Tensor, basis: Tensor, references: Tensor, gamma: 
     """
     with torch.no_grad(), torch.autocast(activation.device.type, enabled=False):
         weights = contrast(basis, gamma, present=references >= 0).flatten(1)
-        # In float64, in which no product overflows.
-        pooled = (activation.flatten(2).double() @ weights.double()[:, :, None])[..., 0]
+        # At most 1, so that no product overflows.
+        shares = weights / weights.amax(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        pooled = activation.flatten(2) @ shares[:, :, None].to(activation.dtype)
+        # In float64, in which no square overflows.
         smallest = torch.finfo(torch.float64).tiny
-        direction: Tensor = torch.nn.functional.normalize(pooled, dim=1, eps=smallest).to(activation.dtype)
-        return direction
+        return functional.normalize(pooled[..., 0].double(), dim=1, eps=smallest).to(activation.dtype)

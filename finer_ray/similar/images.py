@@ -1,4 +1,4 @@
-"""The images of an export that are most like one of them, as a table."""
+"""Similar images: those of an export that are most like one of them, as a table."""
 
 from pathlib import Path
 
@@ -32,14 +32,16 @@ def similar_images(
         count: how many.
         by: `embedding`, what the model says of the whole image; or `map`, what it sees where the finer map is high
             (`output.map_embedding`).
-        index: a folder for an index (see `finer_ray.similar.index`); all images are compared, exactly, when None.
+        index: a folder for an index (see `finer_ray.similar.index`), which finds nearly always the same; all images
+            are compared when None.
 
     Returns:
         The columns row, key, label and predicted (names of classes), similarity (the cosine, float), the most
         similar first.
 
     Raises:
-        QueryError: no image has this row, or its vector is 0 everywhere. ExportError: the export has no such vectors.
+        QueryError: no image has this row; its vector has no direction, being 0 or not finite; or USearch, of which an
+            index is made, is not installed. ExportError: the export has no such vectors.
 
     >>> from finer_ray.store.reading import open_export
     >>> found = similar_images(open_export("demo_export"), row=0, count=3)
@@ -64,7 +66,8 @@ def _vector(export: Export, row: int, by: By) -> NDArray[np.float16]:
     with connect(export) as connection:
         if not connection.execute("SELECT 1 FROM images WHERE row = ?", [row]).fetchall():
             raise QueryError(f"no image has the row {row}")
-    vector: NDArray[np.float16] = read_vectors(export, by, [row])[0]
-    if not vector.any():
-        raise QueryError(f"the vector of row {row} is 0 everywhere (its map is empty), so nothing is similar to it")
+    [vector] = read_vectors(export, by, [row])
+    if not vector.any() or not np.isfinite(vector).all():
+        why = "its finer map is empty" if by == "map" else "its embedding is 0, or beyond float16"
+        raise QueryError(f"nothing is similar to row {row}: {why}")
     return vector

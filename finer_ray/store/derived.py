@@ -39,9 +39,12 @@ def file_of(name: str) -> str:
 
 
 def digest(manifest: Manifest, *more: Any) -> str:
-    """Of the state that an export is in, as 16 hex digits; `more` is what else what is made of it depends on.
+    """The state that an export is in, as 16 hex digits: the same for two exports of the same images by the same job,
+    wherever they lie.
 
-    The same for two exports of the same images by the same job, wherever they lie.
+    Args:
+        manifest: of the export.
+        more: what else decides, as JSON has it.
     """
     decides = manifest.model_dump(mode="json", include=DECIDES)
     return hashlib.sha256(json.dumps([decides, *more], sort_keys=True).encode()).hexdigest()[:16]

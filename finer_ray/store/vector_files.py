@@ -59,8 +59,8 @@ def write_vector_files(export: Export, by: By, url: str) -> tuple[list[str], boo
 
 
 def _lines(batch: pa.RecordBatch, vectors: np.ndarray, by_key: bool) -> pa.Table:
-    columns = (batch[name].to_pylist() for name in ("key", "shard", "index"))
-    uuids = batch["key"] if by_key else [f"{shard}#{index}" for _, shard, index in zip(*columns, strict=True)]
+    places = zip(batch["shard"].to_pylist(), batch["index"].to_pylist(), strict=True)
+    uuids = batch["key"] if by_key else [f"{shard}#{index}" for shard, index in places]
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
     flat = pa.array(vectors.astype(np.float32).reshape(-1))
     return pa.table([uuids, pa.ListArray.from_arrays(pa.array(offsets), flat), batch["row"]], schema=SCHEMA)
