@@ -1,7 +1,7 @@
 """Neighbours: are they alike in what was asked about, and how long does it take to find them?
 
 python -m benchmarks.bench_similar truth [FOLDER]     drawn birds, whose differing parts are known
-python -m benchmarks.bench_similar time COUNT ...     made-up vectors of 512 numbers
+python -m benchmarks.bench_similar time COUNT         made-up vectors of 512 numbers
 
 Both print a table and write their half of benchmarks/bench_similar.json.
 
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,8 +185,9 @@ def _text(found: dict[str, Any]) -> str:
     return shown
 
 
-def made_up(folder: Folder, count: int) -> Export:
+def made_up(url: str, count: int) -> Manifest:
     """An export of embeddings alone: 1000 clusters, as wide as they lie apart."""
+    folder = Folder(url)
     layout = Layout(
         maps=("gradcam",),
         references=0,
@@ -219,12 +221,13 @@ def made_up(folder: Folder, count: int) -> Export:
         noise = random.standard_normal((rows, SIZE), np.float32)
         array[first : first + rows] = centres[random.integers(0, CLASSES, rows)] + noise
     folder.write_table("images.parquet", image_lines(np.arange(count), np.zeros(count, np.int32), random))
-    return Export(folder, manifest)
+    return manifest
 
 
 def timed(made: Export, indexed: bool) -> dict[str, Any]:
-    """Of each way to search: median seconds an image, of images one after the other, and this process's largest memory
-    until then, bytes; of an index also what it takes to make, and the share of the exact neighbours that it finds."""
+    """Of each way to search: median seconds an image, of images one after the other, and by how many bytes it has let
+    this process's memory grow; of an index also what it takes to make, and the share of the exact neighbours that it
+    finds."""
     count = made.manifest.rows()
     asked = np.linspace(0, count - ROWS_PER_UNIT, QUERIES).astype(int).tolist()
     exact, found = _searched(partial(similar_images, made, count=NEIGHBOURS), asked[:EXACT])
@@ -245,32 +248,36 @@ def timed(made: Export, indexed: bool) -> dict[str, Any]:
 
 
 def _searched(search: Callable[[Any], Any], asked: Sequence[Any]) -> tuple[list[Any], dict[str, float]]:
-    answers, seconds = [], []
+    answers, seconds, before = [], [], _memory()
     for row in asked:
         start = time.perf_counter()
         answers.append(search(row))
         seconds.append(time.perf_counter() - start)
-    # In kilobytes on Linux.
-    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return answers, {"seconds": statistics.median(seconds), "memory": memory}
+    return answers, {"seconds": statistics.median(seconds), "memory": _memory() - before}
+
+
+def _memory() -> int:
+    """The most that this process has had so far, bytes; on Linux."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @app.command("time")
 def times(
-    counts: Annotated[list[int], typer.Argument(help="Images.")],
+    count: Annotated[int, typer.Argument(help="Images.")],
     index: Annotated[bool, typer.Option(help="An index, too, which takes long to make.")] = True,
 ) -> None:
-    """How long does a search take?"""
-    report = {}
-    for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            report[str(count)] = timed(made_up(Folder(folder), count), index)
-        Console().print(count, report[str(count)])
-    _write("time", report)
+    """How long does a search take, and how much memory?"""
+    with tempfile.TemporaryDirectory() as url:
+        # In a process of its own, because its memory is not that of a search.
+        with ProcessPoolExecutor(1) as pool:
+            manifest = pool.submit(made_up, url, count).result()
+        report = timed(Export(Folder(url), manifest), index)
+    Console().print(report)
+    _write("time", {str(count): report})
 
 
 def _write(name: str, found: dict[str, Any]) -> None:
-    """A half of the JSON; the other stays as it is, and so do counts that were not measured again."""
+    """A half of the JSON; the other stays as it is, and so does what was not measured again."""
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text()) if file.exists() else {}
     known[name] = {**known.get(name, {}), **found}

@@ -554,8 +554,8 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, similarity, pairs, traits, names, embeddings. Nothing is written, no
-    other file is read.
+    Tables: images, metrics, classes, failures, similarity, pairs, traits, names, embeddings. Nothing is written,
+    no other file is read.
     """
     from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed
@@ -591,7 +591,7 @@ def similar(
         Path | None, typer.Option(metavar="FOLDER", help="Make an index there, or use it: for millions of images.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the image and those found, with their maps.")
+        Path | None, typer.Option(metavar="FILE", help="Draw the image and those found: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
     """Find the images that are most like one of them.
@@ -608,16 +608,16 @@ def similar(
     made = open_export(url)
     row = find_row(made, key or "") if row is None else row
     found = similar_images(made, row, count, by, index)
+    if format == "table":
+        answer, _ = answer_table(found.to_reader(), 0)
+        _show(answer)
+    else:
+        write_answer(found.to_reader(), format)
     if picture is not None:
         from finer_ray.report.similar_sheet import similar_sheet
 
         similar_sheet(made, row, found, picture)
         ERRORS.print(str(picture))
-    if format != "table":
-        write_answer(found.to_reader(), format)
-        return
-    answer, _ = answer_table(found.to_reader(), 0)
-    _show(answer)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -637,7 +637,7 @@ def embeddings(
     names, by_key = write_vector_files(made, by, to)
     if not by_key:
         ERRORS.print("note: several images have the same key, so uuid is SHARD#INDEX; row joins the export's tables")
-    typer.echo(f"{made.manifest.counts['images']} images, {len(names)} files: {to}")
+    typer.echo(f"{made.manifest.counts['images']} images, files: {len(names)}, in {to}")
 
 
 @app.command(rich_help_panel=LOOK)

@@ -1,7 +1,8 @@
-"""An index of all vectors (USearch's HNSW), for more images than are compared one by one.
+"""Index of all vectors (USearch's HNSW), for more images than are compared one by one.
 
 It lies in a folder of the user's, in a file that is named by the vectors and by the state of the export, so that one of
-another state is never taken. What it finds is nearly always the nearest; `benchmarks/bench_similar.py` says how nearly.
+another state is never taken; such a one stays where it is. What it finds is nearly always the nearest;
+`benchmarks/bench_similar.py` says how nearly.
 """
 
 import secrets
@@ -42,7 +43,9 @@ def open_index(export: Export, by: By, folder: Path) -> "Index":
         size = getattr(export.manifest.layout, ARRAYS[by]) or 0
         index: Any = Index(ndim=size, metric="cos", dtype="f16")
         for batch, vectors in vector_blocks(export, by):
-            index.add(batch["row"].to_numpy(), vectors)
+            # A vector of 0 is at no distance that orders it.
+            there = vectors.any(1) & np.isfinite(vectors).all(1)
+            index.add(batch["row"].to_numpy()[there], vectors[there])
         folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         index.save(str(draft))

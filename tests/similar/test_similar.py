@@ -23,9 +23,9 @@ SIZE, COUNT = 8, 60
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Row 5 has a vector of zeros."""
+    """Row 5 has a vector of zeros, one of row 6 is beyond float16."""
     rows, labels = gaussians(COUNT, SIZE, 3)
-    rows[5] = 0
+    rows[5], rows[6, 0] = 0, np.inf
     return write_export(
         tmp_path_factory.mktemp("similar") / "out", rows, labels.tolist(), ["cat", "dog", "owl"], ["decode"], 16, 4
     )
@@ -53,7 +53,7 @@ def test_nearest_is_a_whole_sort(seed: int, count: int, per_block: int) -> None:
 
 def test_finds_what_scikit_learn_finds(made: Export) -> None:
     values = made.embedding(range(COUNT)).astype(np.float64)
-    others = np.delete(np.arange(COUNT), 5)
+    others = np.delete(np.arange(COUNT), [5, 6])
     search = NearestNeighbors(n_neighbors=8, metric="cosine", algorithm="brute").fit(values[others])
     for row in (0, 59):
         distances, places = search.kneighbors(values[[row]])
@@ -62,14 +62,15 @@ def test_finds_what_scikit_learn_finds(made: Export) -> None:
         np.testing.assert_allclose(found["similarity"].to_numpy(), 1 - distances[0, 1:], atol=1e-6)
         assert found["key"].to_pylist() == [f"k{other}" for other in found["row"].to_pylist()]
         assert set(found["label"].to_pylist()) <= {"cat", "dog", "owl"}
-    assert similar_images(made, 0, 1000).num_rows == COUNT - 2
+    assert similar_images(made, 0, 1000).num_rows == COUNT - 3
 
 
 @pytest.mark.parametrize(
     ("row", "by", "error", "said"),
     [
         (60, "embedding", QueryError, "no image has the row 60"),
-        (5, "embedding", QueryError, "the vector of row 5 is 0 everywhere"),
+        (5, "embedding", QueryError, "nothing is similar to row 5: its embedding is 0, or beyond float16"),
+        (6, "embedding", QueryError, "nothing is similar to row 6"),
         (0, "map", ExportError, r"no map embeddings: write output\.map_embedding: true"),
     ],
 )
@@ -83,6 +84,7 @@ def test_an_index_is_made_once_for_each_state(made: Export, tmp_path: Path) -> N
     exact = similar_images(made, 3, 5)
     for _ in range(2):
         assert similar_images(made, 3, 5, index=folder).equals(exact)
+    assert similar_images(made, 3, 1000, index=folder).num_rows == COUNT - 3
     [file] = folder.iterdir()
     assert file == index_path(made, "embedding", folder)
     before = file.stat().st_mtime_ns
@@ -109,4 +111,4 @@ def test_the_command(made: Export, tmp_path: Path) -> None:
     for wrong in ([], ["--row", "1", "--key", "k1"]):
         assert CliRunner().invoke(app, ["similar", url, *wrong]).exit_code == 2
     written = CliRunner().invoke(app, ["embeddings", url, "--to", str(tmp_path / "to")])
-    assert written.stdout == f"60 images, 1 files: {tmp_path / 'to'}\n"
+    assert written.stdout == f"60 images, files: 1, in {tmp_path / 'to'}\n"
