@@ -1,9 +1,10 @@
 """Neighbours: are they alike in what was asked about, and how long does it take to find them?
 
 python -m benchmarks.bench_similar truth [FOLDER]     drawn birds, whose differing parts are known
+python -m benchmarks.bench_similar picture FOLDER PNG some of them
 python -m benchmarks.bench_similar time COUNT         made-up vectors of 512 numbers
 
-Both print a table and write their half of benchmarks/bench_similar.json.
+`truth` and `time` print a table and write their half of benchmarks/bench_similar.json.
 
 Truth: the four species of a genus differ in two parts (reed finches in bill and wing bar). Each held-out bird is
 explained against the sibling that differs from it in one of them alone, and once more against that of the other part;
@@ -27,6 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 import zarr
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +39,8 @@ from birds.shards import write_birds
 from birds.species import SPECIES, Species, differing_parts, siblings
 from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.pipeline.export import export
+from finer_ray.report.overlay import overlay
+from finer_ray.report.photos import read_photos
 from finer_ray.shards import ShardIndex, ShardRef
 from finer_ray.similar import similar_images
 from finer_ray.similar.index import open_index
@@ -49,7 +53,7 @@ from finer_ray.store.tensors import NAME, create_tensors
 from finer_ray.store.vectors import By, read_vectors
 from finer_ray.studies.faithfulness_plan import NO_METRICS
 
-PER_CLASS, HELD_OUT, NEIGHBOURS = 20, 200, 10
+PER_CLASS, HELD_OUT, NEIGHBOURS, DRAWN = 20, 200, 10, 5
 GAMMAS = (0.6, 1.0)
 GENERA = np.array([species.genus for species in SPECIES])
 SIZE, CLASSES, ROWS_PER_UNIT, STEP = 512, 1000, 512, 8192
@@ -164,6 +168,33 @@ def truth(folder: Annotated[Path | None, typer.Argument(help="For shards and exp
             report[layer][name] = {gallery: cell(own, against and against[gallery]) for gallery, own in values.items()}
     _show_truth(report)
     _write("truth", {"birds": len(species), "neighbours": NEIGHBOURS, "layers": report})
+
+
+@app.command()
+def picture(
+    folder: Annotated[Path, typer.Argument(help="That of `truth`, with its exports.")],
+    to: Annotated[Path, typer.Argument(help="The PNG.")],
+    row: Annotated[int, typer.Option(help="Of the bird.")] = 0,
+) -> None:
+    """A bird, compared by each of its two parts, and its nearest of other species by each vector."""
+    plain, *by_part = [exported(folder.absolute(), "pooled", 1.0, which) for which in (None, 0, 1)]
+    parts = [part for part, _ in PAIRS[plain.images["target"][row].as_py()]]
+    lines: list[tuple[str, Export, By]] = [("by the embedding", plain, "embedding")]
+    lines += [(f"by the map: the {part}", made, "map") for part, made in zip(parts, by_part, strict=True)]
+    figure = Figure(figsize=(2 * (1 + DRAWN), 2.3 * len(lines)), dpi=90, layout="constrained")
+    axes: Any = figure.subplots(len(lines), 1 + DRAWN)
+    for (name, made, by), across in zip(lines, axes, strict=True):
+        rows, species = made.images["row"].to_numpy(), made.images["target"].to_numpy()
+        near = neighbours(read_vectors(made, by, rows), galleries(species)["other species"])[row, :DRAWN]
+        shown = rows[[row, *near]].tolist()
+        for axis, photo, own in zip(across, read_photos(made, shown), shown, strict=True):
+            heat = made.contrast([own], 1.0, size=photo.shape[:2])[0]
+            axis.imshow(photo if by == "embedding" else overlay(photo, heat))
+            axis.set_axis_off()
+        for axis, place in zip(across, [row, *near], strict=True):
+            words = SPECIES[species[place]].name
+            axis.set_title(f"{name}\n{words}" if place == row else f"\n{words}", fontsize=6.5)
+    figure.savefig(to)
 
 
 def _show_truth(report: dict[str, Any]) -> None:
