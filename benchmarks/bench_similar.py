@@ -164,8 +164,8 @@ def truth(folder: Annotated[Path | None, typer.Argument(help="For shards and exp
         species = plain.images["target"].to_numpy().astype(np.int64)
         report[layer] = {"chance": {gallery: {"mean": value} for gallery, value in chance_of(species).items()}}
         for name, values in found.items():
-            against = None if name == "embedding" else found["embedding"]
-            report[layer][name] = {gallery: cell(own, against and against[gallery]) for gallery, own in values.items()}
+            against = {} if name == "embedding" else found["embedding"]
+            report[layer][name] = {gallery: cell(own, against.get(gallery)) for gallery, own in values.items()}
     _show_truth(report)
     _write("truth", {"birds": len(species), "neighbours": NEIGHBOURS, "layers": report})
 

@@ -126,7 +126,7 @@ def fetch(
     config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
     set_: Overrides = None,
 ) -> None:
-    """Fetch all that a job's model needs, for machines without a network.
+    """Fetch what a job's model needs, for machines without a network.
 
     Says what was fetched, how large it is, and which folders a job needs elsewhere.
     """
@@ -626,9 +626,9 @@ def embeddings(
     to: Annotated[str, typer.Option(help="A new or empty folder, or its URL.", callback=_checked)],
     by: By = "embedding",
 ) -> None:
-    """Write the embeddings as Parquet files with the columns uuid, emb and row.
+    """Write the embeddings as Parquet files, for other tools.
 
-    uuid is the image's key; where two images share a key, its shard and place there, SHARD#INDEX.
+    The columns are uuid, emb and row: uuid is the image's key; where two images share a key, its shard and place there, SHARD#INDEX.
     """
     from finer_ray.store.reading import open_export
     from finer_ray.store.vector_files import write_vector_files
@@ -653,7 +653,7 @@ def show(
         list[float] | None, typer.Option("--gamma", help="Draw the contrast at this gamma too; repeatable.")
     ] = None,
 ) -> None:
-    """Draw one image as a PNG: photo, maps, and the contrast at any gamma."""
+    """Draw one image as a PNG: photo, maps, the contrast at any gamma."""
     from finer_ray.report.image_figure import draw_image, find_row
     from finer_ray.store.reading import open_export
 

@@ -66,7 +66,7 @@ def _vector(export: Export, row: int, by: By) -> NDArray[np.float16]:
     with connect(export) as connection:
         if not connection.execute("SELECT 1 FROM images WHERE row = ?", [row]).fetchall():
             raise QueryError(f"no image has the row {row}")
-    [vector] = read_vectors(export, by, [row])
+    vector: NDArray[np.float16] = read_vectors(export, by, [row])[0]
     if not vector.any() or not np.isfinite(vector).all():
         why = "its finer map is empty" if by == "map" else "its embedding is 0, or beyond float16"
         raise QueryError(f"nothing is similar to row {row}: {why}")

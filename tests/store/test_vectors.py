@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finer_ray.errors import ExportError
+from finer_ray.report.query_result import answer_table
 from finer_ray.store import vector_files, vector_view
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
@@ -47,6 +48,15 @@ def test_the_view_reads_what_a_query_takes(made: Export, monkeypatch: pytest.Mon
             np.testing.assert_array_equal(whole["embedding"].to_pylist(), made.embedding(range(30)))
         assert sum(map(len, read)) == 60
         assert connection.sql("FROM map_embeddings").to_arrow_table().num_rows == 0
+
+
+def test_a_long_vector_is_shown_by_its_beginning() -> None:
+    lists = pa.table({"short": [[0.5] * 32], "long": [[0.25, 1.0, -2.0, *range(1277)]]})
+    table, _ = answer_table(lists.to_reader(), 0)
+    assert [str(next(iter(column.cells))) for column in table.columns] == [
+        f"[{', '.join(['0.5'] * 32)}]",
+        "[0.25, 1, -2, ... 1280 in all]",
+    ]
 
 
 def test_sql_finds_the_nearest(made: Export) -> None:
