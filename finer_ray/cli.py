@@ -628,7 +628,8 @@ def embeddings(
 ) -> None:
     """Write the embeddings as Parquet files, for other tools.
 
-    The columns are uuid, emb and row: uuid is the image's key; where two images share a key, its shard and place there, SHARD#INDEX.
+    The columns are uuid, emb and row. uuid is the image's key; where two images share a key, its shard and place
+    there, SHARD#INDEX.
     """
     from finer_ray.store.reading import open_export
     from finer_ray.store.vector_files import write_vector_files
