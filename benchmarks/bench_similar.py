@@ -10,8 +10,8 @@ Truth: the four species of a genus differ in two parts (reed finches in bill and
 explained against the sibling that differs from it in one of them alone, and once more against that of the other part;
 and, as jobs do, against the classes with the closest logits. It asks for its 10 nearest of other species: among its
 siblings, of which one has its value of the part and two have not; among all; and among those of other genera. Right is
-one that has its value of the part. The embedding and Grad-CAM know nothing of the comparison. Chance is the mean over
-all that may be found.
+one that has its value of the part. Of its 10 nearest of all, those of its own species are counted, too. The embedding
+and Grad-CAM know nothing of the comparison. Chance is the mean over all that may be found.
 """
 
 import json
@@ -114,7 +114,7 @@ def neighbours(vectors: NDArray[Any], gallery: NDArray[np.bool_]) -> NDArray[np.
 
 
 def truth_of(made: Sequence[Export], by: By) -> dict[str, NDArray[np.float64]]:
-    """By gallery, the share of each bird's neighbours that have its value of the part.
+    """By gallery, the share of each bird's neighbours that have its value of the part; and of all those of its species.
 
     Args:
         made: the exports compared by the first and by the second part, over which the share is a mean.
@@ -128,13 +128,16 @@ def _shares(made: Export, by: By, which: int) -> dict[str, NDArray[np.float64]]:
     rows, species = made.images["row"].to_numpy(), made.images["target"].to_numpy().astype(np.int64)
     vectors = read_vectors(made, by, rows)
     found = {name: species[neighbours(vectors, gallery)] for name, gallery in galleries(species).items()}
-    return {name: SAME[which][species[:, None], others].mean(1) for name, others in found.items()}
+    shares = {name: SAME[which][species[:, None], others].mean(1) for name, others in found.items()}
+    everyone = ~np.eye(len(species), dtype=bool)
+    return {**shares, "own species": (species[neighbours(vectors, everyone)] == species[:, None]).mean(1)}
 
 
 def chance_of(species: NDArray[np.int64]) -> dict[str, float]:
     """What neighbours drawn at random would have."""
     same = SAME[:, species[:, None], species]
-    return {name: float(same[:, gallery].mean()) for name, gallery in galleries(species).items()}
+    shares = {name: float(same[:, gallery].mean()) for name, gallery in galleries(species).items()}
+    return {**shares, "own species": (PER_CLASS - 1) / (len(species) - 1)}
 
 
 def cell(values: NDArray[np.float64], against: NDArray[np.float64] | None = None) -> dict[str, Any]:
