@@ -121,24 +121,30 @@ def masked(
     if not counts:
         return images.new_empty((batch, maps, 0, 1))
     taken = torch.tensor(counts, dtype=order.dtype).to(images.device, non_blocking=True).repeat(batch * maps)
-    chosen, places = _each_once(order, counts)
-    rows, flat = chosen // len(counts), order.flatten(0, 1)
-    found = []
-    for part, row in zip(*(values.split(in_flight(images, memory)) for values in (chosen, rows)), strict=True):
+    parts, places = _runs(order, counts, in_flight(images, memory))
+    flat, found = order.flatten(0, 1), []
+    for part in parts:
+        row = part // len(counts)
         gone, owner = flat[row] < taken[part, None, None], row // maps
         with torch.no_grad():
             found.append(probabilities(change(owner, gone), owner))
     return torch.cat(found).index_select(0, places).reshape(batch, maps, len(counts), -1)
 
 
-def _each_once(order: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
-    """Which of the masks (B, M, S), flat, are run, (n,), and the place among them of each, (B * M * S,)."""
+def _runs(order: Tensor, counts: list[int], size: int) -> tuple[list[Tensor], Tensor]:
+    """Which of the masks (B, M, S), flat, are run, at most `size` together, and of every mask the place among them.
+
+    On a CPU those of an image alone share a forward: how many there are must not decide with what another image's are
+    run, or its last bits would depend on its neighbours.
+    """
     batch, maps = order.shape[:2]
     every = torch.arange(batch * maps * len(counts), device=order.device)
-    if order.device.type != "cpu" or maps == 1:
-        return every, every
+    if order.device.type != "cpu":
+        return list(every.split(size)), every
     first = first_alike(order, counts)
-    own = (first == torch.arange(maps)[:, None]).flatten()
+    own = first == torch.arange(maps)[:, None]
+    by_image = every.reshape(first.shape)
+    parts = [part for masks, run in zip(by_image, own, strict=True) for part in masks[run].split(size)]
     # Of the first map that is alike the place in the flat order, and how many of those before it are run.
-    source = (every.reshape(first.shape) + (first - torch.arange(maps)[:, None]) * len(counts)).flatten()
-    return every[own], (own.cumsum(0) - 1)[source]
+    source = (by_image + (first - torch.arange(maps)[:, None]) * len(counts)).flatten()
+    return parts, (own.flatten().cumsum(0) - 1)[source]
