@@ -36,12 +36,12 @@ def drift(a: Export, b: Export) -> pa.Table:
     `chance` is what 5 % of comparisons of two samples of the same images would exceed in any of their lines;
     `drifted` says whether the line does.
     """
-    found = [line for line in (*_images(a, b), *_metrics(a, b), *_embeddings(a, b)) if line[3] is not None]
+    found = [*_images(a, b), *_metrics(a, b), *_embeddings(a, b)]
+    known = [(*what, measured) for *what, measured in found if measured is not None]
     lines = []
-    for kind, name, what, measured in found:
-        assert measured is not None
-        chance = measured.chance(LEVEL / len(found))
-        lines.append((kind, name, what, measured.psi, measured.bins, chance, measured.psi > chance))
+    for *what, measured in known:
+        chance = measured.chance(LEVEL / len(known))
+        lines.append((*what, measured.psi, measured.bins, chance, measured.psi > chance))
     columns = zip(*lines, strict=True) if lines else [()] * len(DRIFT)
     return pa.table(dict(zip(DRIFT.names, map(list, columns), strict=True)), DRIFT)
 

@@ -1,21 +1,23 @@
 """Shown: a comparison as tables for the screen."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from rich.table import Table
 
-from finer_ray.compare.summary import Estimate, Summary, drift_name, drift_words
+from finer_ray.compare.summary import Estimate, MetricChange, Summary, drift_name, drift_words
 from finer_ray.metrics.table import METRICS
 
 
 def shown(summary: Summary) -> Iterator[Table]:
-    """Maps, metrics and drift: what there is of them."""
+    """Maps, metrics and drift: what there is of them; of drift that chance explains only where it counts."""
     if summary.maps:
         yield _maps(summary)
     if summary.metrics:
         yield _metrics(summary)
-    if summary.drift:
-        yield _drift(summary)
+    drift = [line for line in summary.drift if summary.apart or line["drifted"]]
+    if drift:
+        yield _drift(drift)
 
 
 def headline(summary: Summary) -> str:
@@ -39,18 +41,26 @@ def _maps(summary: Summary) -> Table:
 
 def _metrics(summary: Summary) -> Table:
     table = _table("metrics, B less A, image by image [95 % paired bootstrap]")
-    for heading in ("map", "difference", ""):
-        table.add_column(heading, justify="right" if heading == "difference" else "left", no_wrap=True)
-    for change in summary.metrics:
-        table.add_row(METRICS[change.metric].title, change.map, _written(change.difference, "+.3f"), change.verdict)
+    known = {(change.metric, change.map): change for change in summary.metrics}
+    maps = [change.name for change in summary.maps]
+    for name in maps:
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric in dict.fromkeys(change.metric for change in summary.metrics):
+        cells = (known.get((metric, name)) for name in maps)
+        table.add_row(METRICS[metric].title, *("-" if cell is None else _metric(cell) for cell in cells))
     return table
 
 
-def _drift(summary: Summary) -> Table:
+def _metric(change: MetricChange) -> str:
+    written = _written(change.difference, "+.3f")
+    return written if change.better is None else f"{change.verdict} {written}"
+
+
+def _drift(lines: list[dict[str, Any]]) -> Table:
     table = _table("distributions, B against A: population stability index over A's deciles")
     for heading in ("PSI", "chance", ""):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for line in summary.drift:
+    for line in lines:
         table.add_row(drift_name(line), f"{line['psi']:.3f}", f"{line['chance']:.3f}", drift_words(line))
     return table
 

@@ -102,11 +102,16 @@ class Summary:
     notes: list[str]
 
     @property
+    def apart(self) -> bool:
+        """Whether less than half of either export is in both, so that what is joined does not stand for it."""
+        return self.joined < max(self.only_a, self.only_b)
+
+    @property
     def held(self) -> dict[str, float]:
         """The figures that a schedule's limit is held against, by what they are; each is 0 where nothing changed.
 
-        Of images in both: the share of flipped predictions, and for each map 1 less the mean correlation. Where less
-        than half of either export is in both: for each line of `drift` the PSI, which counts as 0 where it may be chance.
+        Of images in both: the share of flipped predictions, and for each map 1 less the mean correlation. Where `apart`
+        is true: for each line of `drift` the PSI, which counts as 0 where it may be chance.
         """
         found = {}
         if self.joined:
@@ -116,7 +121,7 @@ class Summary:
                 for change in self.maps
                 if change.correlation.count
             }
-        if self.joined < max(self.only_a, self.only_b):
+        if self.apart:
             found |= {f"PSI of {drift_name(line)}": line["psi"] if line["drifted"] else 0.0 for line in self.drift}
         return found
 
@@ -208,7 +213,7 @@ def _metric_changes(name: str, lines: pa.Table) -> Iterator[MetricChange]:
 def _notes(both: Joined, maps: list[str]) -> Iterator[str]:
     if both.other_size:
         yield (
-            f"{both.other_size} keys stand in both for photos of other sizes: these are other photos, and are not joined"
+            f"{both.other_size} keys stand for photos of other sizes in B: these are other photos, and are not joined"
         )
     if both.other_files and len(both):
         yield (
