@@ -28,14 +28,15 @@ def on_photo(
         samples: how many pixels of each side are wanted, evenly spread; all when None.
 
     Returns:
-        n arrays (height, width), or (samples, samples); NaN where the model did not see the photo, because it was cropped there, and all of a
-        map that is not there.
+        n arrays (height, width), or (samples, samples); NaN where the model did not see the photo, because it was
+        cropped there, and all of a map that is not there.
     """
     placed = []
     for own, grid, (width, height) in zip(maps, own_grids(maps), sizes, strict=True):
         rows, columns = transform.positions(width, height)
         if samples is not None:
-            rows, columns = (side[(2 * np.arange(samples) + 1) * len(side) // (2 * samples)] for side in (rows, columns))
+            middle = 2 * np.arange(samples) + 1
+            rows, columns = (side[middle * len(side) // (2 * samples)] for side in (rows, columns))
         if not grid.all():
             placed.append(np.full((len(rows), len(columns)), np.nan, maps.dtype))
             continue

@@ -1,7 +1,7 @@
 """Two exports compared: itself against itself, growing noise, other views, other images, and what a schedule sees."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
