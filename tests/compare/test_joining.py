@@ -30,11 +30,11 @@ def test_shards_are_paired_by_the_longest_common_end(a: list[str], b: list[str],
 
 def test_the_nth_of_a_key_is_the_nth_of_that_key(tmp_path: Path) -> None:
     one = make(tmp_path / "a", images=5, key=lambda row: "abaca"[row])
-    other = make(tmp_path / "b", images=5, key=lambda row: "xaaba"[row])
+    other = make(tmp_path / "b", images=6, key=lambda row: "xabada"[row])
     found = joined(one, other)
-    # Three of `a` and one of `b` in each; `c` and `x` are in one alone.
-    assert list(zip(found.rows_a, found.rows_b, strict=True)) == [(0, 1), (1, 3), (2, 2), (4, 4)]
-    assert (found.only_a, found.only_b, found.other_files) == (1, 1, 1)
+    # Three of `a` and one of `b` in each; `c`, `d` and `x` are in one alone.
+    assert list(zip(found.rows_a, found.rows_b, strict=True)) == [(0, 1), (1, 2), (2, 3), (4, 5)]
+    assert (found.only_a, found.only_b, found.other_files) == (1, 2, 1)
 
 
 def test_one_key_of_photos_of_two_sizes_is_two_images(tmp_path: Path) -> None:
