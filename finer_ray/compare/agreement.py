@@ -1,14 +1,17 @@
 """Agreement: how alike two maps of one image are, on the same points of the photo."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+Maps = NDArray[np.floating[Any]]
 Values = NDArray[np.float64]
 
 TOP = 0.05
 
 
-def correlation(a: Values, b: Values) -> Values:
+def correlation(a: Maps, b: Maps) -> Values:
     """Pearson correlation of maps over the points that both have.
 
     Args:
@@ -28,12 +31,12 @@ def correlation(a: Values, b: Values) -> Values:
     flat_a, flat_b = (_flat(values) for values in (a, b))
     # The square root of x * x is x, to the last bit.
     norm = np.sqrt(np.where(flat_a | flat_b, np.nan, spread_a * spread_b))
-    found = np.nansum(centred_a * centred_b, axis=1) / norm
+    found: Values = np.nansum(centred_a * centred_b, axis=1) / norm
     found[there & (flat_a != flat_b)] = 0
     return found
 
 
-def top_overlap(a: Values, b: Values, top: float = TOP) -> Values:
+def top_overlap(a: Maps, b: Maps, top: float = TOP) -> Values:
     """Intersection over union of the points where each map is highest.
 
     Args:
@@ -51,7 +54,7 @@ def top_overlap(a: Values, b: Values, top: float = TOP) -> Values:
     return overlap
 
 
-def shift(a: Values, b: Values) -> Values:
+def shift(a: Maps, b: Maps) -> Values:
     """How far the centre of mass lies from one map to the other.
 
     Args:
@@ -66,7 +69,7 @@ def shift(a: Values, b: Values) -> Values:
     return found
 
 
-def _both(a: Values, b: Values) -> tuple[Values, Values, NDArray[np.intp]]:
+def _both(a: Maps, b: Maps) -> tuple[Values, Values, NDArray[np.intp]]:
     """Maps (n, P), each divided by its maximum, NaN where either is; and at how many points they are, (n,)."""
     a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (a, b))
     lacking = np.isnan(a) | np.isnan(b)

@@ -37,11 +37,11 @@ def drift(a: Export, b: Export) -> pa.Table:
     `drifted` says whether the line does.
     """
     found = [*_images(a, b), *_metrics(a, b), *_embeddings(a, b)]
-    known = [(*what, measured) for *what, measured in found if measured is not None]
+    known = [(kind, name, what, measured) for kind, name, what, measured in found if measured is not None]
     lines = []
-    for *what, measured in known:
+    for kind, name, what, measured in known:
         chance = measured.chance(LEVEL / len(known))
-        lines.append((*what, measured.psi, measured.bins, chance, measured.psi > chance))
+        lines.append((kind, name, what, measured.psi, measured.bins, chance, measured.psi > chance))
     columns = zip(*lines, strict=True) if lines else [()] * len(DRIFT)
     return pa.table(dict(zip(DRIFT.names, map(list, columns), strict=True)), DRIFT)
 

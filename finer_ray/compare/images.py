@@ -87,16 +87,17 @@ def changes(a: Export, b: Export, both: Joined, advance: Callable[[int], None]) 
     metrics = {name: _differences(a, b, both, name) for name in maps}
     tables = []
     for first, measured in _blocks(*sides, both, maps):
-        rows = slice(first, first + BLOCK)
         block = images.slice(first, BLOCK)
-        for number, name in enumerate(maps or [None]):
-            columns = {**measured.get(name, {}), **{key: values[rows] for key, values in metrics.get(name, {}).items()}}
-            tables.append(_lines(block, name, columns, first, number))
+        for order, name in enumerate(maps):
+            differences = {metric: values[first : first + BLOCK] for metric, values in metrics[name].items()}
+            tables.append(_lines(block, name, measured[name] | differences, first, order))
+        if not maps:
+            tables.append(_lines(block, None, {}, first, 0))
         advance(len(block))
-    table = pa.concat_tables(tables) if tables else pa.table({})
     if not tables:
         return CHANGES.empty_table()
-    return table.sort_by([("place", "ascending"), ("order", "ascending")]).select(CHANGES.names).cast(CHANGES)
+    table = pa.concat_tables(tables).sort_by([("place", "ascending"), ("order", "ascending")])
+    return table.select(CHANGES.names).cast(CHANGES)
 
 
 def _images(a: Side, b: Side) -> pa.Table:
@@ -136,7 +137,7 @@ def _differences(a: Export, b: Export, both: Joined, name: str) -> dict[str, NDA
     return {metric: values[1][metric] - known for metric, known in values[0].items()}
 
 
-def _blocks(a: Side, b: Side, both: Joined, maps: list[str]) -> Iterator[tuple[int, dict[Any, dict[str, Any]]]]:
+def _blocks(a: Side, b: Side, both: Joined, maps: list[str]) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
     """Where each block begins, and by map its measures."""
     sizes = list(zip(a.lines["width"].to_pylist(), a.lines["height"].to_pylist(), strict=True))
     for first in range(0, len(both), BLOCK):

@@ -113,7 +113,7 @@ def job_differences(a: Export, b: Export) -> list[str]:
         }
         for made in (a, b)
     ]
-    found = differences(*trees, ("in A", "in B"))
+    found = differences(trees[0], trees[1], ("in A", "in B"))
     for what in ("model", "head"):
         prints = {getattr(made.manifest, f"{what}_fingerprint") for made in (a, b)}
         if len(prints) > 1 and trees[0]["model"] == trees[1]["model"]:

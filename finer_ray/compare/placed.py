@@ -44,13 +44,13 @@ def placed(a: Export, b: Export, rows_a: Rows, rows_b: Rows, sizes: Sizes, name:
         boxes = np.array([transforms[0].view_box(*size) for size in sizes]).reshape(-1, 4)
         grid = (POINTS, POINTS)
         return Placed(a.maps(rows_a, name, grid), b.maps(rows_b, name, grid), boxes[:, 2:] - boxes[:, :2])
-    maps = [
+    on_points = (
         np.stack(
             on_photo(export.maps(rows, name), sizes, transform, export.manifest.layout.registration, samples=POINTS)
         )
         for export, rows, transform in zip((a, b), (rows_a, rows_b), transforms, strict=True)
-    ]
-    return Placed(*maps, np.array(sizes, np.float64))
+    )
+    return Placed(next(on_points), next(on_points), np.array(sizes, np.float64))
 
 
 def same_view(a: Transform, b: Transform) -> bool:
