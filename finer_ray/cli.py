@@ -457,9 +457,10 @@ def compare(
         float | None, typer.Option(min=0, help="Exit 8 where a figure of change is larger, such as 0.1.")
     ] = None,
 ) -> None:
-    """Say what changed between two exports: predictions, maps, metrics, distributions.
+    """Say what changed between two exports.
 
-    Images are joined by shard and key. Writes compare.parquet, drift.parquet and a page with the largest changes.
+    Predictions, maps and metrics of the images in both, joined by shard and key; distributions of all. Writes
+    compare.parquet, drift.parquet and a page with the largest changes.
     Held against --fail-over are the share of flipped predictions and 1 - the mean correlation of each map; where less
     than half of the images are in both, also the PSI of each distribution, unless chance explains it.
     """
