@@ -30,10 +30,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "ViT-S/16 of CLIP": {"backbone": "open_clip:ViT-S-16", "head": "text", "classes": ["cat", "dog", "bird", "fish"]},
     "EfficientNet-Lite0": {"backbone": "timm:tf_efficientnet_lite0"},
 }
-BATCH, ROUNDS, GAMMA = 4, 3, 0.6
+BATCH, ROUNDS, GAMMA = 4, 9, 0.6
 # Methods whose work one setting counts.
 COUNTED = {"rise": ("masks", 20), "mask": ("steps", 2)}
-# Score-CAM runs every channel's mask; of one image it takes as long as all others together.
+# What takes hundreds of passes is timed on one image, once.
 LONG = ("scorecam", "rise", "mask")
 
 
@@ -50,18 +50,15 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     """Cost of each method of a model, in forward passes."""
     classifier = build_classifier(ModelConfig(weights="random", **options))
     images = torch.randn((BATCH, 3, *classifier.transform.size))
-    costs: dict[str, list[float]] = {}
     names = [name for name, method in METHODS.items() if method.refusal(classifier, False) is None]
-    for group, rounds in ((tuple(name for name in names if name not in LONG), ROUNDS), (LONG, 1)):
-        given = images if group is not LONG else images[:1]
-        costs |= _costs(classifier, given, [name for name in names if name in group], rounds)
-    return costs
+    short, long = ([name for name in names if (name in LONG) is is_long] for is_long in (False, True))
+    return _costs(classifier, images, short, ROUNDS) | _costs(classifier, images[:1], long, 1)
 
 
 def _costs(classifier: Classifier, images: torch.Tensor, names: list[str], rounds: int) -> dict[str, list[float]]:
     runs = {
         name: partial(explain, classifier, images, spec_of(METHODS[name]))
-        for name in {"gradcam": 0, **dict.fromkeys(names)}
+        for name in dict.fromkeys(["gradcam", *names])
     }
 
     @torch.no_grad()

@@ -183,9 +183,8 @@ def sanity(
     job = load_config(config, set_ or [])
     from finer_ray.library_log import libraries_apart
     from finer_ray.pipeline.progress import run_bar
-    from finer_ray.pipeline.stopping import stoppable
 
-    with libraries_apart(str(to / "sanity")), stoppable(), run_bar() as bar:
+    with libraries_apart(str(to / "sanity")), run_bar() as bar:
         bar.announce("loading libraries")
         from finer_ray.studies.sanity import sanity_study, sanity_table, verdicts
 
@@ -422,7 +421,7 @@ def report(
     """
     from finer_ray.report.site import write_report, write_single_file
     from finer_ray.report.site.asked import asked_for
-    from finer_ray.report.site.workers import MOST, cores
+    from finer_ray.report.site.workers import processes
     from finer_ray.store.reading import open_export
 
     made, name = open_export(url), "report.html" if single_file else "report"
@@ -432,15 +431,7 @@ def report(
     write = write_single_file if single_file else write_report
     place = to or made.local_path(name) or Path(name)
     made_at = write(
-        made,
-        place,
-        images=images,
-        classes=classes,
-        seed=seed,
-        pairs=pairs,
-        title=title,
-        asked=asked,
-        jobs=min(cores(), MOST),
+        made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=processes()
     )
     typer.echo(made_at)
 

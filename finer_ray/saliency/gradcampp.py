@@ -11,9 +11,10 @@ It is not linear in the objective s; the gradient is, so that every finer map is
 from functools import partial
 
 from finer_ray.lazy import Tensor, torch
+from finer_ray.saliency.layercam import objective_gradients
 from finer_ray.saliency.method import BatchContext, Cam, Method
 
-# Of pytorch-grad-cam; it decides where gradients are of the order of its root.
+# Of pytorch-grad-cam, not of the paper: gradients below about its root (1e-3) are weighed by their cube instead.
 EPSILON = 1e-6
 
 
@@ -30,8 +31,8 @@ def gradcampp(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Te
     """
     sums = activation.sum((2, 3), keepdim=True)
     maps = []
-    for objective in coefficients.to(gradients.dtype).unbind(1):
-        slope = torch.einsum("bj,bjdhw->bdhw", objective, gradients).to(activation.dtype)
+    for slope in objective_gradients(gradients, coefficients):
+        slope = slope.to(activation.dtype)
         square = slope.square()
         alpha = square / (2 * square + sums * square * slope + EPSILON)
         weights = (alpha * slope.relu()).sum((2, 3))
@@ -41,9 +42,7 @@ def gradcampp(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Te
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """Nothing is left to compute before the objective is known."""
-    if context.gradients is None:
-        raise ValueError("Grad-CAM++ needs the gradients of every cell")
-    return Cam(partial(gradcampp, context.activation, context.gradients))
+    return Cam(partial(gradcampp, context.activation, context.every_gradient))
 
 
 GRADCAMPP = Method(

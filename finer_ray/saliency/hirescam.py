@@ -28,9 +28,7 @@ def hirescam_basis(activation: Tensor, gradients: Tensor) -> Tensor:
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """One map of each class."""
-    if context.gradients is None:
-        raise ValueError("HiRes-CAM needs the gradients of every cell")
-    return Cam(partial(linear, hirescam_basis(context.activation, context.gradients)))
+    return Cam(partial(linear, hirescam_basis(context.activation, context.every_gradient)))
 
 
 HIRESCAM = Method(

@@ -3,6 +3,7 @@
 map = ReLU(sum over channels of ReLU(ds/dA) * A),    ds/dA = sum_j a_j d y^j / dA
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 from finer_ray.lazy import Tensor, torch
@@ -20,19 +21,27 @@ def layercam(activation: Tensor, gradients: Tensor, coefficients: Tensor) -> Ten
     Returns:
         (B, S, h, w).
     """
-    coefficients = coefficients.to(gradients.dtype)
-    maps = []
-    for objective in coefficients.unbind(1):
-        slope = torch.einsum("bj,bjdhw->bdhw", objective, gradients).relu_()
-        maps.append(torch.einsum("bdhw,bdhw->bhw", slope.to(activation.dtype), activation))
-    return torch.stack(maps, dim=1)
+    slopes = (slope.relu_().to(activation.dtype) for slope in objective_gradients(gradients, coefficients))
+    return torch.stack([torch.einsum("bdhw,bdhw->bhw", slope, activation) for slope in slopes], dim=1)
+
+
+def objective_gradients(gradients: Tensor, coefficients: Tensor) -> Iterator[Tensor]:
+    """ds/dA of each objective, one after the other because each is as large as the activation.
+
+    Args:
+        gradients: d y^j / dA, (B, J, D, h, w); finite.
+        coefficients: a_j of the objectives, (B, S, J).
+
+    Yields:
+        (B, D, h, w), S times.
+    """
+    for objective in coefficients.to(gradients.dtype).unbind(1):
+        yield torch.einsum("bj,bjdhw->bdhw", objective, gradients)
 
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """Nothing is left to compute before the objective is known."""
-    if context.gradients is None:
-        raise ValueError("Layer-CAM needs the gradients of every cell")
-    return Cam(partial(layercam, context.activation, context.gradients))
+    return Cam(partial(layercam, context.activation, context.every_gradient))
 
 
 LAYERCAM = Method(

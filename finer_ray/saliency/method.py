@@ -80,6 +80,17 @@ class BatchContext:
         return taken(self._all._made[name], self._places, axis)
 
     @property
+    def every_gradient(self) -> Tensor:
+        """`gradients`, of which a method with `cell_gradients` is sure.
+
+        Raises:
+            ValueError: they were not computed.
+        """
+        if self.gradients is None:
+            raise ValueError("a method that takes the gradients of every cell says so: `Method.cell_gradients`")
+        return self.gradients
+
+    @property
     def present(self) -> Tensor:
         """(B, K) bool, which references there are."""
         return self.classes[:, 1:] >= 0

@@ -32,9 +32,7 @@ def xgradcam_weights(activation: Tensor, gradients: Tensor) -> Tensor:
 
 def prepare(context: BatchContext, _settings: None) -> Cam:
     """One map of each class."""
-    if context.gradients is None:
-        raise ValueError("XGrad-CAM needs the gradients of every cell")
-    weights = xgradcam_weights(context.activation, context.gradients)
+    weights = xgradcam_weights(context.activation, context.every_gradient)
     return Cam(partial(linear, contrast_basis(context.activation, weights)))
 
 

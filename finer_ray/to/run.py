@@ -1,5 +1,6 @@
 """Writing an export for another tool: maps as PNGs in their photos' pixels, the photos, and the tool's own files."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -122,7 +123,7 @@ def _items(export: Export, batch: Batch, made: Made, tool: Tool, folder: Path, l
             label=_class(made.classes, line["label"]),
             target=made.classes[line["target"]],
             predicted=made.classes[line["predicted"]],
-            embedding=None if embeddings is None else embeddings[place],
+            embedding=None if embeddings is None else _finite(embeddings[place]),
             map=f"{tool.maps}/{stem}.png",
             photo=None if sample is None else _photo(sample, folder, stem, lost),
             scale=_write_map(heat, folder / tool.maps / f"{stem}.png"),
@@ -131,7 +132,13 @@ def _items(export: Export, batch: Batch, made: Made, tool: Tool, folder: Path, l
 
 
 def _known(metrics: dict[str, Any]) -> dict[str, float | bool]:
-    return {name: metrics[name] for name in REPORTED if metrics.get(name) is not None}
+    """Those that JSON can say: it has no infinity."""
+    known = {name: metrics.get(name) for name in REPORTED}
+    return {name: value for name, value in known.items() if value is not None and math.isfinite(value)}
+
+
+def _finite(embedding: NDArray[np.float16]) -> NDArray[np.float16] | None:
+    return embedding if np.isfinite(embedding).all() else None
 
 
 def _class(classes: Sequence[str], index: int | None) -> str | None:

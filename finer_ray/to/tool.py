@@ -22,7 +22,7 @@ class Item:
         label: name of the labelled class; None without a label.
         target: name of the class that the map explains.
         predicted: name of the predicted class.
-        embedding: (E,) float16; None where none was stored.
+        embedding: (E,) float16; None where none was stored, or one beyond float16's range.
         map: the map's PNG, relative to the folder.
         photo: the photo's file, relative to the folder; None where the shard no longer has it.
         scale: value of the map = grey value of the PNG * scale; 0 where the map is zero everywhere.

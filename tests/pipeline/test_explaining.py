@@ -306,7 +306,7 @@ def test_lost_gpus(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) ->
     same(open_export(config.output.url), open_export(plain.output.url))
     assert not (Path(config.output.url) / "parts").exists()
 
-    # Each loss takes another process, and half a minute.
+    # Each loss takes another process.
     monkeypatch.setattr(executor, "MAX_LOSSES", 1)
     dying(monkeypatch, tmp_path / "always", 10**6)
     with pytest.raises(WorkerError, match=r"2 processes have lost their GPU, the last at unit \d; .*illegal"):

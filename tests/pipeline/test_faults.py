@@ -232,7 +232,7 @@ def watching(look: Callable[[list[int]], None]) -> Iterator[list[int]]:
         thread.join()
 
 
-# What an export's place adds is tested with the driver, which alone is not repeated by Ray: one place is enough here.
+# One place is enough where Ray repeats what was lost: the writes are those of the test above.
 @pytest.mark.usefixtures("nodes")
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_workers_and_actors_killed_at_random_moments(

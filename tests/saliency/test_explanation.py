@@ -251,6 +251,7 @@ def test_callers_modes_do_not_matter(name: str) -> None:
 
 def test_leaves_nothing_behind() -> None:
     model = build("vit")
+    model.zero_grad()  # other tests' gradients
     x = images(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [(module.training, len(module.__dict__)) for module in model.modules()]

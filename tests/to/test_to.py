@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.store.reading import Export
+from finer_ray.to import run
 from finer_ray.to.labelstudio import brush_code
 from finer_ray.to.region import region_of, runs
 from finer_ray.to.run import write_for
@@ -175,6 +176,17 @@ def test_the_largest_region_counts(threshold: float) -> None:
     region = region_of(heat, threshold)
     assert region is not None
     assert region.box == ((5, 4, 10, 5) if threshold <= 0.4 else (1, 1, 1, 1))
+
+
+def test_what_json_cannot_say_is_left_out(made: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedding beyond float16's range is stored as infinite, and so may a metric be."""
+    monkeypatch.setattr("finer_ray.to.run.Held.embedding", lambda held, rows: np.array([[np.inf], [2.0]], np.float16))
+    monkeypatch.setattr("finer_ray.to.run.Held.maps", Planted.maps)
+    write_for(made, TOOLS["fiftyone"], tmp_path / "to", rows=[2, 3])
+    first, second = json.loads((tmp_path / "to" / "samples.json").read_text())["samples"]
+    assert "embedding" not in first
+    assert second["embedding"] == [2.0]
+    assert run._known({"deletion_auc": np.inf, "insertion_auc": 0.5, "localisation": None}) == {"insertion_auc": 0.5}
 
 
 def test_a_photo_that_is_gone_leaves_its_map(tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ Result = TypeVar("Result")
 CONTEXT = multiprocessing.get_context("spawn")
 # Items of each process that are under way or done before their turn.
 AHEAD = 2
-# Processes at most: each takes about 150 MB.
+# Each takes about 150 MB.
 MOST = 8
 
 
-def cores() -> int:
-    """Cores that this process may use, which in containers are not all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def processes() -> int:
+    """One for each core that this process may use, which in containers are not all of the machine's; MOST at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result, None, None]:
