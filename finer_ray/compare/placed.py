@@ -1,65 +1,70 @@
-"""Placed: the maps of two exports on the same points of the same photos, whatever their grids and views."""
+"""Placed: maps on points of their photos, so that two exports can be compared whatever their grids and views."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finer_ray.images.transform import Transform
-from finer_ray.store.placing import on_photo
+from finer_ray.saliency.registration import Registration
+from finer_ray.store.grids import by_grid
 from finer_ray.store.reading import Export, Rows
 
 # Points along each side: more than most grids have cells, few enough for a hundred thousand images.
 POINTS = 48
-Sizes = list[tuple[int, int]]
+Sizes = Sequence[tuple[int, int]]
+Boxes = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Two maps of each image on the same points.
-
-    Attributes:
-        a, b: (n, POINTS, POINTS) float; NaN where a model did not see the photo, or there is no map.
-        extent: (n, 2) width and height of what the points lie on, pixels of the photo.
-    """
-
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
-    extent: NDArray[np.float64]
-
-
-def placed(a: Export, b: Export, rows_a: Rows, rows_b: Rows, sizes: Sizes, name: str) -> Placed:
-    """One map of some images, of each export.
-
-    Points lie evenly on what both models saw. Where they saw other parts of the photos, they lie on the whole photo.
+def common_boxes(a: Export, b: Export, sizes: Sizes) -> Boxes:
+    """The part of each photo that the models of both exports saw.
 
     Args:
-        a, b: exports that have the map.
-        rows_a, rows_b: n rows of each, of the same images.
+        a, b: any exports.
+        sizes: (width, height) of n photos, pixels.
+
+    Returns:
+        (n, 4) x1, y1, x2, y2 in the photos' pixels, without the borders that a model may have seen around them. A view
+        is centred in its photo, so no box is empty.
+    """
+    (low_a, high_a), (low_b, high_b) = (np.split(_views(export, sizes), 2, axis=1) for export in (a, b))
+    low, high = np.maximum(low_a, low_b), np.minimum(high_a, high_b)
+    return np.hstack([low.clip(0), np.minimum(high, np.reshape(sizes, (-1, 2)))])
+
+
+def placed(export: Export, rows: Rows, name: str, sizes: Sizes, boxes: Boxes) -> NDArray[np.float32]:
+    """One map of each of some images, at points that lie evenly in a box of its photo.
+
+    Args:
+        export: any that has the map.
+        rows: n rows of its images.
+        name: of the map, one of `manifest.layout.maps`.
         sizes: (width, height) of the n photos, pixels.
-        name: of the map.
+        boxes: (n, 4) x1, y1, x2, y2 in the photos' pixels.
+
+    Returns:
+        (n, POINTS, POINTS), non-negative; NaN for rows that hold no image.
     """
-    transforms = [Transform(**export.manifest.transform) for export in (a, b)]
-    if same_view(*transforms):
-        boxes = np.array([transforms[0].view_box(*size) for size in sizes]).reshape(-1, 4)
-        grid = (POINTS, POINTS)
-        return Placed(a.maps(rows_a, name, grid), b.maps(rows_b, name, grid), boxes[:, 2:] - boxes[:, :2])
-    on_points = (
-        np.stack(
-            on_photo(export.maps(rows, name), sizes, transform, export.manifest.layout.registration, samples=POINTS)
-        )
-        for export, rows, transform in zip((a, b), (rows_a, rows_b), transforms, strict=True)
-    )
-    return Placed(next(on_points), next(on_points), np.array(sizes, np.float64))
+    maps = export.maps(rows, name)
+    transform = Transform(**export.manifest.transform)
+    views = _views(export, sizes)
+    # Boxes as shares of what the model saw: those of photos of one shape are the same, and are drawn together.
+    origin, side = np.tile(views[:, :2], 2), np.tile(views[:, 2:] - views[:, :2], 2)
+    inputs = np.reshape([transform.shape(*size) for size in sizes], (-1, 2))
+    ways = np.hstack([inputs, (boxes - origin) / side])
+    middles = (np.arange(POINTS) + 0.5) / POINTS
+    result = np.full((len(maps), POINTS, POINTS), np.nan, np.float32)
+    for places, own in by_grid(maps):
+        distinct, members = np.unique(ways[places], axis=0, return_inverse=True)
+        for number, (height, width, left, top, right, bottom) in enumerate(distinct):
+            these = members.reshape(-1) == number
+            here = export.manifest.layout.registration or Registration.stretched((height, width), own.shape[1:])
+            down, along = top + (bottom - top) * middles, left + (right - left) * middles
+            result[places[these]] = here.at(own[these], (down * height - 0.5, along * width - 0.5))
+    return result
 
 
-def same_view(a: Transform, b: Transform) -> bool:
-    """Whether two transforms show the same part of every photo, if with other pixels.
-
-    >>> same_view(Transform(size=(224, 224), crop_pct=0.9), Transform(size=(448, 448), crop_pct=0.9))
-    True
-    >>> same_view(Transform(size=(224, 224), crop_pct=0.9), Transform(size=(224, 224)))
-    False
-    """
-    same_shape = a.size[0] * b.size[1] == a.size[1] * b.size[0] or a.resize == "native"
-    return a.resize == b.resize and a.crop_pct == b.crop_pct and same_shape
+def _views(export: Export, sizes: Sizes) -> Boxes:
+    """What an export's model saw of photos, (n, 4) x1, y1, x2, y2 in their pixels; beyond them where it saw borders."""
+    transform = Transform(**export.manifest.transform)
+    return np.reshape([transform.view_box(*size) for size in sizes], (-1, 4))

@@ -16,7 +16,6 @@ def on_photo(
     sizes: Iterable[tuple[int, int]],
     transform: Transform,
     registration: Registration | None,
-    samples: int | None = None,
 ) -> list[NDArray[np.float32]]:
     """Maps at every pixel of their photos.
 
@@ -25,24 +24,20 @@ def on_photo(
         sizes: (width, height) of each photo.
         transform: that made the inputs of them.
         registration: of the maps; None: the grid stretched over the input.
-        samples: how many pixels of each side are wanted, evenly spread; all when None.
 
     Returns:
-        n arrays (height, width), or (samples, samples); NaN where the model did not see the photo, because it was
-        cropped there, and all of a map that is not there.
+        n arrays (height, width); NaN where the model did not see the photo, because it was cropped there, and all of a
+        map that is not there.
     """
     placed = []
     for own, grid, (width, height) in zip(maps, own_grids(maps), sizes, strict=True):
-        rows, columns = transform.positions(width, height)
-        if samples is not None:
-            middle = 2 * np.arange(samples) + 1
-            rows, columns = (side[middle * len(side) // (2 * samples)] for side in (rows, columns))
         if not grid.all():
-            placed.append(np.full((len(rows), len(columns)), np.nan, maps.dtype))
+            placed.append(np.full((height, width), np.nan, maps.dtype))
             continue
         size = transform.shape(width, height)
         own = own[: grid[0], : grid[1]]
         here = registration or Registration.stretched(size, own.shape)
+        rows, columns = transform.positions(width, height)
         drawn = here.at(own, (rows, columns))
         drawn[~_seen(rows, size[0])] = np.nan
         drawn[:, ~_seen(columns, size[1])] = np.nan
