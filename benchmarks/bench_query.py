@@ -111,6 +111,9 @@ def metric_lines(rows: np.ndarray, classes: np.ndarray, generator: np.random.Gen
         ),
         "localisation": pa.array(localisation, mask=bare),
         "pointing_hit": pa.array(generator.random(count) < localisation, mask=bare),
+        "rank_accuracy": pa.nulls(count),
+        "iou": pa.nulls(count),
+        "sparsity": pa.nulls(count),
         "region": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8), mask=bare), ["mask"]).cast(
             "string"
         ),

@@ -294,6 +294,18 @@ def gamma(
 
 
 @studies.command()
+def parts(
+    url: ExportUrl,
+    to: To = Path("study"),
+) -> None:
+    """How much of each map lies on each annotated part? From stored maps and part masks: no model is needed."""
+    from finer_ray.store.reading import open_export
+    from finer_ray.studies.part_energy import part_study
+
+    _say(part_study(open_export(url), to))
+
+
+@studies.command()
 def aggregation(
     config: Annotated[Path, typer.Argument(help="The job's YAML file; its maps and metrics are set by the study.")],
     to: To = Path("study"),

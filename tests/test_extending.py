@@ -114,35 +114,35 @@ print(set(made.metrics["map"].to_pylist()))
 @pytest.mark.slow
 def test_a_metric(tmp_path: Path) -> None:
     """Its column arrives in Parquet, its means in classes, its words in the report; off, it is not heard of."""
-    write_job(tmp_path, metrics={"sparsity": True})
+    write_job(tmp_path, metrics={"complexity": True})
     code = """
 import pickle
 import numpy as np
+import scipy.stats
 from finer_ray.report.paper_table import compare
 
 rows = made.images["row"].to_pylist()
 for name in made.manifest.layout.maps:
     cells = made.maps(rows, name).reshape(len(rows), -1).astype(float)
-    # By the mean difference of pairs, as Gini had it.
-    pairs = np.abs(cells[:, :, None] - cells[:, None]).mean((1, 2)) / (2 * cells.mean(1))
-    mine = [line["sparsity"] for line in made.metrics.to_pylist() if line["map"] == name]
-    np.testing.assert_allclose(mine, pairs, atol=2e-3)
-    means = [line["sparsity_mean"] for line in made.classes.to_pylist() if line["map"] == name]
+    expected = scipy.stats.entropy(cells, axis=1)
+    mine = [line["complexity"] for line in made.metrics.to_pylist() if line["map"] == name]
+    np.testing.assert_allclose(mine, expected, atol=2e-3)
+    means = [line["complexity_mean"] for line in made.classes.to_pylist() if line["map"] == name]
     assert len(means) == 2
     np.testing.assert_allclose(np.mean(means), np.mean(mine), rtol=1e-5)
-    assert compare(made)[name]["sparsity"].count == 4
-off = config.model_copy(update={"metrics": config.metrics.model_copy(update={"sparsity": False})})
+    assert compare(made)[name]["complexity"].count == 4
+off = config.model_copy(update={"metrics": config.metrics.model_copy(update={"complexity": False})})
 print(config.fingerprint(), off.fingerprint(), pickle.dumps(config).hex())
 """
     on, off, pickled = in_process(tmp_path, "my_metric.py", EXPORT + code).split()
     report = (tmp_path / "report" / "index.html").read_text()
-    assert "Gini ↑" in report
-    assert "sparsity of the map" in report
+    assert "Entropy ↓" in report
+    assert "complexity of the map" in report
     # In a process that has never heard of it: nothing changes, exports are read, and such a job is refused.
     plain = tmp_path / "plain"
     plain.mkdir()
     write_job(plain)
     assert load_config(plain / "job.yaml").fingerprint() == off != on
-    assert "sparsity" not in open_export(str(tmp_path / "out")).metrics.column_names
-    with pytest.raises(ConfigError, match=f"nothing of 'sparsity': {VARIABLE} must name"):
+    assert "complexity" not in open_export(str(tmp_path / "out")).metrics.column_names
+    with pytest.raises(ConfigError, match=f"nothing of 'complexity': {VARIABLE} must name"):
         pickle.loads(bytes.fromhex(pickled))

@@ -1,13 +1,11 @@
 """Localisation: does a map's energy, or its maximum, lie on the annotated object? (Finer-CAM, Tab. 4, `Loc.`)"""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from finer_ray.arrays import Array, namespace
-from finer_ray.metrics.metric import MapContext, Metric, Switch
-from finer_ray.saliency.registration import Registration, draw
+from finer_ray.metrics.metric import Metric, Switch
+from finer_ray.metrics.regions import by_pixel, of_region
+from finer_ray.saliency.registration import Registration
 
 
 def localisation(maps: Array, region: Array, registration: Registration | None = None) -> Array:
@@ -21,7 +19,7 @@ def localisation(maps: Array, region: Array, registration: Registration | None =
     Returns:
         (B, M) in [0, 1]; NaN where the map has no energy, or the region no pixel.
     """
-    maps, region = _by_pixel(maps, region, registration)
+    maps, region = by_pixel(maps, region, registration)
     inside, whole = (maps * region[:, None]).sum(2), maps.sum(2)
     xp = namespace(maps)
     there = xp.any(region, 1)[:, None] & (whole > 0)
@@ -40,7 +38,7 @@ def pointing_hit(maps: Array, region: Array, registration: Registration | None =
     Returns:
         (B, M) float: 1 hit, 0 miss, NaN where the map is flat zero, or the region has no pixel.
     """
-    maps, region = _by_pixel(maps, region, registration)
+    maps, region = by_pixel(maps, region, registration)
     xp = namespace(maps)
     images = xp.arange(len(maps), device=maps.device)[:, None]
     hit = xp.where(region[images, xp.argmax(maps, 2)], xp.ones_like(maps[:, :, 0]), 0.0)
@@ -49,28 +47,17 @@ def pointing_hit(maps: Array, region: Array, registration: Registration | None =
     return found
 
 
-def _by_pixel(maps: Array, region: Array, registration: Registration | None) -> tuple[Array, Array]:
-    """Maps (B, M, H * W), drawn, and regions (B, H * W); sums along one axis are the most exact that NumPy has."""
-    batch, height, width = region.shape
-    maps = draw(maps, (height, width), registration)
-    return maps.reshape(*maps.shape[:2], height * width), region.reshape(batch, height * width)
-
-
-def _of_region(measure: Callable[[Any, Any, Registration | None], Any]) -> Callable[[MapContext[Any]], Any]:
-    return lambda context: measure(context.maps, context.region, context.registration)
-
-
 SWITCH = Switch(
     "localisation", "energy share and pointing hit, where a box or mask is given", default=True, always=True
 )
 LOCALISATION = Metric(
-    "localisation", "energy on the object", SWITCH, _of_region(localisation), heading="Loc.", rank=0, of_region=True
+    "localisation", "energy on the object", SWITCH, of_region(localisation), heading="Loc.", rank=0, of_region=True
 )
 POINTING_HIT = Metric(
     "pointing_hit",
     "pointing hits",
     SWITCH,
-    _of_region(pointing_hit),
+    of_region(pointing_hit),
     heading="Point.",
     rank=7,
     of_region=True,

@@ -2,12 +2,27 @@
 
 from finer_ray.metrics.deletion import DELETION_AUC, DELETION_CURVE, INSERTION_AUC, INSERTION_CURVE
 from finer_ray.metrics.drops import DROPS
+from finer_ray.metrics.iou import IOU
 from finer_ray.metrics.localisation import LOCALISATION, POINTING_HIT
 from finer_ray.metrics.metric import Metric, Switch
+from finer_ray.metrics.rank_accuracy import RANK_ACCURACY
+from finer_ray.metrics.sparsity import SPARSITY
 from finer_ray.plugins import table
 
 METRICS: dict[str, Metric] = table(
-    Metric, (LOCALISATION, POINTING_HIT, DELETION_AUC, INSERTION_AUC, DELETION_CURVE, INSERTION_CURVE, *DROPS)
+    Metric,
+    (
+        LOCALISATION,
+        POINTING_HIT,
+        RANK_ACCURACY,
+        IOU,
+        DELETION_AUC,
+        INSERTION_AUC,
+        DELETION_CURVE,
+        INSERTION_CURVE,
+        *DROPS,
+        SPARSITY,
+    ),
 )
 SWITCHES: dict[str, Switch] = {metric.switch.name: metric.switch for metric in METRICS.values()}
 # Those that are averaged, by class and over all.

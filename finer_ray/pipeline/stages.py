@@ -3,6 +3,7 @@
 from functools import partial
 
 from finer_ray.config.schema import Config
+from finer_ray.metrics.table import OF_REGION
 from finer_ray.models import Classifier
 from finer_ray.pipeline.executor import Executor
 from finer_ray.pipeline.explaining import Explainer
@@ -30,7 +31,8 @@ def export_stages(config: Config, classifier: Classifier, layout: Layout, url: s
     share, seconds = executor.resources(config.compute), config.compute.retry_seconds
     size = classifier.transform.size
     parts = PartGrid(layout.grid, size, layout.registration) if layout.parts else None
-    loader = Loader(config.input, classifier.transform, config.metrics.localisation, seconds, parts)
+    region = any(getattr(config.metrics, metric.switch.name) for metric in OF_REGION.values())
+    loader = Loader(config.input, classifier.transform, region, seconds, parts)
     model = executor.share(classifier)
     explained = explained_schema(layout, metric_shapes(config.metrics, layout))
     return [

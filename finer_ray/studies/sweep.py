@@ -13,25 +13,19 @@ from numpy.typing import NDArray
 from finer_ray.errors import ExportError
 from finer_ray.metrics.statistics import mean_of
 from finer_ray.metrics.table import OF_REGION
-from finer_ray.report.gamma_sweep import sweep_scores
+from finer_ray.report.gamma_sweep import sweep_scores, swept
 from finer_ray.report.photos import read_rows
 from finer_ray.store.reading import Export
 from finer_ray.store.tables import METRICS
 from finer_ray.studies.output import write_study
 
-SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("gamma", pa.float64(), nullable=False),
-        *(METRICS.field(name) for name in OF_REGION),
-    ]
-)
+KEYS = [pa.field("row", pa.int64(), nullable=False), pa.field("gamma", pa.float64(), nullable=False)]
 # Images whose maps and regions are in memory together.
 BATCH = 64
 
 
 def sweep_table(export: Export, gammas: Sequence[float]) -> pa.Table:
-    """A line per annotated image and gamma: row, gamma, localisation, pointing_hit (all of `OF_REGION`).
+    """A line per annotated image and gamma: row, gamma, and the metrics of regions that the job asked for.
 
     Against all references of an image, aggregated and weighed as in the export's section `saliency`.
 
@@ -75,15 +69,17 @@ def _score(export: Export, rows: list[int], regions: NDArray[np.bool_], gammas: 
         # Arrow takes NaN for null here.
         column = pa.array(values.flatten(), from_pandas=True)
         lines[name] = pc.greater(column, 0) if OF_REGION[name].dtype == "bool" else column
-    return pa.table(lines).cast(SCHEMA)
+    schema = pa.schema([*KEYS, *(METRICS.field(name) for name in swept(export))])
+    return pa.table(lines).cast(schema)
 
 
 def _figure(table: pa.Table) -> Figure:
     every = table["gamma"].to_numpy()
     gamma = np.unique(every)
-    figure = Figure(figsize=(4.2 * len(OF_REGION), 3.6), dpi=120, layout="constrained")
-    for axis, (name, metric) in zip(figure.subplots(1, len(OF_REGION)), OF_REGION.items(), strict=True):
-        values = pc.cast(table[name], pa.float64()).to_numpy()
+    shown = [OF_REGION[name] for name in table.column_names if name in OF_REGION]
+    figure = Figure(figsize=(4.2 * len(shown), 3.6), dpi=120, layout="constrained")
+    for axis, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        values = pc.cast(table[metric.name], pa.float64()).to_numpy()
         mean = mean_of(np.stack([values[every == one] for one in gamma], axis=1))
         low, high = mean.mean - mean.margin, mean.mean + mean.margin
         axis.fill_between(gamma, low, high, alpha=0.25, linewidth=0, label="95 % interval")

@@ -93,12 +93,15 @@ def test_orders() -> None:
         "RD.@0.1 ↑",
         "CD.@0.05 ↑",
         "CD.@0.1 ↑",
+        "Gini ↑",
         "Loc. ↑",
         "Point. ↑",
+        "Rank ↑",
+        "IoU ↑",
     ]
     assert list(JUDGES)[:4] == ["localisation", "relative_drop_05", "relative_drop_10", "deletion_auc"]
     assert (list(JUDGES)[-1], set(JUDGES), set(OF_REGION)) == (
-        "pointing_hit",
+        "sparsity",
         set(AVERAGED),
         set(REPORTED) & set(OF_REGION),
     )

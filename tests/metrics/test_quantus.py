@@ -1,4 +1,5 @@
-"""Deletion and insertion against Quantus's pixel flipping (Bach et al. 2015): the same curves, step by step."""
+"""Against Quantus: deletion and insertion by its pixel flipping (Bach et al. 2015), the same curves step by step; and
+metrics that ask no model."""
 
 from typing import Any
 
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from finer_ray.metrics.deletion import area, step_counts
+from finer_ray.metrics.localisation import localisation
 from finer_ray.metrics.perturbation import ranks, replaced
+from finer_ray.metrics.rank_accuracy import rank_accuracy
+from finer_ray.metrics.sparsity import gini
 
 SIZE, STEPS = (12, 16), 12
 PIXELS = SIZE[0] * SIZE[1]
@@ -94,3 +98,39 @@ def test_insertion() -> None:
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     np.testing.assert_allclose(area(ours), np.trapezoid(theirs, dx=1 / STEPS, axis=1), atol=1e-6)
     assert ours.std() > 0.05
+
+
+def alone(metric: Any, heat: Tensor, region: Tensor | None = None) -> np.ndarray:
+    """What a metric that asks no model gives maps (n, H, W) of images of their own size: no interpolation."""
+    regions = None if region is None else region[:, None].numpy()
+    found = metric(
+        model=None, x_batch=IMAGES.numpy(), y_batch=TARGETS.numpy(), a_batch=heat[:, None].numpy(), s_batch=regions
+    )
+    return np.array(found)
+
+
+PLAIN: dict[str, Any] = {"normalise": False, "abs": False, "disable_warnings": True}
+
+
+def test_sparseness() -> None:
+    """It adds 1e-7 to each value."""
+    found = gini(MAPS)
+    for place in (0, 1):
+        expected = alone(quantus.Sparseness(**{**PLAIN, "abs": True}), MAPS[:, place])
+        np.testing.assert_allclose(found[:, place], expected, atol=1e-6)
+    assert found.std() > 1e-3
+
+
+def test_rank_and_mass_accuracy() -> None:
+    region = torch.zeros((6, *SIZE), dtype=torch.bool)
+    for image in range(6):
+        region[image, image : 6 + image, 2 : 5 + image] = True
+    for place in (0, 1):
+        heat = MAPS[:, place]
+        for metric, ours in (
+            (quantus.RelevanceRankAccuracy, rank_accuracy),
+            (quantus.RelevanceMassAccuracy, localisation),
+        ):
+            found = ours(heat[:, None], region)[:, 0]
+            np.testing.assert_allclose(found, alone(metric(**PLAIN), heat, region), atol=1e-6)
+            assert found.std() > 0.01

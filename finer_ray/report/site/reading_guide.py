@@ -25,6 +25,11 @@ MEANINGS = {
     "localisation": "The share of the map's light that falls on the annotated object. A map that knows nothing has the "
     "share of the photo that the object covers.",
     "pointing_hit": "How often the brightest point of the map lies on the annotated object.",
+    "rank_accuracy": "Of as many of the brightest pixels as the annotated object has, the share that lies on it.",
+    "iou": "How well the map's outline and the object's cover each other, where the outline is drawn at the brightness "
+    "that suits the image best: 1 is the same outline, and no map has less than the object's share of the photo.",
+    "sparsity": "How few cells hold the map's light: 0 is spread evenly, near 1 all of it in one cell. It says nothing "
+    "of whether they are the right ones.",
     "deletion_auc": "The brightest pixels are taken away first, and the model is asked again each time. If the map is "
     "right, it soon no longer recognises the class: low is good.",
     "insertion_auc": "The brightest pixels are put into an empty photo first. If the map is right, the model soon "

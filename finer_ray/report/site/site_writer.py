@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.compute as pc
 import yaml
 
-from finer_ray.metrics.table import CURVES, OF_REGION, REPORTED
+from finer_ray.metrics.table import CURVES, REPORTED
 from finer_ray.pipeline.progress import late_bar
 from finer_ray.report.best_map import best_map
 from finer_ray.report.colours import NAMES, colours_script
+from finer_ray.report.gamma_sweep import swept
 from finer_ray.report.overlay import MODES, STRENGTH
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
@@ -221,7 +222,7 @@ class _Writer:
         export = self._export
         drawn = set(self._sample.rows)
         sweeps = [image.sweep for image in shown if image.sweep is not None]
-        scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in OF_REGION if sweeps}
+        scores = {name: np.array([sweep[name] for sweep in sweeps]) for name in swept(export) if sweeps}
         failures, table = overview.failures(export, self._shards.text), overview.metric_table(export)
         maps = export.manifest.layout.maps
         compared = next(iter(baselines(export).items()), None)
