@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finer_ray.compare.images import common_maps
-from finer_ray.compare.summary import STAYS, Summary, drift_name, drift_words, map_words, towards
+from finer_ray.compare.summary import Summary
+from finer_ray.compare.words import change_words, drift_name, drift_words
 from finer_ray.config.messages import differences
 from finer_ray.errors import FinerRayError
 from finer_ray.report.best_map import best_map
@@ -49,7 +50,7 @@ def write_comparison(a: Export, b: Export, summary: Summary, changes: pa.Table, 
     """Write index.html, its assets and its pictures into a folder."""
     (folder / "assets").mkdir()
     (folder / "images").mkdir()
-    for name in ("site.css", "site.js", "compare.css"):
+    for name in ("site.css", "site.js"):
         shutil.copyfile(ASSETS / name, folder / "assets" / name)
     main = main_map(a, b)
     lines = largest(changes, main)
@@ -89,20 +90,6 @@ def largest(changes: pa.Table, name: str | None) -> list[dict[str, Any]]:
     return [line for line in found if line["flipped"] or (line["correlation"] or 0) < 1]
 
 
-def words_of(line: dict[str, Any]) -> str:
-    """What changed in one image's map, in words."""
-    if line["correlation"] is None:
-        return map_words(None)
-    moves = ""
-    if line["shift"] is not None:
-        where = towards(line["shift_x"], line["shift_y"])
-        far = line["shift"] >= STAYS
-        moves = (
-            f", its centre moves to the {where} by {line['shift']:.0%} of the diagonal" if far else ", its centre stays"
-        )
-    return f"{map_words(line['correlation'])} (correlation {line['correlation']:.2f}){moves}".replace("-", "−")
-
-
 def job_differences(a: Export, b: Export) -> list[str]:
     """Keys of the config that differ and decide results; and the model, where no key says that it is another."""
     trees = [
@@ -133,7 +120,9 @@ def _cards(a: Export, b: Export, lines: Sequence[dict[str, Any]], name: str, fol
             "b": _drawn(b, line["row_b"], name, after),
         }
         files = [_saved(picture, folder, f"images/{number}-{what}.jpg") for what, picture in pictures.items()]
-        cards.append(Card(line, words_of(line), list(zip(files, ("photo", f"A: {name}", f"B: {name}"), strict=True))))
+        cards.append(
+            Card(line, change_words(line), list(zip(files, ("photo", f"A: {name}", f"B: {name}"), strict=True)))
+        )
     return cards
 
 
@@ -144,8 +133,8 @@ def _photos(export: Export, rows: Sequence[int]) -> dict[int, NDArray[np.uint8]]
         for row, photo in try_rows(export, rows, region=False):
             if not isinstance(photo, str):
                 found[row] = photo.image
-    except (FinerRayError, TypeError):
-        # The export does not say how its photos are read; what was found until then is shown.
+    except FinerRayError:
+        # The export's config is none of this version's: without photos the page has its figures.
         return found
     return found
 

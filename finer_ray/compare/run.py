@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from finer_ray.compare.drift import drift
 from finer_ray.compare.images import changes, common_maps
 from finer_ray.compare.joining import joined, not_joined
+from finer_ray.compare.notes import notes
 from finer_ray.compare.page import write_comparison
 from finer_ray.compare.summary import Summary, summarise
 from finer_ray.pipeline.progress import late_bar
@@ -18,7 +19,7 @@ from finer_ray.store.tables import write_options
 
 # Everything that a comparison's folder holds, by path.
 OURS = re.compile(
-    rf"index\.html|{re.escape(SIGN)}|(compare|drift)\.parquet|(assets|images)/|assets/(site|compare)\.(js|css)"
+    rf"index\.html|{re.escape(SIGN)}|(compare|drift)\.parquet|(assets|images)/|assets/site\.(js|css)"
     r"|images/\d+-(photo|a|b)\.jpg"
 )
 
@@ -50,7 +51,7 @@ def compare(a: Export, b: Export, folder: Path, join: bool = True) -> Summary:
         with late_bar(len(both), "comparing") as advance:
             lines = changes(a, b, both, advance)
         drifts = drift(a, b)
-        summary = summarise(lines, drifts, both, common_maps(a, b))
+        summary = summarise(lines, drifts, both, common_maps(a, b), notes(a, b, both))
         for name, table in (("compare", lines), ("drift", drifts)):
             pq.write_table(table, draft / f"{name}.parquet", **write_options(table.schema))
         write_comparison(a, b, summary, lines, draft)

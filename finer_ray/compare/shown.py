@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from finer_ray.compare.summary import Estimate, MetricChange, Summary, drift_name, drift_words
+from finer_ray.compare.summary import Estimate, MetricChange, Summary
+from finer_ray.compare.words import drift_name, drift_words
 from finer_ray.metrics.table import METRICS
 
 

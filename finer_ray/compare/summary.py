@@ -1,4 +1,4 @@
-"""Summary: what the lines of a comparison say together, each figure with its interval and in words."""
+"""Summary: what the lines of a comparison say together, each mean with its interval."""
 
 import math
 from collections.abc import Iterator
@@ -10,17 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from finer_ray.compare.images import MEASURES
 from finer_ray.compare.joining import Joined
+from finer_ray.compare.words import STAYS, drift_name, map_words, towards
 from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.metrics.table import REPORTED
-
-# Correlations from which on maps are called so.
-WORDS = ((0.99, "the same"), (0.9, "nearly the same"), (0.7, "alike"), (0.4, "partly other places"))
-DIRECTIONS = ("right", "lower right", "bottom", "lower left", "left", "upper left", "top", "upper right")
-# Share of the diagonal below which a centre is said to stay.
-STAYS = 0.02
-# PSIs from which on drift is called so, by custom.
-DRIFTS = ((0.25, "large"), (0.1, "moderate"), (0.0, "small"))
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,11 @@ class Estimate:
         known = values[np.isfinite(values)]
         mean = float(known.mean()) if len(known) else math.nan
         return cls(len(known), mean, *bootstrap_interval(known))
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,11 @@ class Summary:
     def held(self) -> dict[str, float]:
         """The figures that a schedule's limit is held against, by what they are; each is 0 where nothing changed.
 
-        Of images in both: the share of flipped predictions, and for each map 1 less the mean correlation. Where `apart`
-        is true: for each line of `drift` the PSI, which counts as 0 where it may be chance.
+        Of images in both: the share of flipped predictions; for each map 1 less the mean correlation; of each metric
+        that is not `Metric.skewed` the size of the mean difference. Where `apart` is true: for each line of `drift` the
+        PSI. A difference or a PSI that may be chance counts as 0.
         """
-        found = {}
+        found: dict[str, float] = {}
         if self.joined:
             found["share of predictions flipped"] = self.flipped / self.joined
             found |= {
@@ -121,8 +121,13 @@ class Summary:
                 for change in self.maps
                 if change.correlation.count
             }
+            found |= {
+                f"change of {change.metric} of {change.map}": abs(change.difference.mean) * change.difference.sure
+                for change in self.metrics
+                if not REPORTED[change.metric].skewed
+            }
         if self.apart:
-            found |= {f"PSI of {drift_name(line)}": line["psi"] if line["drifted"] else 0.0 for line in self.drift}
+            found |= {f"PSI of {drift_name(line)}": line["psi"] * line["drifted"] for line in self.drift}
         return found
 
     def over(self, limit: float) -> dict[str, float]:
@@ -135,7 +140,7 @@ class Summary:
         return figures
 
 
-def summarise(changes: pa.Table, drift: pa.Table, both: Joined, maps: list[str]) -> Summary:
+def summarise(changes: pa.Table, drift: pa.Table, both: Joined, maps: list[str], notes: list[str]) -> Summary:
     """The summary of a comparison.
 
     Args:
@@ -143,9 +148,10 @@ def summarise(changes: pa.Table, drift: pa.Table, both: Joined, maps: list[str])
         drift: with the schema DRIFT.
         both: the images in both.
         maps: names of the maps in both.
+        notes: see `Summary`.
     """
-    images = changes.filter(pc.equal(changes["map"], maps[0])) if maps else changes
     by_map = {name: changes.filter(pc.equal(changes["map"], name)) for name in maps if len(both)}
+    images = next(iter(by_map.values()), changes)
     return Summary(
         joined=len(both),
         only_a=both.only_a,
@@ -154,48 +160,18 @@ def summarise(changes: pa.Table, drift: pa.Table, both: Joined, maps: list[str])
         maps=[_map_change(name, lines) for name, lines in by_map.items()],
         metrics=[change for name, lines in by_map.items() for change in _metric_changes(name, lines)],
         drift=drift.to_pylist(),
-        notes=list(_notes(both, maps)),
+        notes=notes,
     )
 
 
-def drift_name(line: dict[str, Any]) -> str:
-    """What a line of drift is of."""
-    return f"{line['name']} of {line['map']}" if line["map"] else f"{line['kind']}: {line['name']}"
-
-
-def drift_words(line: dict[str, Any]) -> str:
-    """A line of drift in words."""
-    if not line["drifted"]:
-        return "no more than chance"
-    return f"{next(word for least, word in DRIFTS if line['psi'] >= least)} drift"
-
-
-def towards(x: float, y: float) -> str:
-    """Where a shift to the right and down leads: "upper left".
-
-    >>> towards(1, 0), towards(-1, -1), towards(0, 1)
-    ('right', 'upper left', 'bottom')
-    """
-    return DIRECTIONS[round(math.atan2(y, x) / (math.pi / 4)) % 8]
-
-
-def map_words(correlation: float | None) -> str:
-    """What a correlation says of two maps."""
-    if correlation is None or math.isnan(correlation):
-        return "not comparable: zero everywhere in both"
-    return next((word for least, word in WORDS if correlation >= least), "other places")
-
-
 def _map_change(name: str, lines: pa.Table) -> MapChange:
-    values = {key: _numbers(lines, key) for key in ("correlation", "top_overlap", "shift", "shift_x", "shift_y")}
+    values = {key: _numbers(lines, key) for key in MEASURES}
     same = lines["same_target"].to_numpy()
     found = {key: Estimate.of(known) for key, known in values.items()}
-    words = map_words(found["correlation"].mean)
-    x, y = found["shift_x"], found["shift_y"]
+    words, x, y = map_words(found["correlation"].mean), found["shift_x"], found["shift_y"]
     # Of shifts that go every which way the mean is none.
-    together = math.hypot(x.mean, y.mean)
-    if together >= STAYS and any(axis.low > 0 or axis.high < 0 for axis in (x, y)):
-        words += f"; its centre moves to the {towards(x.mean, y.mean)}, by {together:.0%} of the diagonal on average"
+    if (far := math.hypot(x.mean, y.mean)) >= STAYS and (x.sure or y.sure):
+        words += f"; its centre moves {towards(x.mean, y.mean)}, by {far:.0%} of the diagonal on average"
     return MapChange(name, same_target=Estimate.of(values["correlation"][same]), verdict=words, **found)
 
 
@@ -204,26 +180,9 @@ def _metric_changes(name: str, lines: pa.Table) -> Iterator[MetricChange]:
         difference = Estimate.of(_numbers(lines, key))
         if not difference.count:
             continue
-        sure = difference.low > 0 or difference.high < 0
-        better = (difference.mean > 0) == metric.higher_is_better if sure else None
+        better = (difference.mean > 0) == metric.higher_is_better if difference.sure else None
         same = "the same" if difference.low == difference.high == 0 else "no sure difference"
         yield MetricChange(name, key, difference, better, {None: same, True: "better", False: "worse"}[better])
-
-
-def _notes(both: Joined, maps: list[str]) -> Iterator[str]:
-    if both.other_size:
-        yield (
-            f"{both.other_size} keys stand for photos of other sizes in B: these are other photos, and are not joined"
-        )
-    if both.other_files and len(both):
-        yield (
-            f"{both.other_files} of the shards that are joined by name hold other bytes in B than in A: where keys are "
-            "the same but images are not, --drift compares distributions alone"
-        )
-    if len(both) and not maps:
-        yield "the exports have no map of one name: maps and their metrics are not compared"
-    if not len(both):
-        yield "no image is in both: distributions are compared, not images"
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
