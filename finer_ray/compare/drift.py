@@ -12,7 +12,7 @@ from finer_ray.compare.stability import Stability, of_names, of_values
 from finer_ray.report.paper_table import metric_values
 from finer_ray.store.reading import Export
 
-# Directions of the first export's embeddings, and images of each export that they are found and measured with.
+# Directions of the embeddings, and images of each export that they are found and measured with.
 COMPONENTS, EMBEDDED = 8, 10_000
 # The chance that any of a comparison's figures is called drift where there is none.
 LEVEL = 0.05
@@ -27,6 +27,7 @@ DRIFT = pa.schema(
         pa.field("drifted", pa.bool_(), nullable=False),
     ]
 )
+Values = NDArray[np.float64]
 Found = tuple[str, str | None, str, Stability | None]
 
 
@@ -61,41 +62,42 @@ def _metrics(a: Export, b: Export) -> Iterator[Found]:
 
 
 def _embeddings(a: Export, b: Export) -> Iterator[Found]:
-    """Along the principal components of the first export's embeddings, and how much of each lies beside them."""
     lengths = {export.manifest.layout.embedding for export in (a, b)}
-    if None in lengths or len(lengths) > 1 or a.images.num_rows < 2:
-        return
-    values_a, values_b = (_embedded(export) for export in (a, b))
-    mean = values_a.mean(0)
-    axes, shares = principal_components(values_a - mean)
-    places = [(values - mean) @ axes for values in (values_a, values_b)]
-    beside = [
-        np.linalg.norm(values - mean - place @ axes.T, axis=1)
-        for values, place in zip((values_a, values_b), places, strict=True)
-    ]
-    for number, share in enumerate(shares):
-        measured = of_values(places[0][:, number], places[1][:, number])
-        yield "embedding", None, f"component {number + 1} ({share:.0%} of the variance)", measured
-    yield "embedding", None, "beside the components", of_values(*beside)
+    if None not in lengths and len(lengths) == 1:
+        for name, measured in embedding_drift(_embedded(a), _embedded(b)):
+            yield "embedding", None, name, measured
 
 
-def principal_components(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The directions of most variance.
+def embedding_drift(a: Values, b: Values) -> Iterator[tuple[str, Stability | None]]:
+    """The PSI of embeddings along their principal components, and of their distance from all of these.
+
+    The components are those of both samples together: those of one alone would fit it better than the other, however
+    alike both are.
 
     Args:
-        centred: (n, E), of mean 0.
-
-    Returns:
-        (E, k), at most `COMPONENTS` of length 1, and their shares of the variance, (k,); none of no variance.
+        a, b: (n, E) and (m, E).
     """
-    spread, axes = np.linalg.eigh(centred.T @ centred)
+    if not (len(a) and len(b)):
+        return
+    mean = np.concatenate([a, b]).mean(0)
+    a, b = a - mean, b - mean
+    spread, axes = np.linalg.eigh(a.T @ a + b.T @ b)
     order = np.argsort(spread)[::-1][:COMPONENTS]
+    # In fewer dimensions than there are components the others are of no variance.
     order = order[spread[order] > spread.max() * 1e-9]
-    return axes[:, order], spread[order] / spread.clip(0).sum()
+    axes, shares = axes[:, order], spread[order] / spread.clip(0).sum()
+    # Each sample by itself, so that one that is compared with itself gives the same numbers to the last bit.
+    places = [values @ axes for values in (a, b)]
+    beside = [np.linalg.norm(values - at @ axes.T, axis=1) for values, at in zip((a, b), places, strict=True)]
+    for number, share in enumerate(shares):
+        measured = of_values(*(at[:, number] for at in places))
+        yield f"component {number + 1} ({share:.0%} of the variance)", measured
+    yield "beside the components", of_values(*beside)
 
 
-def _embedded(export: Export) -> NDArray[np.float64]:
-    """Embeddings of at most `EMBEDDED` images, evenly spread over the rows."""
+def _embedded(export: Export) -> Values:
+    """Embeddings of at most `EMBEDDED` images, evenly spread over the rows; none that are not finite."""
     rows = export.images["row"].to_numpy()
     chosen = rows[np.linspace(0, len(rows) - 1, min(EMBEDDED, len(rows))).astype(np.int64)]
-    return export.embedding(chosen).astype(np.float64)
+    values = export.embedding(chosen).astype(np.float64)
+    return values[np.isfinite(values).all(1)]

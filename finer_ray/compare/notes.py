@@ -31,16 +31,14 @@ def _of_images(both: Joined) -> Iterator[str]:
             "the same but images are not, compare distributions alone, with --drift"
         )
     if not len(both):
-        yield "no image is in both: distributions are compared, not images"
+        yield "no image is joined: distributions are compared, not images"
 
 
 def _of_classes(a: Export, b: Export) -> Iterator[str]:
     names_a, names_b = (set(export.manifest.classes) for export in (a, b))
     if names_a != names_b:
-        yield (
-            f"the classes are others: {len(names_a)} in A, {len(names_b)} in B, {len(names_a & names_b)} by one name "
-            "in both; a prediction counts as flipped where its name is another"
-        )
+        shared = len(names_a & names_b)
+        yield f"the classes are others: {len(names_a)} in A, {len(names_b)} in B, {shared} by one name in both"
 
 
 def _of_the_rest(a: Export, b: Export) -> Iterator[str]:

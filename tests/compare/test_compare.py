@@ -10,14 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from scipy.interpolate import RegularGridInterpolator
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.compare.images import CHANGES
-from finer_ray.compare.placed import placed
+from finer_ray.compare.placed import POINTS, common_boxes, placed
 from finer_ray.compare.run import compare
 from finer_ray.compare.summary import Summary
 from finer_ray.errors import ExportError
+from finer_ray.images.transform import Transform
 from finer_ray.pipeline.export import export
 from finer_ray.store.reading import Export, open_export
 from tests.conftest import jobs_in, sample, write_tar
@@ -119,16 +121,33 @@ def test_a_line_is_what_both_exports_say(run: Run, tmp_path: Path) -> None:
         assert line["correlation"] == pytest.approx(np.corrcoef(*maps)[0, 1], abs=1e-6)
 
 
-def test_other_views_of_a_photo_meet_in_its_pixels(run: Run, tmp_path: Path) -> None:
+def test_maps_of_other_views_lie_on_the_same_points_of_the_photo(run: Run, tmp_path: Path) -> None:
     crop, whole = run(crop_pct=0.8), run()
-    sizes = [(80, 64)] * 2
-    points = placed(crop, whole, [0, 1], [0, 1], sizes, "gradcam")
-    assert points.extent.tolist() == [[80, 64]] * 2
-    down, along = ((2 * np.arange(48) + 1) * side // 96 for side in (64, 80))
-    for own, made in ((points.a, crop), (points.b, whole)):
-        full = made.maps([0, 1], "gradcam", place="photo")
-        np.testing.assert_array_equal(own, [heat[np.ix_(down, along)] for heat in full])
-    assert np.isnan(points.a).any()
+    sizes = [(80, 64), (64, 80)]
+    boxes = common_boxes(crop, whole, sizes)
+    # 0.8 of the shorter side.
+    np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], 0.8 * 64, atol=0.5)
+    for made in (crop, whole):
+        found = placed(made, [0, 1], "gradcam", sizes, boxes)
+        registration, transform = made.manifest.layout.registration, Transform(**made.manifest.transform)
+        assert registration is not None
+        for points, heat, size, box in zip(found, made.maps([0, 1], "gradcam"), sizes, boxes, strict=True):
+            view = transform.view_box(*size)
+            # Where the cells have their centres in the photo, along y and x.
+            centres = [
+                view[1 - axis]
+                + (registration.offset[axis] + registration.stride[axis] * np.arange(cells) + 0.5)
+                / transform.size[axis]
+                * (view[3 - axis] - view[1 - axis])
+                for axis, cells in enumerate(heat.shape)
+            ]
+            middles = (np.arange(POINTS) + 0.5) / POINTS
+            wanted = [
+                (box[1 - axis] + middles * (box[3 - axis] - box[1 - axis])).clip(centres[axis][0], centres[axis][-1])
+                for axis in (0, 1)
+            ]
+            expected = RegularGridInterpolator(centres, heat)(tuple(np.meshgrid(*wanted, indexing="ij")))
+            np.testing.assert_allclose(points, expected, rtol=1e-4, atol=1e-5 * heat.max())
     found = compare(crop, whole, tmp_path / "to")
     assert found.joined == COUNT
     assert all(change.correlation.count == COUNT for change in found.maps)
