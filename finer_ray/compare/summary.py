@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from finer_ray.compare.images import MEASURES
 from finer_ray.compare.joining import Joined
-from finer_ray.compare.words import STAYS, drift_name, map_words, towards
+from finer_ray.compare.words import STAYS, drift_name, map_words, move_words
 from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.metrics.table import REPORTED
 
@@ -170,8 +170,8 @@ def _map_change(name: str, lines: pa.Table) -> MapChange:
     found = {key: Estimate.of(known) for key, known in values.items()}
     words, x, y = map_words(found["correlation"].mean), found["shift_x"], found["shift_y"]
     # Of shifts that go every which way the mean is none.
-    if (far := math.hypot(x.mean, y.mean)) >= STAYS and (x.sure or y.sure):
-        words += f"; its centre moves {towards(x.mean, y.mean)}, by {far:.0%} of the diagonal on average"
+    if math.hypot(x.mean, y.mean) >= STAYS and (x.sure or y.sure):
+        words += f"; on average {move_words(x.mean, y.mean)}"
     return MapChange(name, same_target=Estimate.of(values["correlation"][same]), verdict=words, **found)
 
 

@@ -47,9 +47,12 @@ def change_words(line: dict[str, Any]) -> str:
         return words
     if line["shift"] < STAYS:
         return f"{words}; its centre stays"
-    return (
-        f"{words}; its centre moves {towards(line['shift_x'], line['shift_y'])} by {line['shift']:.0%} of the diagonal"
-    )
+    return f"{words}; {move_words(line['shift_x'], line['shift_y'])}"
+
+
+def move_words(x: float, y: float) -> str:
+    """Where a centre has gone, by shares of the diagonal to the right and down."""
+    return f"its centre moves {towards(x, y)} by {100 * math.hypot(x, y):.0f} % of the diagonal"
 
 
 def drift_name(line: dict[str, Any]) -> str:

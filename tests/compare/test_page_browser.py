@@ -18,6 +18,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("compare")
     one = make(root / "a", images=24)
     other = make(root / "b", images=20, classes=("cat", "dog", "fox", "ant"))
+    # A line of the two jobs that has no blank to break at.
+    other.manifest.config["model"]["weights"] = f"{'long' * 40}.safetensors"
     compare(one, other, root / "to")
     return root / "to"
 
