@@ -2,9 +2,11 @@
 
 The export is that of benchmarks/bench_report.py, compared with itself by the command, in a process of its own.
 
-`IMAGES=20000 python -m benchmarks.bench_compare`
+`IMAGES=20000 python -m benchmarks.bench_compare`    prints, and writes benchmarks/bench_compare.json
 """
 
+import json
+import os
 import resource
 import subprocess
 import sys
@@ -25,7 +27,9 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (Path(folder) / "compare").glob("*.parquet"))
         # Of all children: `compare` is the only one.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(f"{IMAGES_MADE} images: {seconds:.1f} s, {peak:.0f} MiB, {size / 1e6:.1f} MB of tables")
+    record = {"cores": os.cpu_count(), "images": IMAGES_MADE, "seconds": seconds, "largest_mib": peak, "bytes": size}
+    print(record)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
