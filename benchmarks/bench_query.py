@@ -111,24 +111,20 @@ def metric_lines(rows: np.ndarray, classes: np.ndarray, generator: np.random.Gen
         ),
         "localisation": pa.array(localisation, mask=bare),
         "pointing_hit": pa.array(generator.random(count) < localisation, mask=bare),
-        "rank_accuracy": pa.nulls(count),
-        "iou": pa.nulls(count),
-        "sparsity": pa.nulls(count),
         "region": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8), mask=bare), ["mask"]).cast(
             "string"
         ),
         "deletion_auc": generator.beta(2, 5, count) * (0.6 + 0.4 * hard),
-        "insertion_auc": pa.nulls(count),
-        "deletion_curve": pa.nulls(count),
-        "insertion_curve": pa.nulls(count),
     }
     for share, left in at.items():
         columns[f"relative_drop_{share}"] = here - left - there[share].mean(1) * 0.1
         columns[f"confidence_drop_{share}"] = (here - left) / here
         columns[f"probability_{share}"] = left
         columns[f"reference_probabilities_{share}"] = triples(there[share].astype(np.float32))
-    # Values are float32 before anything is written: float64 digits would not be an export's.
-    return pa.table({name: pa.array(columns[name]).cast(METRICS.field(name).type) for name in METRICS.names}, METRICS)
+    # Values are float32 before anything is written: float64 digits would not be an export's. Other metrics are null.
+    none = pa.nulls(count)
+    made = {field.name: pa.array(columns.get(field.name, none)).cast(field.type) for field in METRICS}
+    return pa.table(made, METRICS)
 
 
 def triples(values: np.ndarray) -> pa.ListArray:

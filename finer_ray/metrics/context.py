@@ -6,10 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from finer_ray.lazy import Tensor, torch
-from finer_ray.metrics.metric import MapContext, Metric
-from finer_ray.metrics.perturbation import ranks, replaced
+from finer_ray.metrics.imputation import impute
+from finer_ray.metrics.metric import MapContext, Masking, Metric
+from finer_ray.metrics.perturbation import masked, random_ranks, ranks, replacing
 from finer_ray.saliency.budget import in_flight
 from finer_ray.saliency.objective import class_probabilities
+from finer_ray.saliency.registration import draw
 from finer_ray.saliency.split_classifier import SplitClassifier
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class MetricContext(MapContext[Tensor]):
     fill: Callable[[Tensor, str], Tensor]
     memory: int
     _made: dict[str, Tensor] = field(default_factory=dict)
+    _masked: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
@@ -51,27 +54,24 @@ class MetricContext(MapContext[Tensor]):
         """Probabilities of the images themselves, (B, J); NaN for concepts and absent references."""
         return class_probabilities(self.model, self.logits, self.classes)
 
-    def deleted(self, counts: Sequence[int]) -> Tensor:
-        """Probabilities with some of the most salient pixels replaced by `metrics.fill`.
+    def masked(self, masking: Masking) -> Tensor:
+        """Probabilities of the images with some of their pixels gone.
 
         Args:
-            counts: how many, S of them, each among the metric's own `Metric.deleted`.
+            masking: one of the metric's own `Metric.masks`, which says how many, S times.
 
         Returns:
-            (B, M, S, J).
+            (B, M, S, J); with `first: random` (B, 1, S, J).
         """
-        return self._changed("deleted", counts)
-
-    def inserted(self, counts: Sequence[int]) -> Tensor:
-        """Probabilities with some of the most salient pixels put back into `metrics.insert_into`.
-
-        Args:
-            counts: how many, S of them, each among the metric's own `Metric.inserted`.
-
-        Returns:
-            (B, M, S, J).
-        """
-        return self._changed("inserted", counts)
+        what = self._what(masking)
+        asked = (other for metric in self.metrics for other in metric.masks if self._what(other) == what)
+        every = sorted({count for other in asked for count in other.counts(self.config.steps, self.pixels)})
+        if what not in self._masked:
+            self._masked[what] = self._run(*what, every)
+        # A list as an index would make a GPU be waited for.
+        counts = masking.counts(self.config.steps, self.pixels)
+        places = torch.tensor([every.index(count) for count in counts], dtype=torch.long)
+        return self._masked[what].index_select(2, places.to(self.images.device, non_blocking=True))
 
     def blank(self, kind: str) -> Tensor:
         """Probabilities where all is fill, (B, J): the same of every map; of every image, too, if it is a colour."""
@@ -83,24 +83,47 @@ class MetricContext(MapContext[Tensor]):
             self._made[kind] = class_probabilities(self.model, expanded, self.classes)
         return self._made[kind]
 
-    def _changed(self, what: str, counts: Sequence[int]) -> Tensor:
-        """Of what all metrics ask for, made once, the part that one asks for."""
-        asked = (getattr(metric, what) for metric in self.metrics)
-        every = sorted({count for wanted in asked if wanted for count in wanted(self.config.steps, self.pixels)})
-        if what not in self._made:
-            self._made[what] = self._replaced(what == "deleted", every)
-        # A list as an index would make a GPU be waited for.
-        places = torch.tensor([every.index(count) for count in counts], dtype=torch.long)
-        return self._made[what].index_select(2, places.to(self.images.device, non_blocking=True))
+    @cached_property
+    def multiplied(self) -> Tensor:
+        """Probabilities of each image times each map, (B, M, J): fill where the map is lowest, the image where highest.
 
-    def _replaced(self, deleted: bool, counts: list[int]) -> Tensor:
-        fill = self.fill(self.images, self.config.fill if deleted else self.config.insert_into).expand_as(self.images)
-        images, fill = (self.images, fill) if deleted else (fill, self.images)
-        return replaced(self._probabilities, images, fill, self._order, counts, self.memory)
+        Maps are scaled from their lowest to their highest value, and then drawn.
+        """
+        low, high = (extreme[..., None, None] for extreme in self.maps.flatten(2).aminmax(dim=2))
+        share = (self.maps - low) / (high - low).clamp(min=torch.finfo(self.maps.dtype).tiny)
+        share = draw(share, (self.images.shape[2], self.images.shape[3]), self.registration).to(self.images.dtype)
+        fill = self.fill(self.images, self.config.fill).expand_as(self.images)
+        batch, maps = share.shape[:2]
+        found = []
+        for rows in torch.arange(batch * maps, device=share.device).split(in_flight(self.images, self.memory)):
+            owner = rows // maps
+            mixed = fill[owner].lerp(self.images[owner], share.flatten(0, 1)[rows, None])
+            found.append(self._probabilities(mixed, owner))
+        probabilities: Tensor = torch.cat(found).unflatten(0, (batch, maps))
+        return probabilities
+
+    def _what(self, masking: Masking) -> tuple[str, str]:
+        """In which order pixels go, and what takes their place: masked images that have both in common are shared."""
+        fill = masking.fill if masking.fill == "neighbours" else getattr(self.config, masking.fill)
+        return masking.first, fill
+
+    def _run(self, first: str, fill: str, counts: list[int]) -> Tensor:
+        order = self._random if first == "random" else self._order
+        if first == "least":
+            order = self.pixels - 1 - order
+        change = self._impute if fill == "neighbours" else replacing(self.images, self.fill(self.images, fill))
+        return masked(self._probabilities, self.images, change, order, counts, self.memory)
+
+    def _impute(self, owner: Tensor, gone: Tensor) -> Tensor:
+        return impute(self.images[owner], gone)
 
     @cached_property
     def _order(self) -> Tensor:
         return ranks(self.maps, (self.images.shape[2], self.images.shape[3]), self.registration)
+
+    @cached_property
+    def _random(self) -> Tensor:
+        return random_ranks(self.images, (self.maps.shape[2], self.maps.shape[3]), self.registration)
 
     def _probabilities(self, masked: Tensor, owner: Tensor) -> Tensor:
         return class_probabilities(self.model, self.model(masked), self.classes[owner])

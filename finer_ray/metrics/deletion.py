@@ -13,7 +13,7 @@ from typing import Any
 
 from finer_ray.lazy import Tensor, torch
 from finer_ray.metrics.context import MetricContext
-from finer_ray.metrics.metric import Metric, Switch
+from finer_ray.metrics.metric import Masking, Metric, Switch
 
 
 def step_counts(steps: int, pixels: int) -> list[int]:
@@ -35,19 +35,29 @@ def area(curve: Tensor) -> Tensor:
     return torch.trapezoid(curve, dx=1 / (curve.shape[-1] - 1))
 
 
+def left_counts(steps: int, pixels: int) -> list[int]:
+    """Pixels still to change after each of those steps, the fewest first."""
+    return [pixels - count for count in reversed(inner_counts(steps, pixels))]
+
+
+DELETED = Masking(inner_counts)
+INSERTED = Masking(left_counts, first="least", fill="insert_into")
+
+
 def deletion_curve(context: MetricContext) -> Tensor:
     """(B, M, n + 1) probabilities of the target, from the image to the fill."""
-    between = context.deleted(inner_counts(context.config.steps, context.pixels))
-    return _joined(context.before, between, context.blank(context.config.fill))
+    between = context.masked(DELETED)
+    return joined(context.before, between, context.blank(context.config.fill))
 
 
 def insertion_curve(context: MetricContext) -> Tensor:
     """(B, M, n + 1) probabilities of the target, from the fill to the image."""
-    between = context.inserted(inner_counts(context.config.steps, context.pixels))
-    return _joined(context.blank(context.config.insert_into), between, context.before)
+    # From the image to the fill, least salient first, read backwards.
+    between = context.masked(INSERTED).flip(2)
+    return joined(context.blank(context.config.insert_into), between, context.before)
 
 
-def _joined(start: Tensor, between: Tensor, end: Tensor) -> Tensor:
+def joined(start: Tensor, between: Tensor, end: Tensor) -> Tensor:
     """The target's curve: start and end (B, J), between (B, M, n - 1, J)."""
     first, last = (values[:, :1, None].expand(-1, between.shape[1], 1) for values in (start, end))
     return torch.cat([first, between[..., 0], last], dim=2)
@@ -73,7 +83,7 @@ DELETION_AUC, DELETION_CURVE = _metrics(
     "removed",
     "% of pixels removed, most salient first",
     higher_is_better=False,
-    deleted=inner_counts,
+    masks=(DELETED,),
 )
 INSERTION_AUC, INSERTION_CURVE = _metrics(
     "insertion",
@@ -82,5 +92,5 @@ INSERTION_AUC, INSERTION_CURVE = _metrics(
     insertion_curve,
     "put back",
     "% of pixels inserted, most salient first",
-    inserted=inner_counts,
+    masks=(INSERTED,),
 )

@@ -17,7 +17,7 @@ from typing import Any
 
 from finer_ray.lazy import Tensor, torch
 from finer_ray.metrics.context import MetricContext
-from finer_ray.metrics.metric import Metric, Switch
+from finer_ray.metrics.metric import Masking, Metric, Switch
 
 # From a batch and the probabilities of target and references, (B, M, J), with the pixels gone.
 Drop = Callable[[MetricContext, Tensor], Tensor]
@@ -74,12 +74,13 @@ def _metric(name: str, words: str, percent: int, drop: Drop, heading: str | None
         return [round(percent / 100 * pixels)]
 
     def compute(context: MetricContext) -> Tensor:
-        after = context.deleted(counts(context.config.steps, context.pixels))
-        return drop(context, after[:, :, 0])
+        return drop(context, context.masked(masking)[:, :, 0])
+
+    masking = Masking(counts)
 
     heading = heading and f"{heading}@{percent / 100}"
     return Metric(
-        f"{name}_{percent:02d}", f"{words} at {percent} %", SWITCH, compute, heading, deleted=counts, **options
+        f"{name}_{percent:02d}", f"{words} at {percent} %", SWITCH, compute, heading, masks=(masking,), **options
     )
 
 

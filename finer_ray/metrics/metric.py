@@ -48,6 +48,22 @@ class MapContext(Generic[Array]):
 
 
 @dataclass(frozen=True)
+class Masking:
+    """Images that lose pixels, as a metric asks for them. Those of all metrics of a job are made, and run, together.
+
+    Attributes:
+        counts: from metrics.steps and the number of an image's pixels to how many are gone, S of them in rising order.
+        first: which pixels go first: the most or the least salient, or those that a random map has as the most.
+        fill: what takes their place: the config's `metrics.fill` or `metrics.insert_into`, or what the pixels that are
+            left make likely (`finer_ray.metrics.imputation`).
+    """
+
+    counts: Callable[[int, int], Sequence[int]]
+    first: Literal["most", "least", "random"] = "most"
+    fill: Literal["fill", "insert_into", "neighbours"] = "fill"
+
+
+@dataclass(frozen=True)
 class Metric:
     """A metric of every image and map: a column of the table `metrics`.
 
@@ -67,9 +83,7 @@ class Metric:
         axes: what stands behind (B, M): `step`, metrics.steps + 1 of them, or `reference`, K of them.
         dtype: in the table; a bool is computed as a float: above 0 is true.
         x_title: of a curve (`axes` is ("step",)), for its chart.
-        deleted, inserted: from metrics.steps and the number of an image's pixels to how many of the most salient ones
-            are replaced by the fill, or put back into one: the counts that `compute` asks the context for. All metrics'
-            are run through the model together.
+        masks: all that `compute` asks the context for, so that what metrics have in common is run once.
     """
 
     name: str
@@ -84,8 +98,7 @@ class Metric:
     axes: tuple[Literal["step", "reference"], ...] = ()
     dtype: Literal["float32", "bool"] = "float32"
     x_title: str = ""
-    deleted: Callable[[int, int], Sequence[int]] | None = None
-    inserted: Callable[[int, int], Sequence[int]] | None = None
+    masks: tuple[Masking, ...] = ()
 
     @property
     def title(self) -> str:

@@ -1,11 +1,14 @@
 """The table of metrics: a new one is a module that defines a `Metric`, and its line here, in the order of columns."""
 
+from finer_ray.metrics.average_drop import AVERAGE_DROP, INCREASE
 from finer_ray.metrics.deletion import DELETION_AUC, DELETION_CURVE, INSERTION_AUC, INSERTION_CURVE
 from finer_ray.metrics.drops import DROPS
 from finer_ray.metrics.iou import IOU
 from finer_ray.metrics.localisation import LOCALISATION, POINTING_HIT
 from finer_ray.metrics.metric import Metric, Switch
 from finer_ray.metrics.rank_accuracy import RANK_ACCURACY
+from finer_ray.metrics.relevance_gain import SRG
+from finer_ray.metrics.road import ROAD
 from finer_ray.metrics.sparsity import SPARSITY
 from finer_ray.plugins import table
 
@@ -21,6 +24,10 @@ METRICS: dict[str, Metric] = table(
         DELETION_CURVE,
         INSERTION_CURVE,
         *DROPS,
+        *SRG,
+        AVERAGE_DROP,
+        INCREASE,
+        ROAD,
         SPARSITY,
     ),
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finer_ray.metrics.deletion import area, step_counts
 from finer_ray.metrics.drops import confidence_drop, relative_drop
-from finer_ray.metrics.perturbation import ranks, replaced, where_ordered
+from finer_ray.metrics.perturbation import masked, ranks, replacing, where_ordered
 from finer_ray.saliency.registration import draw
 
 GENERATOR = torch.Generator().manual_seed(2)
@@ -41,7 +41,7 @@ def removed_one_by_one(image: Tensor, fill: Tensor, heat: Tensor, count: int) ->
 def test_replaced_pixels_are_the_most_salient_ones(memory: int) -> None:
     fill = torch.randn((1, 3, 1, 1), generator=torch.Generator().manual_seed(1))
     counts = [0, 1, 7, 20, 48]
-    found = replaced(probabilities, IMAGES, fill, ranks(MAPS, (8, 6)), counts, memory)
+    found = masked(probabilities, IMAGES, replacing(IMAGES, fill), ranks(MAPS, (8, 6)), counts, memory)
     assert found.shape == (3, 2, 5, 3)
     heat = draw(MAPS, (8, 6), None)
     for image in range(3):
@@ -111,10 +111,12 @@ def test_deleting_what_speaks_for_a_class_lowers_it_more_than_deleting_at_random
     noise = torch.rand((8, 6), generator=GENERATOR)
     maps = torch.stack([weight, noise])[None]
     counts = [0, *step_counts(12, 48)]
-    curves = replaced(score, image, torch.zeros(1, 3, 1, 1), ranks(maps, (8, 6)), counts, 2**30)[..., 0]
+    curves = masked(score, image, replacing(image, torch.zeros(1, 3, 1, 1)), ranks(maps, (8, 6)), counts, 2**30)[..., 0]
     right, random = area(curves[0])
     assert right < random
     # Insertion is the same with image and fill in each other's place.
-    back = replaced(score, torch.zeros_like(image), image, ranks(maps, (8, 6)), counts, 2**30)[..., 0]
+    back = masked(
+        score, torch.zeros_like(image), replacing(torch.zeros_like(image), image), ranks(maps, (8, 6)), counts, 2**30
+    )[..., 0]
     gained, chance = area(back[0])
     assert gained > chance

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finer_ray.metrics.deletion import area, step_counts
 from finer_ray.metrics.localisation import localisation
-from finer_ray.metrics.perturbation import ranks, replaced
+from finer_ray.metrics.perturbation import masked, ranks, replacing
 from finer_ray.metrics.rank_accuracy import rank_accuracy
 from finer_ray.metrics.sparsity import gini
 
@@ -72,7 +72,9 @@ def flipped(images: Tensor, heat: Tensor, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("fill", [0.0, -1.5])
 def test_deletion(place: int, fill: float) -> None:
     counts, order = [0, *step_counts(STEPS, PIXELS)], ranks(MAPS, SIZE)
-    ours = replaced(probabilities, IMAGES, torch.full((1, 3, 1, 1), fill), order, counts, 2**30)[:, place, :, 0]
+    ours = masked(probabilities, IMAGES, replacing(IMAGES, torch.full((1, 3, 1, 1), fill)), order, counts, 2**30)[
+        :, place, :, 0
+    ]
     before = probabilities(IMAGES, torch.arange(6)).detach().numpy()
     theirs = np.concatenate([before, flipped(IMAGES, MAPS[:, place], perturb_baseline=fill)], axis=1)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -92,7 +94,7 @@ def test_insertion() -> None:
         return changed
 
     counts, order = [0, *step_counts(STEPS, PIXELS)], ranks(MAPS, SIZE)
-    ours = replaced(probabilities, start, IMAGES, order, counts, 2**30)[:, 0, :, 0]
+    ours = masked(probabilities, start, replacing(start, IMAGES), order, counts, 2**30)[:, 0, :, 0]
     empty = probabilities(start, torch.arange(6)).detach().numpy()
     theirs = np.concatenate([empty, flipped(start, MAPS[:, 0], perturb_func=reveal)], axis=1)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -34,6 +34,14 @@ MEANINGS = {
     "right, it soon no longer recognises the class: low is good.",
     "insertion_auc": "The brightest pixels are put into an empty photo first. If the map is right, the model soon "
     "recognises the class: high is good.",
+    "srg": "Pixels are taken away twice: the darkest first, which should cost little, and the brightest first, which "
+    "should cost much. The difference: high is good, and 0 is what a map that knows nothing has.",
+    "random_deletion_auc": "The deletion AUC of a map of noise: what a map must be below to say something.",
+    "road": "Pixels are taken away, the darkest or the brightest first, and guessed from their neighbours, so that no "
+    "edge gives away where they were. How much more the brightest cost: high is good, and 0 knows nothing.",
+    "average_drop": "The photo is darkened where the map is dark. The part of its probability that the class loses: "
+    "low means that the map kept what the model needs.",
+    "increase": "How often the class becomes more probable when the photo is darkened where the map is dark.",
     "relative_drop": "The brightest few percent of the pixels are taken away. How much more this costs the class than "
     "its neighbours: high means that the map found what tells them apart.",
     "confidence_drop": "The brightest few percent of the pixels are taken away. The part of its probability that the "

@@ -1,0 +1,107 @@
+"""All maps by all metrics: on photos whose objects are annotated, and on birds whose differing parts are known.
+
+python -m benchmarks.bench_maps PHOTOS [FOLDER]    prints tables as Markdown, writes benchmarks/bench_maps.json
+
+PHOTOS are WebDataset tars of photos and masks, as a glob. Maps that take hundreds of forward passes, and ROAD, whose
+linear systems take longer than its passes, are made of few images: the demo's photos, which are of these, and a bird of
+each species. Exports that FOLDER holds are gone on with. The job is `benchmarks/all_maps.yaml` over the demo's two.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.bench_birds import machine
+from birds.shards import write_birds
+from finer_ray.config.loading import parse_config
+from finer_ray.config.schema import Config
+from finer_ray.demo.run_demo import birds_config, demo_config
+from finer_ray.metrics.table import JUDGES
+from finer_ray.models import build_classifier
+from finer_ray.pipeline.export import export
+from finer_ray.report.paper_table import compare
+from finer_ray.saliency.methods import METHODS
+from finer_ray.store.reading import open_export
+
+JOB = Path(__file__).with_name("all_maps.yaml")
+# Methods that take hundreds of forward passes an image; metrics that take as long.
+SLOW, SLOW_METRICS = ("scorecam", "rise", "mask"), ("road",)
+BIRDS_A_SPECIES = {"all": 10, "few": 1}
+Cells = dict[str, dict[str, dict[str, Any]]]
+
+
+def job(base: Config, shards: list[str], out: Path, few: bool) -> Config:
+    """The job file over one of the demo's, with all maps that its model can have; what is slow, of few images alone."""
+    tree, own = base.model_dump(), yaml.safe_load(JOB.read_text())
+    for section, keys in own.items():
+        tree[section] = {**tree[section], **keys}
+    classifier = build_classifier(base.model)
+    names = [name for name, method in METHODS.items() if method.refusal(classifier, False) is None]
+    tree["saliency"]["maps"] = [prefix + name for name in names if few or name not in SLOW for prefix in ("", "finer_")]
+    tree["metrics"] |= {} if few else dict.fromkeys(SLOW_METRICS, False)
+    tree["input"]["shards"], tree["output"]["url"] = shards, str(out)
+    return parse_config(tree)
+
+
+def measured(config: Config) -> Cells:
+    """By map and metric: mean and standard error, and of a finer map the paired difference to its baseline."""
+    export(config)
+    made = open_export(config.output.url)
+    return {
+        name: {metric: {key: _plain(value) for key, value in vars(cell).items()} for metric, cell in cells.items()}
+        for name, cells in compare(made).items()
+    }
+
+
+def _plain(value: Any) -> float | None:
+    return None if value is None else round(float(value), 5)
+
+
+def markdown(cells: Cells) -> str:
+    """Maps by metrics; a finer map's mean is bold where it is better than its baseline's, struck out where worse, by
+    the 95 % interval of the paired difference."""
+    metrics = [name for name in JUDGES if name in next(iter(cells.values()))]
+    lines = ["| map | " + " | ".join(JUDGES[name].title for name in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name, row in cells.items():
+        lines.append(f"| {name} | " + " | ".join(_text(row[metric], metric) for metric in metrics) + " |")
+    return "\n".join(lines)
+
+
+def _text(cell: dict[str, Any], metric: str) -> str:
+    text = f"{cell['mean']:.3f}"
+    if cell["difference"] is None or cell["low"] <= 0 <= cell["high"]:
+        return text
+    better = (cell["difference"] > 0) == JUDGES[metric].higher_is_better
+    return f"**{text}**" if better else f"~~{text}~~"
+
+
+def jobs(photos: str, folder: Path) -> Iterator[tuple[str, Config]]:
+    """Each set of images: its name, and its job."""
+    demo, species = demo_config(folder), birds_config(folder)
+    yield "photos", job(demo, [photos], folder / "photos", few=False)
+    yield "few photos", job(demo, demo.input.shards, folder / "few_photos", few=True)
+    for name, count in BIRDS_A_SPECIES.items():
+        drawn = folder / f"shards_{name}"
+        if not drawn.exists():
+            write_birds(drawn, "test", count)
+        title = "birds" if name == "all" else "few birds"
+        yield title, job(species, [str(drawn / "*.tar")], folder / title.replace(" ", "_"), few=name == "few")
+
+
+def main() -> None:
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp()).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = machine()
+    for name, config in jobs(sys.argv[1], folder):
+        report[name] = measured(config)
+        print(f"\n{name}\n\n{markdown(report[name])}", flush=True)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
