@@ -24,6 +24,7 @@ from birds.shards import write_birds
 from finer_ray.compare.run import compare
 from finer_ray.config.loading import parse_config
 from finer_ray.demo.run_demo import demo_config
+from finer_ray.metrics.statistics import or_null
 from finer_ray.models.checkpoint import read_checkpoint, weights_file
 from finer_ray.store.reading import Export
 
@@ -103,7 +104,9 @@ def main() -> None:
     for name, line in found.items():
         table.add_row(name, *map(text, line.values()))
     Console(width=200).print(table)
-    tree = json.dumps(found, indent=1, default=vars)
+    tree = json.dumps(
+        found, indent=1, default=lambda estimate: {key: or_null(value) for key, value in vars(estimate).items()}
+    )
     Path(__file__).with_suffix(".json").write_text(tree + "\n")
 
 

@@ -628,7 +628,7 @@ def show(
         list[float] | None, typer.Option("--gamma", help="Draw the contrast at this gamma too; repeatable.")
     ] = None,
 ) -> None:
-    """Draw one image as a PNG: photo, maps, and the contrast at any gamma."""
+    """Draw one image as a PNG: photo, maps, contrast at any gamma."""
     from finer_ray.report.image_figure import draw_image, find_row
     from finer_ray.store.reading import open_export
 
