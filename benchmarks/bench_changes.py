@@ -62,7 +62,7 @@ def birds(folder: Path) -> dict[str, Export]:
         "weights": str(folder / "cheat" / WEIGHTS),
         "head": str(folder / "cheat" / "head.safetensors"),
     }
-    asked = {"saliency": {"target": "predicted"}, "metrics": {"drops": True}, **INLINE}
+    asked: dict[str, Any] = {"saliency": {"target": "predicted"}, "metrics": {"drops": True}, **INLINE}
     return {
         f"{who} {name}": run(
             job(folder, f"{who}_{name}", f"{name}/*.tar", {**model, "cam_layer": LAYERS["pooled"]}, **asked)

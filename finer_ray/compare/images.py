@@ -1,6 +1,6 @@
 """Images: what changed in each image that two exports share, a line per image and map."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,8 @@ class Side:
 
     def names(self, column: str) -> NDArray[np.object_]:
         """The classes in a column of `lines`, by name."""
-        return np.array(self.export.manifest.classes, object)[self.lines[column].to_numpy()]
+        names: NDArray[np.object_] = np.array(self.export.manifest.classes, object)[self.lines[column].to_numpy()]
+        return names
 
     def held(self, block: slice) -> Held:
         """The export with some of the images' arrays, which are read once for all maps."""
@@ -88,7 +89,7 @@ def changes(a: Export, b: Export, both: Joined, advance: Callable[[int], None]) 
         A table with the schema CHANGES, by row of `a`, maps in their order.
     """
     maps, sides = common_maps(a, b), (Side.of(a, both.rows_a), Side.of(b, both.rows_b))
-    names = maps or [None]
+    names: Sequence[str | None] = maps or [None]
     values = {key: np.full((len(both), len(names)), np.nan) for key in (*MEASURES, *AVERAGED)}
     for place, name in enumerate(maps):
         for metric, difference in _differences(*sides, name).items():
@@ -101,7 +102,7 @@ def changes(a: Export, b: Export, both: Joined, advance: Callable[[int], None]) 
         advance(len(both.rows_a[block]))
     lines = _images(*sides).take(pa.array(np.repeat(np.arange(len(both)), len(names))))
     columns = {key: pa.array(known.ravel(), from_pandas=True) for key, known in values.items()}
-    own = {"map": pa.array(names * len(both), pa.string()), **columns}
+    own = {"map": pa.array([*names] * len(both), pa.string()), **columns}
     return pa.table([*lines.columns, *own.values()], CHANGES)
 
 
@@ -127,8 +128,10 @@ def _same(a: Side, b: Side, column: str) -> NDArray[np.bool_]:
     """Whether a column of `lines` holds the same class in both exports, (n,)."""
     # Two classes of one list may bear one name, as ImageNet's two cranes do.
     if a.export.manifest.classes == b.export.manifest.classes:
-        return np.equal(a.lines[column].to_numpy(), b.lines[column].to_numpy())
-    return np.equal(a.names(column), b.names(column)).astype(bool)
+        ours, theirs = a.lines[column].to_numpy(), b.lines[column].to_numpy()
+    else:
+        ours, theirs = a.names(column), b.names(column)
+    return np.asarray(ours == theirs, np.bool_)
 
 
 def _differences(a: Side, b: Side, name: str) -> dict[str, Values]:
@@ -145,11 +148,11 @@ def _measured(a: Side, b: Side, block: slice, maps: list[str]) -> list[Mapping[s
     widths, heights = (a.lines[key][block].to_pylist() for key in ("width", "height"))
     sizes = list(zip(widths, heights, strict=True))
     boxes = common_boxes(held_a, held_b, sizes)
-    on_points = (
-        [placed(export, side.rows[block], name, sizes, boxes) for export, side in ((held_a, a), (held_b, b))]
+    rows_a, rows_b = a.rows[block], b.rows[block]
+    return [
+        _measures(placed(held_a, rows_a, name, sizes, boxes), placed(held_b, rows_b, name, sizes, boxes), boxes, sizes)
         for name in maps
-    )
-    return [_measures(*points, boxes, sizes) for points in on_points]
+    ]
 
 
 def _measures(a: NDArray[np.float32], b: NDArray[np.float32], boxes: Values, sizes: Sizes) -> dict[str, Values]:
