@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from finer_ray.compare.images import MEASURES
 from finer_ray.compare.joining import Joined
 from finer_ray.compare.words import STAYS, drift_name, map_words, move_words
+from finer_ray.errors import ExportError
 from finer_ray.metrics.statistics import bootstrap_interval
 from finer_ray.metrics.table import REPORTED
 
@@ -131,8 +132,15 @@ class Summary:
         return found
 
     def over(self, limit: float) -> dict[str, float]:
-        """Those of `held` that are larger than a limit."""
-        return {what: value for what, value in self.held.items() if value > limit}
+        """Those of `held` that are larger than a limit.
+
+        Raises:
+            ExportError: there are none at all, so that nothing would be found whatever had changed.
+        """
+        held = self.held
+        if not held:
+            raise ExportError("no image is in both, and A has fewer than 10 or B none: nothing can be held to a limit")
+        return {what: value for what, value in held.items() if value > limit}
 
     def to_json(self) -> dict[str, Any]:
         """All figures, for machines; null in place of NaN."""

@@ -190,6 +190,14 @@ def test_a_schedule_sees_the_exit_code(run: Run, tmp_path: Path) -> None:
     assert held["1 - correlation of gradcam"] > 0.1
 
 
+def test_a_limit_is_refused_where_nothing_can_be_held_to_it(tmp_path: Path) -> None:
+    one, other = (make(tmp_path / name, images=4, key=(name + "{}").format) for name in "ab")
+    found = compare(one, other, tmp_path / "to")
+    assert found.held == {}
+    with pytest.raises(ExportError, match="nothing can be held"):
+        found.over(0.1)
+
+
 def test_nothing_of_anybodys_is_replaced(run: Run, tmp_path: Path) -> None:
     made = run()
     (tmp_path / "to").mkdir()
