@@ -21,6 +21,7 @@ from finer_ray.models.libraries import LIBRARIES
 from finer_ray.models.network import hub_asked_once
 from finer_ray.models.registering import measure
 from finer_ray.models.split import Split, Unsupported
+from finer_ray.saliency.block_stack import BlockStack
 from finer_ray.saliency.registration import Registration
 from finer_ray.saliency.split_classifier import Activation, Attention
 
@@ -71,6 +72,11 @@ class Classifier(nn.Module):
     def side_blocks(self) -> int:
         """See `Split.side_blocks`."""
         return self.split.side_blocks
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """See `Split.stack`."""
+        return self.split.stack
 
     @property
     def compares_directions(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from finer_ray.models.cells import cells
 from finer_ray.models.cut import Cut
 from finer_ray.models.split import Split, Unsupported
+from finer_ray.saliency.block_stack import BlockStack
 from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import Attention
 
@@ -58,7 +59,7 @@ class HookedSplit(Split):
         prefix: tokens before the patch tokens that the encoder's layers usually have.
         channels_last: whether a map that could be read in both ways has its channels last.
         patch: see `Split`.
-        beside: the split of the same encoder whose forward and side stream these are.
+        beside: the split of the same encoder whose forward, side stream and stack these are.
 
     Raises:
         Unsupported: no such module.
@@ -162,6 +163,12 @@ class HookedSplit(Split):
         """As `Split.side_blocks`."""
         (beside,) = self._beside
         return 0 if beside is None else beside.side_blocks
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """As `Split.stack`."""
+        (beside,) = self._beside
+        return None if beside is None else beside.stack
 
     def side_stream(self, images: Tensor, attention: Attention, blocks: int) -> Tensor:
         """As `Split.side_stream`."""

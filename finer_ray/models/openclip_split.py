@@ -12,6 +12,7 @@ from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
 from finer_ray.models.timm_split import split_timm
+from finer_ray.saliency.block_stack import BlockStack, StackBlock
 from finer_ray.saliency.split_classifier import Attention
 
 
@@ -31,12 +32,19 @@ class OpenClipViT(TokenSplit):
 
     def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
         """The rest of the last block, pooling, the final norm and the projection."""
-        visual, block = self.encoder, self.encoder.transformer.resblocks[-1]
+        block = self.encoder.transformer.resblocks[-1]
         tokens = residual + block.ls_1(block.attention(activation))
-        tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-        pooled, _ = visual._pool(tokens)
-        embedding: Tensor = pooled if visual.proj is None else pooled @ visual.proj
-        return embedding
+        return self._embed(tokens + block.ls_2(block.mlp(block.ln_2(tokens))))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Pooling, the final norm and the projection."""
+        pooled, _ = self.encoder._pool(tokens)
+        return self._project(pooled)
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        proj = self.encoder.proj
+        projected: Tensor = pooled if proj is None else pooled @ proj
+        return projected
 
     def block(self, size: tuple[int, int]) -> PlainBlock | None:
         """The last block, unless it has parts beyond the plain ones."""
@@ -58,7 +66,7 @@ class OpenClipViT(TokenSplit):
 
         def neck(pooled: Tensor) -> Tensor:
             pooled = visual.ln_post(pooled) if late else pooled
-            return pooled if visual.proj is None else pooled @ visual.proj
+            return self._project(pooled)
 
         return PlainBlock(
             heads=attn.num_heads,
@@ -96,8 +104,34 @@ class OpenClipViT(TokenSplit):
             mixed = attention(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias, attn.num_heads)
             side = side + block.ls_1(attn.out_proj(mixed))
             tokens = block(tokens)
-        patches: Tensor = visual.ln_post(side[:, self.prefix :])
-        return patches if visual.proj is None else patches @ visual.proj
+        return self._project(visual.ln_post(side[:, self.prefix :]))
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """As `Split.stack`."""
+        visual = self.encoder
+        if self.block(visual.image_size) is None:
+            return None
+        return BlockStack(
+            enter=visual._embeds,
+            blocks=tuple(_stacked(block) for block in visual.transformer.resblocks),
+            embed=self._embed,
+            project=lambda vectors: self._project(visual.ln_post(vectors)),
+            pooled=slice(0, 1) if visual.pool_type == "tok" else slice(self.prefix, None),
+            prefix=self.prefix,
+        )
+
+
+def _stacked(block: Any) -> StackBlock:
+    """A `ResidualAttentionBlock` of a stack."""
+
+    def merge(tokens: Tensor, mixed: Tensor) -> Tensor:
+        tokens = tokens + block.ls_1(block.attn.out_proj(mixed))
+        merged: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+        return merged
+
+    attn = block.attn
+    return StackBlock(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, merge)
 
 
 class OpenClipResNet(MapSplit):
@@ -149,6 +183,19 @@ class OpenClipTimm(Split):
             return None
         neck = block.neck
         return replace(block, neck=lambda pooled: self._project(neck(pooled)))
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """The tower's stack, with open_clip's projection at its end."""
+        stack = self.tower[0].stack
+        if stack is None:
+            return None
+        embed, project = stack.embed, stack.project
+        return replace(
+            stack,
+            embed=lambda tokens: self._project(embed(tokens)),
+            project=lambda vectors: self._project(project(vectors)),
+        )
 
     def grid(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """The tower's grid."""

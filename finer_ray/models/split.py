@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finer_ray.models.cut import Cut
 from finer_ray.models.plain_block import PlainBlock, PlainCut
+from finer_ray.saliency.block_stack import BlockStack
 from finer_ray.saliency.objective import wide
 from finer_ray.saliency.split_classifier import Attention
 
@@ -108,6 +109,11 @@ class Split(nn.Module, ABC):
             (B, h*w, E), in the space of the embedding.
         """
         raise Unsupported(f"{type(self.encoder).__name__} has no side stream")
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """The encoder block by block where it is a ViT of plain blocks alone, pooled by its class token or a mean."""
+        return None
 
     # Inference mode and autograd are not for the compiler; a compiled trunk stays compiled.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

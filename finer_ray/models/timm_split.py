@@ -18,6 +18,7 @@ from finer_ray.models.hooked_split import HookedSplit
 from finer_ray.models.plain_block import PlainBlock, layer_scale
 from finer_ray.models.rotary import Rotation
 from finer_ray.models.split import MapSplit, Split, TokenSplit, Unsupported
+from finer_ray.saliency.block_stack import BlockStack, StackBlock
 
 # The CAM layer of models of tokens, by class; -1 is the last of a list of blocks. Where tokens are pooled by attention
 # to a class token in blocks of its own (CaiT, XCiT, VOLO), it is in those.
@@ -54,33 +55,38 @@ class TimmViT(TokenSplit):
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All blocks but the last, and the last one's norm1."""
+        blocks = self.encoder.blocks
+        tokens = blocks[:-1](self._enter(images))
+        return blocks[-1].norm1(tokens), tokens
+
+    def _enter(self, images: Tensor) -> Tensor:
+        """The tokens before the first block."""
         vit = self.encoder
-        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-        tokens = vit.blocks[:-1](tokens)
-        return vit.blocks[-1].norm1(tokens), tokens
+        tokens: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+        return tokens
 
     def tail(self, activation: Tensor, residual: Tensor | None) -> Tensor:
         """The rest of the last block, the final norm and the pooling."""
-        vit, block = self.encoder, self.encoder.blocks[-1]
+        block = self.encoder.blocks[-1]
         tokens = residual + block.drop_path1(block.ls1(block.attn(activation)))
-        tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
-        embedding: Tensor = vit.forward_head(vit.norm(tokens), pre_logits=True)
+        return self._embed(tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens)))))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """The final norm and the pooling."""
+        embedding: Tensor = self.encoder.forward_head(self.encoder.norm(tokens), pre_logits=True)
         return embedding
 
     def block(self, size: tuple[int, int]) -> PlainBlock | None:
         """The last block, unless it has parts beyond the plain ones (normalised queries, gates, other MLPs)."""
         vit, block = self.encoder, self.encoder.blocks[-1]
         attn, mlp = block.attn, block.mlp
-        extras = (attn.q_norm, attn.k_norm, attn.norm, mlp.norm) if type(attn) is Attention and type(mlp) is Mlp else ()
         plain = (
-            bool(extras)
-            and attn.gate is None
-            and all(isinstance(extra, nn.Identity) for extra in extras)
+            _plain(attn)
+            and type(mlp) is Mlp
+            and isinstance(mlp.norm, nn.Identity)
             and isinstance(block.norm2, nn.LayerNorm)
-            and isinstance(vit.norm, nn.LayerNorm | nn.Identity)
-            and all(isinstance(layer, nn.Linear) for layer in (attn.qkv, mlp.fc1, mlp.fc2))
-            and (vit.global_pool == "token" or (vit.global_pool == "avg" and not vit.pool_include_prefix))
-            and vit.attn_pool is None
+            and all(isinstance(layer, nn.Linear) for layer in (mlp.fc1, mlp.fc2))
+            and self._pools_plainly()
         )
         if not plain:
             return None
@@ -101,6 +107,49 @@ class TimmViT(TokenSplit):
             shape=self.shape(size),
             neck=vit.fc_norm,
         )
+
+    def _pools_plainly(self) -> bool:
+        """Whether the class token is pooled or the mean of all patch tokens, after or before a usual norm."""
+        vit = self.encoder
+        return (
+            isinstance(vit.norm, nn.LayerNorm | nn.Identity)
+            and (vit.global_pool == "token" or (vit.global_pool == "avg" and not vit.pool_include_prefix))
+            and vit.attn_pool is None
+        )
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """As `Split.stack`."""
+        vit = self.encoder
+        if not (self._pools_plainly() and all(_plain(block.attn) for block in vit.blocks)):
+            return None
+        return BlockStack(
+            enter=self._enter,
+            blocks=tuple(_stacked(block) for block in vit.blocks),
+            embed=self._embed,
+            project=lambda vectors: vit.fc_norm(vit.norm(vectors)),
+            pooled=slice(0, 1) if vit.global_pool == "token" else slice(self.prefix, None),
+            prefix=self.prefix,
+        )
+
+
+def _plain(attn: Any) -> bool:
+    """Whether an attention has no parts beyond the usual ones (normalised queries, gates)."""
+    if type(attn) is not Attention or not isinstance(attn.qkv, nn.Linear) or attn.gate is not None:
+        return False
+    return all(isinstance(extra, nn.Identity) for extra in (attn.q_norm, attn.k_norm, attn.norm))
+
+
+def _stacked(block: Any) -> StackBlock:
+    """A plain block of a stack."""
+
+    def merge(tokens: Tensor, mixed: Tensor) -> Tensor:
+        tokens = tokens + block.ls1(block.attn.proj(mixed))
+        merged: Tensor = tokens + block.ls2(block.mlp(block.norm2(tokens)))
+        return merged
+
+    attn = block.attn
+    return StackBlock(block.norm1, attn.qkv.weight, attn.qkv.bias, attn.num_heads, merge)
 
 
 class TimmEva(TokenSplit):

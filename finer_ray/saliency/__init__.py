@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from finer_ray.saliency.aggregation import AGGREGATIONS, contrast
 from finer_ray.saliency.gem import Gem
+from finer_ray.saliency.legrad import LeGrad
 from finer_ray.saliency.mask import Mask
 from finer_ray.saliency.objective import WEIGHTINGS, reference_weights
 from finer_ray.saliency.rise import Rise
@@ -18,6 +19,7 @@ __all__ = [
     "WEIGHTINGS",
     "Explanation",
     "Gem",
+    "LeGrad",
     "MapSpec",
     "Mask",
     "Rise",

@@ -93,7 +93,11 @@ def gem(basis: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         (B, S, h, w) in [0, 1], from the lowest patch to the highest; zero where all are alike.
     """
-    maps = linear(basis, coefficients)
+    return spread(linear(basis, coefficients))
+
+
+def spread(maps: Tensor) -> Tensor:
+    """Maps (B, S, h, w) with their lowest cell at 0 and their highest at 1; zero where all are alike."""
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from finer_ray.config.section import Section
 from finer_ray.errors import ConfigError
@@ -11,6 +11,8 @@ from finer_ray.saliency.objective import reference_weights
 from finer_ray.saliency.registration import Registration
 from finer_ray.saliency.spec import FINER
 from finer_ray.saliency.split_classifier import SplitClassifier
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class BatchContext:
     registration: Registration | None = None
     _all: Self | None = None
     _places: Tensor | None = None
-    _made: dict[str, Tensor] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict)
 
     def of(self, places: Tensor) -> Self:
         """One target of each image, with its references, out of all classes.
@@ -73,11 +75,22 @@ class BatchContext:
         Returns:
             What `compute` gives, of this context's J classes.
         """
-        if self._all is None or self._places is None:
+        if self._places is None:
             return compute(self)
-        if name not in self._all._made:
-            self._all._made[name] = compute(self._all)
-        return taken(self._all._made[name], self._places, axis)
+        return taken(self.once(name, compute), self._places, axis)
+
+    def once(self, name: str, compute: Callable[[Self], Made]) -> Made:
+        """What a method computes of the images themselves, whatever their classes are, and all targets share.
+
+        Args:
+            name: of it, which no other call of any method has.
+            compute: from a context, of which it leaves the classes alone; called once.
+        """
+        whole = self if self._all is None else self._all
+        if name not in whole._made:
+            whole._made[name] = compute(whole)
+        made: Made = whole._made[name]
+        return made
 
     @property
     def every_gradient(self) -> Tensor:
@@ -147,7 +160,8 @@ class Method:
         settings: with their defaults; they become the config's section `saliency.NAME`. None: there are none.
         cost: beyond one forward pass and 1 + K products through the tail; for the documentation.
         cell_gradients: whether `BatchContext.gradients` is needed.
-        masked_passes: whether masked images go through the model, which takes up to `BatchContext.memory`.
+        masked_passes: whether images go through the model anew, masked or with a graph, which takes up to
+            `BatchContext.memory`.
         refusal: from a classifier, and whether it is asked about concepts, to why the method cannot explain it; None
             where it can.
     """

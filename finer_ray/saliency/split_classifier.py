@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from finer_ray.lazy import Tensor
+from finer_ray.saliency.block_stack import BlockStack
 
 # A self-attention: tokens (B, T, D), their (3D, D) and (3D,) weight and bias of q, k, v, heads; to (B, T, D).
 Attention = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
@@ -44,6 +45,10 @@ class SplitClassifier(Protocol):
     @property
     def side_blocks(self) -> int:
         """Along how many of the last blocks `patch_embeddings` can run; 0 where the architecture has no such stream."""
+
+    @property
+    def stack(self) -> BlockStack | None:
+        """Its blocks, one by one; None where it is no ViT of plain blocks alone."""
 
     @property
     def compares_directions(self) -> bool:

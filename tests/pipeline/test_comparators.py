@@ -1,4 +1,4 @@
-"""RISE, Mask and GEM in the whole job, once on Ray."""
+"""RISE, Mask, GEM, LeGrad and Chefer's relevance in the whole job, once on Ray."""
 
 import json
 from collections.abc import Callable
@@ -16,16 +16,21 @@ from finer_ray.images.decode import decode
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.pipeline.targets import check_saliency, saliency_spec
-from finer_ray.saliency import Gem, Mask, Rise, explain
+from finer_ray.saliency import Gem, LeGrad, Mask, Rise, explain
 from finer_ray.shards import ShardRef, fields_of, read_unit
 from finer_ray.store.reading import open_export
 from finer_ray.store.verify import verify_export
 from tests.conftest import sample, write_tar
 
 Job = Callable[..., Config]
-MAPS = ["gradcam", "rise", "finer_rise", "mask", "finer_mask", "gem", "finer_gem"]
+MAPS = ["gradcam", "rise", "finer_rise", "mask", "finer_mask", "gem", "finer_gem", "finer_legrad", "finer_chefer"]
 WORDS = ["cat", "dog", "bird", "fish"]
-QUICK = {"rise": {"masks": 20, "seed": 3}, "mask": {"steps": 4, "jitter": 2}, "gem": {"depth": 2}}
+QUICK = {
+    "rise": {"masks": 20, "seed": 3},
+    "mask": {"steps": 4, "jitter": 2},
+    "gem": {"depth": 2},
+    "legrad": {"layers": 1},
+}
 
 
 def text(clip: str, **options: Any) -> dict[str, Any]:
@@ -51,6 +56,7 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
         "rise": Rise(masks=20, seed=3),
         "mask": Mask(steps=4, jitter=2),
         "gem": Gem(depth=2),
+        "legrad": LeGrad(layers=1),
     }
     transform = classifier.transform
     samples = read_unit(ShardRef(str(tar), "webdataset"), fields_of("webdataset"), 0, 5, 2**28)
@@ -65,7 +71,7 @@ def test_the_whole_job(tmp_path: Path, job: Job, clip: str) -> None:
         bound = 2.0**-11 * direct.max((1, 2), keepdims=True) + (1e-3 if "mask" in name or name == "against" else 1e-5)
         assert (np.abs(made.maps(rows, name) - direct) <= bound).all(), name
     localisation = {(line["row"], line["map"]): line["localisation"] for line in made.metrics.to_pylist()}
-    assert len(localisation) == 5 * 8
+    assert len(localisation) == 5 * 10
     assert all(localisation[row, name] is not None for row in rows for name in ("rise", "gem"))
 
 
@@ -77,7 +83,7 @@ def test_concepts(tmp_path: Path, job: Job, clip: str) -> None:
         str(tar),
         model=text(clip, concepts=concepts),
         saliency={
-            "maps": ["rise", "mask", "gem", "finer_gem"],
+            "maps": ["rise", "mask", "gem", "finer_gem", "finer_legrad", "finer_chefer"],
             "target": "concept",
             "concept": {"default": ["red bill", "bird"]},
             **QUICK,
@@ -96,17 +102,24 @@ def test_concepts(tmp_path: Path, job: Job, clip: str) -> None:
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (both.transform.mean, both.transform.std))
     target, reference = torch.tensor([0, 0, 0]), torch.tensor([[2]] * 3)
     expected = explain(alone, (images - mean) / std, saliency_spec(config, both), target, reference).maps.numpy()
-    for place, name in enumerate(["rise", "mask", "gem", "finer_gem"]):
+    for place, name in enumerate(config.saliency.maps):
         assert np.abs(made.maps(rows, name) - expected[:, place]).max() < 2e-3, name
 
 
-@pytest.mark.parametrize("item", ["gem", "finer_gem", {"name": "own", "cam": "gem"}])
-def test_gem_is_refused_where_there_is_no_side_stream(tmp_path: Path, job: Job, item: Any) -> None:
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("gem", "gem needs one of open_clip's own ViTs"),
+        ("finer_gem", "gem needs one of open_clip's own ViTs"),
+        ({"name": "own", "cam": "gem"}, "gem needs one of open_clip's own ViTs"),
+        ("finer_legrad", "legrad needs a ViT of plain blocks"),
+        ("chefer", "chefer needs a ViT of plain blocks"),
+    ],
+)
+def test_maps_of_vits_are_refused_for_others(tmp_path: Path, job: Job, item: Any, reason: str) -> None:
     """Before any work: there is not even a shard."""
     config = job(str(tmp_path / "none.tar"), saliency={"maps": ["gradcam", item]})
-    with pytest.raises(
-        ConfigError, match=r"saliency\.maps\.1: gem needs one of open_clip's own ViTs.*timm:test_resnet"
-    ):
+    with pytest.raises(ConfigError, match=rf"saliency\.maps\.1: {reason}.*timm:test_resnet"):
         export(config)
     assert not Path(config.output.url).exists()
 

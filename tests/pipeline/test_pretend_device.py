@@ -33,6 +33,8 @@ pytestmark = pytest.mark.skipif(
     reason="this torch has no devices written in Python",
 )
 CAMS = ("gradcam", "layercam", "scorecam", "rise", "mask")
+# Of CLIP, and of a ViT with its own head.
+OF_VITS = {"clip-tok": ("gem", "legrad", "chefer"), "vit": ("legrad", "chefer")}
 SELECTIONS: dict[str, Any] = {"clip-tok": "weight", "resnet": (1, 2)}
 METRICS = MetricsConfig(deletion=True, insertion=True, drops=True, steps=2, insert_into="blur")
 
@@ -45,7 +47,7 @@ def apart() -> Iterator[ProcessPoolExecutor]:
 
 
 def every_map(name: str) -> SaliencySpec:
-    cams = (*CAMS, "gem") if name.startswith("clip-tok") else CAMS
+    cams = (*CAMS, *OF_VITS.get(name, ()))
     weightings = ("equal", "probability")
     maps = [MapSpec(f"{cam}_{by}", cam, 0.6, weighting=by) for cam in cams for by in weightings]
     maps += [MapSpec(by, gamma=0.6, aggregation=by) for by in ("max_before_relu", "mean_after_relu")]
