@@ -464,8 +464,9 @@ def compare(
 
     Predictions, maps and metrics of the images in both, joined by shard and key; distributions of all. Writes
     compare.parquet, drift.parquet and a page with the largest changes.
-    Held against --fail-over are the share of flipped predictions and 1 - the mean correlation of each map; where less
-    than half of the images are in both, also the PSI of each distribution, unless chance explains it.
+    Held against --fail-over are the share of flipped predictions, for each map 1 - its mean correlation, and the mean
+    differences of metrics that are sure; where less than half of the images are in both, also the PSI of each
+    distribution, unless chance explains it.
     """
     from finer_ray.compare.run import compare as run
     from finer_ray.compare.shown import headline, shown
