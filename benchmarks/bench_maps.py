@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from matplotlib.figure import Figure
 
 from benchmarks.bench_birds import machine
 from birds.shards import write_birds
@@ -24,14 +25,18 @@ from finer_ray.demo.run_demo import birds_config, demo_config
 from finer_ray.metrics.table import JUDGES
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
+from finer_ray.report.overlay import overlay
 from finer_ray.report.paper_table import compare
+from finer_ray.report.photos import read_photos
 from finer_ray.saliency.methods import METHODS
-from finer_ray.store.reading import open_export
+from finer_ray.store.reading import Export, open_export
 
 JOB = Path(__file__).with_name("all_maps.yaml")
 # Methods that take hundreds of forward passes an image; metrics that take as long.
 SLOW, SLOW_METRICS = ("scorecam", "rise", "mask"), ("road",)
 BIRDS_A_SPECIES = {"all": 10, "few": 1}
+# Of which sets a sheet is drawn, and of which of their images.
+SHOWN = {"few photos": (0, 1, 2), "few birds": (0, 1, 2)}
 Cells = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -80,6 +85,24 @@ def _text(cell: dict[str, Any], metric: str) -> str:
     return f"**{text}**" if better else f"~~{text}~~"
 
 
+def sheet(made: Export, rows: list[int], path: Path) -> None:
+    """Each image with all its maps, the baselines above and the finer ones below."""
+    plain = [name for name in made.manifest.layout.maps if not name.startswith("finer_")]
+    photos = read_photos(made, rows)
+    figure = Figure(figsize=(1.25 * (1 + len(plain)), 2.5 * len(rows) + 0.3), dpi=110, layout="constrained")
+    axes: Any = figure.subplots(2 * len(rows), 1 + len(plain), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, (row, photo) in enumerate(zip(rows, photos, strict=True)):
+        axes[2 * place, 0].imshow(photo)
+        for line, prefix in enumerate(("", "finer_")):
+            for axis, name in zip(axes[2 * place + line, 1:], plain, strict=True):
+                axis.imshow(overlay(photo, made.maps([row], prefix + name, photo.shape[:2])[0]))
+    for axis, name in zip(axes[0, 1:], plain, strict=True):
+        axis.set_title(name, fontsize=9)
+    figure.savefig(path)
+
+
 def jobs(photos: str, folder: Path) -> Iterator[tuple[str, Config]]:
     """Each set of images: its name, and its job."""
     demo, species = demo_config(folder), birds_config(folder)
@@ -100,6 +123,10 @@ def main() -> None:
     for name, config in jobs(sys.argv[1], folder):
         report[name] = measured(config)
         print(f"\n{name}\n\n{markdown(report[name])}", flush=True)
+        if name in SHOWN:
+            made = open_export(config.output.url)
+            rows = [int(made.images["row"][place].as_py()) for place in SHOWN[name]]
+            sheet(made, rows, folder / f"{config.output.url.rsplit('/', 1)[1]}.png")
     Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -35,6 +35,7 @@ Overrides = Annotated[
 EXPLAIN, LOOK, DATA, MORE = "Explain", "Look at an export", "Make shards", "More"
 Format = Literal["table", "csv", "json", "parquet"]
 To = Annotated[Path, typer.Option(help="The folder to write to.")]
+By = Annotated[Literal["embedding", "map"], typer.Option(help="Of the whole image, or pooled by the finer map.")]
 
 
 def _checked(url: str | None) -> str | None:
@@ -125,7 +126,7 @@ def fetch(
     config: Annotated[Path, typer.Argument(help="The job's YAML file.")],
     set_: Overrides = None,
 ) -> None:
-    """Fetch all that a job's model needs, for machines without a network.
+    """Fetch what a job's model needs, for machines without a network.
 
     Says what was fetched, how large it is, and which folders a job needs elsewhere.
     """
@@ -591,8 +592,8 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, similarity, pairs, traits, names. Nothing is written, no other
-    file is read.
+    Tables: images, metrics, classes, failures, similarity, pairs, traits, names, embeddings. Nothing is written,
+    no other file is read.
     """
     from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed
@@ -617,6 +618,68 @@ def query(
 
 
 @app.command(rich_help_panel=LOOK)
+def similar(
+    url: ExportUrl,
+    row: Annotated[int | None, typer.Option(min=0, help="Of the image: its row.")] = None,
+    key: Annotated[str | None, typer.Option(help="Of the image: its key, instead of its row.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many are found.")] = 10,
+    by: By = "embedding",
+    format: Annotated[Format, typer.Option(help="On the standard output.")] = "table",
+    index: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Make an index there, or use it: for millions of images.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the image and those found: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Find the images that are most like one of them.
+
+    By the cosine of their embeddings; --by map compares what the model sees where the finer map is high.
+    """
+    if (row is None) == (key is None):
+        raise typer.BadParameter("give one of --row and --key")
+    from finer_ray.report.image_figure import find_row
+    from finer_ray.report.query_result import answer_table, write_answer
+    from finer_ray.similar import similar_images
+    from finer_ray.store.reading import open_export
+
+    made = open_export(url)
+    row = find_row(made, key or "") if row is None else row
+    found = similar_images(made, row, count, by, index)
+    if format == "table":
+        answer, _ = answer_table(found.to_reader(), 0)
+        _show(answer)
+    else:
+        write_answer(found.to_reader(), format)
+    if picture is not None:
+        from finer_ray.report.similar_sheet import similar_sheet
+
+        similar_sheet(made, row, found, picture)
+        ERRORS.print(str(picture))
+
+
+@app.command(rich_help_panel=LOOK)
+def embeddings(
+    url: ExportUrl,
+    to: Annotated[str, typer.Option(help="A new or empty folder, or its URL.", callback=_checked)],
+    by: By = "embedding",
+) -> None:
+    """Write the embeddings as Parquet files, for other tools.
+
+    The columns are uuid, emb and row. uuid is the image's key; where two images share a key, its shard and place
+    there, SHARD#INDEX.
+    """
+    from finer_ray.store.reading import open_export
+    from finer_ray.store.vector_files import write_vector_files
+
+    made = open_export(url)
+    names, by_key = write_vector_files(made, by, to)
+    if not by_key:
+        ERRORS.print("note: several images have the same key, so uuid is SHARD#INDEX; row joins the export's tables")
+    typer.echo(f"{made.manifest.counts['images']} images, files: {len(names)}, in {to}")
+
+
+@app.command(rich_help_panel=LOOK)
 def show(
     url: ExportUrl,
     key: Annotated[str | None, typer.Argument(help="The image's key.")] = None,
@@ -629,7 +692,7 @@ def show(
         list[float] | None, typer.Option("--gamma", help="Draw the contrast at this gamma too; repeatable.")
     ] = None,
 ) -> None:
-    """Draw one image as a PNG: photo, maps, contrast at any gamma."""
+    """Draw one image as a PNG: photo, maps, the contrast at any gamma."""
     from finer_ray.report.image_figure import draw_image, find_row
     from finer_ray.store.reading import open_export
 

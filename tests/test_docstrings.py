@@ -22,6 +22,7 @@ PUBLIC = {
     "finer_ray.saliency.explanation": {"explain"},
     "finer_ray.saliency.aggregation": {"contrast"},
     "finer_ray.shards.find": {"find_shards"},
+    "finer_ray.similar.images": {"similar_images"},
     "finer_ray.traits.run": {"pair_traits"},
 }
 

@@ -45,6 +45,8 @@ COMMANDS = (
     "query demo_export",
     "query demo_export 'SELECT * FROM images'",
     "pairs demo_export",
+    "similar demo_export --row 1 --count 3 --picture similar.png",
+    "embeddings demo_export --to vectors",
     "traits demo_export",
     "show demo_export --row 1 --gamma 2",
     "figure demo_export --row 1 --to figure.svg",

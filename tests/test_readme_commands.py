@@ -49,7 +49,7 @@ MADE = {
     "docs/jobs.md": ("job.yaml",),
     "docs/operations.md": ("job_export/export.json",),
     "docs/probes.md": ("probes/accuracies.md", "probes/done/clip.safetensors", "clip_export/export.json"),
-    "docs/reading.md": ("row-0.png",),
+    "docs/reading.md": ("row-0.png", "similar.png", "vectors/embedding-00000-of-00001.parquet"),
     "docs/report.md": ("demo_export/report/index.html", "report.html", "row-0.svg", "pair.pdf"),
     "docs/saliency.md": tuple(
         f"study/{name}.png"

@@ -519,6 +519,11 @@ class OutputConfig(Section):
         description="cells with the most evidence in the finer map, of which where they lie and what the model sees "
         "there is stored: for traits; 2.1 kB an image. 0: none",
     )
+    map_embedding: bool = Field(
+        False,
+        description="store what the model sees where the finer map is high, as one vector an image, for finer-ray "
+        "similar --by map; 2 bytes a channel",
+    )
     pairs: bool = Field(True, description="at the end, make the table of pairs of classes, as finer-ray pairs does")
     lease_seconds: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
         60.0, description="without a sign of life, after which another run may take the output over"
@@ -729,5 +734,7 @@ def fingerprinted(tree: Mapping[str, Any]) -> dict[str, Any]:
     if parts["output"].get("patches") == PATCHES:
         # Exports made before there were any go on without.
         del parts["output"]["patches"]
+    if not parts["output"].get("map_embedding"):
+        parts["output"].pop("map_embedding", None)
     parts["compute"] = {"precision": parts["compute"]["precision"]}
     return parts

@@ -40,6 +40,7 @@ class Classifier(nn.Module):
         concepts: names of the texts whose logits follow those of the classes.
         grid_size: (h, w) of the maps; of `model.resize: native` the largest that there is.
         embedding_size: E.
+        activation_size: D, channels of the CAM layer.
         activation: how logits become probabilities.
         model_fingerprint, head_fingerprint: hashes of what decides the outputs.
         sources: see `Backbone.sources`.
@@ -58,7 +59,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.split, self.head = split, head
         self.transform, self.classes, self.concepts = transform, classes, concepts
-        self.grid_size, self.embedding_size = (0, 0), 0
+        self.grid_size, self.embedding_size, self.activation_size = (0, 0), 0, 0
         self.model_fingerprint = self.head_fingerprint = ""
         self.activation: Activation = "softmax"
         self.sources: dict[str, str] = {}
@@ -193,7 +194,7 @@ def _measure(classifier: Classifier, config: ModelConfig, identity: str) -> None
         classifier.split = split_at(classifier.split, config.cam_layer, _noise(2, size))
     cut = _proven(classifier, config, transform.size, count)
     classifier.grid_size = (cut.activation.shape[2], cut.activation.shape[3])
-    classifier.embedding_size = cut.embedding.shape[1]
+    classifier.embedding_size, classifier.activation_size = cut.embedding.shape[1], cut.activation.shape[1]
     classifier.model_fingerprint = fingerprint(
         classifier.split.state_dict(),
         identity,

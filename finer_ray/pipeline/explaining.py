@@ -59,7 +59,13 @@ class Explainer:
         self._model = prepare(classifier, self._device, config.compute.precision)
         memory = masked_memory(config.compute.masked_memory, self._device, share.gpus, share.units)
         spec = saliency_spec(config, classifier)
-        self._spec = replace(spec, memory=memory, registration=layout.registration, patches=layout.patches)
+        self._spec = replace(
+            spec,
+            memory=memory,
+            registration=layout.registration,
+            patches=layout.patches,
+            map_embedding=layout.map_embedding is not None,
+        )
         self._targets = Targets(config, classifier)
         self._scorer = Scorer(config.metrics, self._model, self._device, memory, layout.registration)
         self._send = HostToDevice(self._device)

@@ -98,6 +98,7 @@ def layout_of(config: Config, classifier: Classifier, before: Layout | None = No
         registration=registration,
         patches=config.output.patches if before is None else before.patches,
         parts=bool(config.input.fields.parts),
+        map_embedding=classifier.activation_size if config.output.map_embedding else None,
     )
 
 

@@ -89,19 +89,19 @@ OPTIONAL = ("basis", "basis_scale", "embedding")
 
 
 def _stored(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A batch's results as they are stored: maps, basis, embedding and patches in float16."""
+    """A batch's results as they are stored: maps, basis, embeddings and patches in float16."""
     maps, maps_scale = to_half(found["maps"], (-2, -1))
     basis, basis_scale = to_half(found["basis"], (-3, -2, -1))
     with np.errstate(over="ignore"):
         embedding = found["embedding"].astype(np.float16)
-    patches = {"patches": found["patches"].astype(np.float16)} if "patches" in found else {}
+    directions = {name: found[name].astype(np.float16) for name in ("patches", "map_embedding") if name in found}
     halves: dict[str, NDArray[Any]] = {
         "maps": maps,
         "maps_scale": maps_scale,
         "basis": basis,
         "basis_scale": basis_scale,
     }
-    return found | halves | patches | {"embedding": embedding}
+    return found | halves | directions | {"embedding": embedding}
 
 
 def _renumbered(cells: NDArray[np.int64], width: int, whole: int) -> NDArray[np.int64]:
@@ -122,8 +122,8 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
 
     Returns:
         The columns of images that come from the model, (B,) or (B, K), where there are several targets (B, T) or
-        (B, T, K); `maps`, `basis` and `embedding`; where asked for, `patch_cells` and `patches`; and `finite`
-        (B,) bool, whether the results can be used.
+        (B, T, K); `maps`, `basis` and `embedding`; where asked for, `patch_cells`, `patches` and
+        `map_embedding`; and `finite` (B,) bool, whether the results can be used.
     """
     logits, target, predicted = explanation.logits, explanation.target, explanation.predicted
     classes = torch.cat([target[..., None], explanation.references], dim=-1)
@@ -132,10 +132,8 @@ def model_outputs(explanation: Explanation, model: SplitClassifier) -> dict[str,
     chances = class_probabilities(model, logits, flat).reshape(classes.shape)
     maps, own = explanation.maps.flatten(target.ndim), explanation.basis[..., 0, :, :].flatten(target.ndim)
     explained = maps.isfinite().all(-1) & own.isfinite().all(-1) | (target < 0)
-    patches = {} if explanation.patches is None else {"patches": explanation.patches}
-    if explanation.patch_cells is not None:
-        patches["patch_cells"] = explanation.patch_cells
-    return patches | {
+    asked = {name: getattr(explanation, name) for name in ("patches", "patch_cells", "map_embedding")}
+    return {name: values for name, values in asked.items() if values is not None} | {
         "target": target,
         "predicted": predicted,
         "probability": chances[..., 0],

@@ -18,6 +18,8 @@ from finer_ray.errors import QueryError
 from finer_ray.store.query import VIEWS
 
 Format = Literal["csv", "json", "parquet"]
+# Of a list that is shown whole, and of the beginning of a longer one, such as an embedding.
+WHOLE, BEGINNING = 32, 3
 EXAMPLES = (
     """\
 SELECT n.name, map, count(*) AS images, round(avg(localisation), 3) AS on_object
@@ -96,8 +98,10 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, list | tuple):
+        shown = value if len(value) <= WHOLE else value[:BEGINNING]
+        more = [] if len(shown) == len(value) else [f"... {len(value)} in all"]
+        return f"[{', '.join([*map(_shown, shown), *more])}]"
     text = str(value)
     # A key may hold anything, also what a terminal would obey.
     return text if text.isprintable() else repr(text)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from finer_ray.saliency.aggregation import combine
 from finer_ray.saliency.gradcam import contrast_basis
+from finer_ray.saliency.map_embedding import map_embedding
 from finer_ray.saliency.method import BatchContext, Cam, taken
 from finer_ray.saliency.methods import METHODS
 from finer_ray.saliency.objective import wide
@@ -36,6 +37,8 @@ class Explanation:
         patch_cells, patches: of the first target, where `SaliencySpec.patches` asks for n of them, else None: the cells
             with the most evidence (B, n) int64, y * w + x, -1 where there are fewer, and what the model has seen there,
             (B, n, 64), NaN where there is no cell; see `finer_ray.saliency.patches`.
+        map_embedding: of the first target, (B, D) of length 1, where `SaliencySpec.map_embedding` asks for it, else
+            None; see `finer_ray.saliency.map_embedding`.
     """
 
     embedding: Tensor
@@ -47,6 +50,7 @@ class Explanation:
     maps: Tensor
     patch_cells: Tensor | None = None
     patches: Tensor | None = None
+    map_embedding: Tensor | None = None
 
     def by_target(self) -> list[Self]:
         """The explanation of each target, the first first; of a single one, this one."""
@@ -121,7 +125,10 @@ def explain(
         maps = torch.stack([draw_maps(context.of(own), spec) for own in each], dim=1)
         maps = maps.masked_fill((target < 0)[..., None, None, None], torch.nan)
         basis = taken(basis, places).unflatten(1, asked.shape[1:])
-    cells, patches = _patches(activation, basis, references, spec) if spec.patches else (None, None)
+    # Of the first target alone.
+    one = (basis, references) if places is None else (basis[:, 0], references[:, 0])
+    cells, patches = _patches(activation, *one, spec) if spec.patches else (None, None)
+    pooled = map_embedding(activation, *one, spec.gamma) if spec.map_embedding else None
     return Explanation(
         embedding=wide(cut.embedding),
         logits=logits,
@@ -132,15 +139,13 @@ def explain(
         maps=maps,
         patch_cells=cells,
         patches=patches,
+        map_embedding=pooled,
     )
 
 
 @torch.no_grad()
 def _patches(activation: Tensor, basis: Tensor, references: Tensor, spec: SaliencySpec) -> tuple[Tensor, Tensor]:
-    """Cells and features of each image's first target; basis finite, and with an axis of targets where references (B,
-    T, K) have it."""
-    if references.ndim == 3:
-        basis, references = basis[:, 0], references[:, 0]
+    """Cells and features of one target (B, K) of each image; basis finite."""
     with torch.autocast(activation.device.type, enabled=False):
         cells = top_cells(basis, references >= 0, spec.gamma, spec.patches)
         return cells, patch_features(activation, cells)

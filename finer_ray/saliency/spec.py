@@ -94,7 +94,8 @@ class SaliencySpec:
             None: the grid stretched over the input, as other libraries take it.
         patches: n, of how many cells with the most evidence the activations are kept, see `finer_ray.saliency.patches`;
             0: of none.
-        gamma: strength of the comparison by which these are chosen.
+        gamma: strength of the comparison by which these are chosen, and the cells of the map embedding weighed.
+        map_embedding: whether the activation is also pooled by the finer map, see `finer_ray.saliency.map_embedding`.
     """
 
     maps: tuple[MapSpec, ...] = (MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6))
@@ -111,6 +112,7 @@ class SaliencySpec:
     registration: Registration | None = None
     patches: int = 0
     gamma: float = 0.6
+    map_embedding: bool = False
 
     def reference_count(self, classes: int) -> int:
         """K for a classifier with this many classes: never more than there are others."""

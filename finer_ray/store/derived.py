@@ -38,14 +38,21 @@ def file_of(name: str) -> str:
     return f"{name}.parquet"
 
 
-def state_of(manifest: Manifest, name: str) -> str:
-    """A digest of what a derived table is computed from, and of its columns, as 16 hex digits.
+def digest(manifest: Manifest, *more: Any) -> str:
+    """The state that an export is in, as 16 hex digits: the same for two exports of the same images by the same job,
+    wherever they lie.
 
-    The same for two exports of the same images by the same job, wherever they lie.
+    Args:
+        manifest: of the export.
+        more: what else decides, as JSON has it.
     """
     decides = manifest.model_dump(mode="json", include=DECIDES)
-    columns = [(field.name, str(field.type)) for field in DERIVED[name]]
-    return hashlib.sha256(json.dumps([decides, columns], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([decides, *more], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def state_of(manifest: Manifest, name: str) -> str:
+    """A digest of what a derived table is computed from, and of its columns."""
+    return digest(manifest, [(field.name, str(field.type)) for field in DERIVED[name]])
 
 
 def is_current(export: Export, name: str) -> bool:

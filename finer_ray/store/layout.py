@@ -17,6 +17,7 @@ SYMBOLS = {
     "y": "h",
     "x": "w",
     "channel": "E",
+    "activation_channel": "D",
     "patch": "patches",
     "feature": str(FEATURES),
 }
@@ -43,6 +44,7 @@ ARRAYS: dict[str, ArrayLayout] = {
     "basis": ArrayLayout(dtype="float16", fill=NAN, axes=("target", "class", "y", "x")),
     "basis_scale": ArrayLayout(dtype="float32", fill=NAN, axes=("target",)),
     "embedding": ArrayLayout(dtype="float16", fill=NAN, axes=("channel",)),
+    "map_embedding": ArrayLayout(dtype="float16", fill=NAN, axes=("activation_channel",)),
     "patch_cells": ArrayLayout(dtype="int32", fill=-1, axes=("patch",)),
     "patches": ArrayLayout(dtype="float16", fill=NAN, axes=("patch", "feature")),
     "parts": ArrayLayout(dtype="uint8", fill=0, axes=("y", "x")),
@@ -64,6 +66,7 @@ class Layout(BaseModel):
         patches: n, of how many cells of an image the activations are stored; 0, as in exports of earlier versions: of
             none.
         parts: whether the part that each cell shows is stored.
+        map_embedding: D, or None where map embeddings are not stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,6 +82,7 @@ class Layout(BaseModel):
     registration: Registration | None = None
     patches: int = 0
     parts: bool = False
+    map_embedding: int | None = None
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Of one array: what its axes do not tell."""
@@ -102,6 +106,7 @@ class Layout(BaseModel):
             "y": self.grid[0],
             "x": self.grid[1],
             "channel": self.embedding or 0,
+            "activation_channel": self.map_embedding or 0,
             "patch": self.patches,
             "feature": FEATURES,
         }
@@ -112,6 +117,8 @@ class Layout(BaseModel):
             left_out |= {"basis", "basis_scale"}
         if self.embedding is None:
             left_out.add("embedding")
+        if self.map_embedding is None:
+            left_out.add("map_embedding")
         if not self.patches:
             left_out |= {"patch_cells", "patches"}
         if not self.parts:

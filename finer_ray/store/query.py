@@ -11,20 +11,22 @@ from finer_ray.store.manifest import EXPORT, PLAN, read_manifest
 from finer_ray.store.reading import Export, open_export
 from finer_ray.store.storage import Folder
 from finer_ray.store.tables import DERIVED, part_schemas
+from finer_ray.store.vector_view import VECTOR_VIEWS, add_vector_views
 
 TABLES = ("images", "metrics", "classes", "failures", "similarity", "targets", "target_metrics", *DERIVED)
-VIEWS = (*TABLES, "names")
+VIEWS = (*TABLES, "names", *VECTOR_VIEWS)
 NAMES = pa.schema([pa.field("class", pa.int32(), nullable=False), pa.field("name", pa.string(), nullable=False)])
 
 
 def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with the views images, metrics, classes, failures, similarity, targets, target_metrics,
-    pairs, traits and names of an export.
+    pairs, traits, names, embeddings and map_embeddings of an export.
 
     Each view holds exactly the files that the manifest lists, so that what a run has not published yet is not seen;
     that of a derived table (`finer_ray.store.derived`) is empty until the table is made of what is published. Its
     columns are those of `finer_ray.store.tables` and the user's own, empty where there is no file. `names` has the
-    columns class and name, in which `predicted`, `target`, `label` and `references` point. Arrow reads the files, from
+    columns class and name, in which `predicted`, `target`, `label` and `references` point. The vectors of `embeddings`
+    and `map_embeddings` are read from Zarr when a query takes them, and of its rows alone. Arrow reads the files, from
     any fsspec URL; DuckDB itself has no access to files, networks or extensions, and its settings are locked. Tables
     that a statement creates lie in memory.
 
@@ -46,6 +48,7 @@ def connect(export: str | Export, threads: int | None = None) -> duckdb.DuckDBPy
         listed = derived.files(made, name) if name in DERIVED else made.manifest.tables.get(name, [])
         connection.register(name, _dataset(made.folder, listed, made.schemas[name]))
     connection.register("names", _names(made.manifest.classes))
+    add_vector_views(connection, made)
     connection.execute("SET lock_configuration = true")
     return connection
 

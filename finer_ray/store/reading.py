@@ -21,7 +21,7 @@ from finer_ray.store.manifest import EXPORT, PLAN, Manifest, read_manifest
 from finer_ray.store.parts import iter_tables, read_tables
 from finer_ray.store.placing import on_photo, to_unit
 from finer_ray.store.storage import Folder
-from finer_ray.store.tensors import open_tensors
+from finer_ray.store.tensors import open_tensors, read_rows
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -229,8 +229,26 @@ class Export:
         """Embeddings, (n, E) float16. Raises ExportError where they were not stored."""
         if self.manifest.layout.embedding is None:
             raise ExportError("the export has no embeddings: it was made with output.embedding: false")
-        stored: NDArray[np.float16] = self.tensors["embedding"].oindex[self._rows(rows)]
-        return stored
+        return self.stored("embedding", rows)
+
+    def map_embedding(self, rows: Rows) -> NDArray[np.float16]:
+        """What the model sees where the finer map is high: its activation pooled by the map of the first target.
+
+        Args:
+            rows: n rows of `images`, in any order.
+
+        Returns:
+            (n, D) float16 of length 1, D channels of the CAM layer, see `finer_ray.saliency.map_embedding`; 0 where the
+            map is zero everywhere, NaN for rows that hold no image.
+
+        Raises:
+            ExportError: they were not stored. IndexError: a row out of range.
+        """
+        if self.manifest.layout.map_embedding is None:
+            raise ExportError(
+                "the export has no map embeddings: write output.map_embedding: true, and export to another output.url"
+            )
+        return self.stored("map_embedding", rows)
 
     def patches(self, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The cells with the most evidence for the first target, and what the model has seen in them.
@@ -319,8 +337,7 @@ class Export:
             known = "one target, 0" if layout.targets == 1 else f"targets 0 to {layout.targets - 1}"
             raise ExportError(f"the export has no target {target} of its images; it has {known}")
         where = (target, *places) if "target" in layout.axes(name) else places
-        stored: NDArray[Any] = self.tensors[name].oindex[self._rows(rows), *where]
-        return stored
+        return read_rows(self.tensors[name], self._rows(rows), *where)
 
     def _drawn(
         self, maps: NDArray[np.float32], rows: NDArray[np.int64], size: tuple[int, int] | None

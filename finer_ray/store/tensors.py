@@ -97,6 +97,18 @@ def open_tensors(folder: Folder) -> "zarr.Group":
     return _open(folder, "r")
 
 
+def read_rows(array: Any, rows: NDArray[np.int64], *places: int) -> NDArray[Any]:
+    """Rows of an array (n, ...), in any order, at these places of the axes behind them.
+
+    Where they lie close together their whole range is read, which Zarr does several times as fast.
+    """
+    if len(rows) and (first := int(rows.min())) + 2 * len(rows) > (last := int(rows.max())):
+        block: NDArray[Any] = array[(slice(first, last + 1), *places)]
+        return block[rows - first]
+    stored: NDArray[Any] = array.oindex[(rows, *places)]
+    return stored
+
+
 def to_half(values: NDArray[np.float32], axes: tuple[int, ...]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
     """Values as float16 and a scale, value = stored * scale, with an error of at most 2^-11 of the scale.
 

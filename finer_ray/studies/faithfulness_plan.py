@@ -98,5 +98,5 @@ def _config(job: Config, url: str, saliency: dict[str, Any], model: dict[str, An
     tree["input"] |= {"part_names": None, "fields": tree["input"]["fields"] | {"references": None, "parts": None}}
     tree["model"] |= model
     tree["metrics"] |= NO_METRICS
-    tree["output"] |= {"url": url, "basis": False, "embedding": False, "patches": 0}
+    tree["output"] |= {"url": url, "basis": False, "embedding": False, "map_embedding": False, "patches": 0}
     return parse_config(tree)
