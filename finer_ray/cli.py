@@ -218,6 +218,8 @@ def verify(
     typer.echo(f"whole: {counts['images']} images, {counts['failures']} failures, every row written: {url}")
 
 
+# Of `compare --fail-over`; no error has it.
+CHANGED = 8
 # Of `status`, by state, so that a scheduler need not read words.
 STATES = {"complete": 0, "running": 10, "planning": 10, "stopped": 11, "none": 12}
 
@@ -445,6 +447,42 @@ def report(
         made, place, images=images, classes=classes, seed=seed, pairs=pairs, title=title, asked=asked, jobs=processes()
     )
     typer.echo(made_at)
+
+
+@app.command(rich_help_panel=LOOK)
+def compare(
+    a: Annotated[str, typer.Argument(help="The export of before: a folder or URL.", callback=_checked)],
+    b: Annotated[str, typer.Argument(help="The export of after.", callback=_checked)],
+    to: To = Path("compare"),
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Compare distributions alone: keys agree, but images are others.")
+    ] = False,
+    fail_over: Annotated[
+        float | None, typer.Option(min=0, help="Exit 8 where a figure of change is larger, such as 0.1.")
+    ] = None,
+) -> None:
+    """Say what changed between two exports.
+
+    Predictions, maps and metrics of the images in both, joined by shard and key; distributions of all. Writes
+    compare.parquet, drift.parquet and a page with the largest changes.
+    Held against --fail-over are the share of flipped predictions, for each map 1 - its mean correlation, and the mean
+    differences of metrics that are sure; where less than half of the images are in both, also the PSI of each
+    distribution, unless chance explains it.
+    """
+    from finer_ray.compare.run import compare as run
+    from finer_ray.compare.shown import headline, shown
+    from finer_ray.store.reading import open_export
+
+    summary = run(open_export(a), open_export(b), to, join=not drift)
+    typer.echo(headline(summary))
+    for note in summary.notes:
+        ERRORS.print(f"note: {note}")
+    for found in shown(summary):
+        _show(found)
+    typer.echo(to / "index.html")
+    if fail_over is not None and (over := summary.over(fail_over)):
+        ERRORS.print(f"over {fail_over}: {'; '.join(f'{what} {value:.3f}' for what, value in over.items())}")
+        raise typer.Exit(CHANGED)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -53,6 +53,7 @@ COMMANDS = (
     "report demo_export --images 2 --classes 1",
     "report demo_export --where 'row < 2' --single-file --to one.html",
     "to labelstudio demo_export --where 'row < 2'",
+    "compare demo_export demo_export --fail-over 0",
     "study gamma demo_export",
     "study failure-cases demo_export --shown 1",
     "init in --to new.yaml",

@@ -19,6 +19,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
+from finer_ray.compare.drift import DRIFT
+from finer_ray.compare.images import CHANGES
 from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.metrics.table import AVERAGED
 from finer_ray.plugins import VARIABLE
@@ -172,13 +174,16 @@ def rows_of(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.group().splitlines()[2:]]
 
 
-@pytest.mark.parametrize("name", sorted(SCHEMAS))
+TABLES = {**SCHEMAS, "compare": CHANGES, "drift": DRIFT}
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
 def test_every_column_is_described(name: str) -> None:
     said = [(cells[0], cells[1].strip("`"), cells[2]) for cells in rows_of(name)]
     fields = (
-        [field for field in SCHEMAS[name] if not field.name.startswith(tuple(AVERAGED))]
-        if name == "classes"
-        else SCHEMAS[name]
+        [field for field in TABLES[name] if not field.name.startswith(tuple(AVERAGED))]
+        if name in ("classes", "compare")
+        else TABLES[name]
     )
     assert said == [(field.name, str(field.type), "yes" if field.nullable else "no") for field in fields]
     assert all(cells[3] for cells in rows_of(name))

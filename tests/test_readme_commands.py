@@ -43,6 +43,7 @@ INLINE = {"executor": "inline"}
 # What each page's commands leave behind.
 MADE = {
     "README.md": ("job.yaml", "my_export/report/index.html", "pair.png"),
+    "docs/compare.md": ("compare/index.html", "compare/compare.parquet", "compare/drift.parquet"),
     "docs/datasets.md": ("cub-shards/findings.txt", "fish/pack.json"),
     "docs/input.md": (),
     "docs/jobs.md": ("job.yaml",),
@@ -166,6 +167,7 @@ class Scratch:
 # What each page's commands need.
 NEEDED: dict[str, tuple[Callable[[Scratch], None], ...]] = {
     "README.md": (Scratch.photos, Scratch.demo, Scratch.finches),
+    "docs/compare.md": (Scratch.demo,),
     "docs/datasets.md": (Scratch.published,),
     "docs/input.md": (Scratch.species,),
     "docs/jobs.md": (Scratch.bucket,),

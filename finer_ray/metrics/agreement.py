@@ -1,36 +1,52 @@
 """Faithfulness: do two maps of one image agree? (Finer-CAM, supplementary, A.2)"""
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from finer_ray.arrays import Array, namespace
+from finer_ray.lazy import Tensor, functional, torch
 
 
-def cosine(a: Tensor, b: Tensor) -> Tensor:
+def cosine(a: Array, b: Array) -> Array:
     """Cosine similarity of maps as vectors of their cells.
 
     Args:
-        a, b: (n, h, w) float.
+        a, b: (n, h, w) float, both arrays or both tensors.
 
     Returns:
-        (n,), in [0, 1] for non-negative maps; NaN where a map is zero everywhere.
+        (n,) float64, in [0, 1] for non-negative maps, exactly 1 for the same map; NaN where a map is zero everywhere.
     """
-    a, b = a.flatten(1).double(), b.flatten(1).double()
-    similarity: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    use = namespace(a)
+    a, b = (use.asarray(maps, dtype=use.float64).reshape(len(maps), -1) for maps in (a, b))
+    # The root of a product, so that nothing is rounded where both are the same.
+    norm = use.sqrt((a * a).sum(1) * (b * b).sum(1))
+    similarity: Array = (a * b).sum(1) / use.where(norm == 0, use.nan, norm)
     return similarity
 
 
-def pearson(a: Tensor, b: Tensor) -> Tensor:
+def pearson(a: Array, b: Array) -> Array:
     """Pearson correlation of maps over their cells, which unlike the cosine is 0 for unrelated non-negative maps.
 
     Args:
-        a, b: (n, h, w) float.
+        a, b: (n, h, w) float, both arrays or both tensors.
 
     Returns:
-        (n,) in [-1, 1]; NaN where a map is flat.
+        (n,) float64 in [-1, 1], exactly 1 for the same map; NaN where a map is flat.
+
+    >>> import numpy as np
+    >>> maps = np.array([[[0.0, 1.0], [2.0, 3.0]]])
+    >>> pearson(maps, 3 - maps).tolist()
+    [-1.0]
     """
-    flat = [values.amax((1, 2)) == values.amin((1, 2)) for values in (a, b)]
-    centred = (values - values.mean((1, 2), keepdim=True) for values in (a.double(), b.double()))
-    return cosine(*centred).masked_fill(flat[0] | flat[1], torch.nan)
+    use = namespace(a)
+    flat = is_flat(a) | is_flat(b)
+    a, b = (use.asarray(maps, dtype=use.float64) for maps in (a, b))
+    correlation: Array = use.where(flat, use.nan, cosine(*(maps - maps.mean((1, 2))[:, None, None] for maps in (a, b))))
+    return correlation
+
+
+def is_flat(maps: Array) -> Array:
+    """Which of some maps (n, h, w) have one value everywhere, (n,) bool."""
+    use = namespace(maps)
+    flat: Array = use.amax(maps, (1, 2)) == use.amin(maps, (1, 2))
+    return flat
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -45,10 +61,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
     >>> float(spearman(torch.tensor([[[0.0, 1.0, 5.0]]]), torch.tensor([[[2.0, 7.0, 9.0]]])))
     1.0
     """
-    a, b = (_centred_ranks(maps.flatten(1)) for maps in (a, b))
-    # The root of a product, so that nothing is rounded where both are the same.
-    correlation: Tensor = (a * b).sum(1) / ((a * a).sum(1) * (b * b).sum(1)).sqrt()
-    return correlation
+    return cosine(*(_centred_ranks(maps.flatten(1)) for maps in (a, b)))
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
