@@ -3,8 +3,8 @@
 python -m benchmarks.bench_maps PHOTOS [FOLDER]    prints tables as Markdown, writes benchmarks/bench_maps.json
 
 PHOTOS are WebDataset tars of photos and masks, as a glob. Maps that take hundreds of forward passes, and ROAD, whose
-linear systems take longer than its passes, are made of few images: 20 of the demo's photos, which are of these, and a bird
-of each species. Exports that FOLDER holds are gone on with. The job is `benchmarks/all_maps.yaml` over the demo's two.
+linear systems take longer than its passes, are made of few images: 20 of these photos that the demo has, and a bird of
+each species. Exports that FOLDER holds are gone on with. The job is `benchmarks/all_maps.yaml` over the demo's two.
 """
 
 import json
