@@ -2,15 +2,15 @@
 
 python -m benchmarks.bench_maps PHOTOS [FOLDER]    prints tables as Markdown, writes benchmarks/bench_maps.json
 
-PHOTOS are WebDataset tars of photos and masks, as a glob. Maps that take hundreds of forward passes, and ROAD, whose
-linear systems take longer than its passes, are made of few images: 20 of these photos that the demo has, and a bird of
-each species. Exports that FOLDER holds are gone on with. The job is `benchmarks/all_maps.yaml` over the demo's two.
+PHOTOS are WebDataset tars of photos and masks, as a glob. Of many images not all maps and metrics are made (`SLOW`,
+`MASKED`), but of few: 20 of these photos, which the demo has, and a bird of each species. Exports that FOLDER holds are
+gone on with. The job is `benchmarks/all_maps.yaml` over the demo's two.
 """
 
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from birds.shards import write_birds
 from finer_ray.config.loading import parse_config
 from finer_ray.config.schema import Config
 from finer_ray.demo.run_demo import birds_config, demo_config
-from finer_ray.metrics.table import JUDGES
+from finer_ray.metrics.table import JUDGES, SWITCHES
 from finer_ray.models import build_classifier
 from finer_ray.pipeline.export import export
 from finer_ray.report.overlay import overlay
@@ -33,23 +33,25 @@ from finer_ray.saliency.methods import METHODS
 from finer_ray.store.reading import Export, open_export
 
 JOB = Path(__file__).with_name("all_maps.yaml")
-# Methods that take hundreds of forward passes an image; metrics that take as long.
-SLOW, SLOW_METRICS = ("scorecam", "rise", "mask"), ("road",)
-BIRDS_A_SPECIES = {"all": 10, "few": 1}
+# Left out where images are many: what takes hundreds of forward passes, or linear systems; and of birds, which are there
+# for the parts that differ, what needs many passes.
+SLOW = ("scorecam", "rise", "mask", "road")
+MASKED = ("deletion", "insertion", "srg", "average_drop")
+BIRDS_A_SPECIES = {"birds": 10, "few birds": 1}
 # Of which sets a sheet is drawn, and of which of their images.
 SHOWN = {"few photos": (0, 1, 2), "few birds": (0, 1, 2)}
 Cells = dict[str, dict[str, dict[str, Any]]]
 
 
-def job(base: Config, shards: list[str], out: Path, few: bool) -> Config:
-    """The job file over one of the demo's, with all maps that its model can have; what is slow, of few images alone."""
+def job(base: Config, shards: str, out: Path, without: Sequence[str] = ()) -> Config:
+    """The job file over one of the demo's, with all maps that its model can have, but for some methods and metrics."""
     tree, own = base.model_dump(), yaml.safe_load(JOB.read_text())
     for section, keys in own.items():
         tree[section] = {**tree[section], **keys}
     classifier = build_classifier(base.model)
     names = [name for name, method in METHODS.items() if method.refusal(classifier, False) is None]
-    tree["saliency"]["maps"] = [prefix + name for name in names if few or name not in SLOW for prefix in ("", "finer_")]
-    tree["metrics"] |= {} if few else dict.fromkeys(SLOW_METRICS, False)
+    tree["saliency"]["maps"] = [prefix + name for name in names if name not in without for prefix in ("", "finer_")]
+    tree["metrics"] |= dict.fromkeys((name for name in without if name in SWITCHES), False)
     tree["input"]["shards"], tree["output"]["url"] = shards, str(out)
     return parse_config(tree)
 
@@ -107,15 +109,15 @@ def sheet(made: Export, rows: list[int], path: Path) -> None:
 def jobs(photos: str, folder: Path) -> Iterator[tuple[str, Config]]:
     """Each set of images: its name, and its job."""
     demo, species = demo_config(folder), birds_config(folder)
-    yield "photos", job(demo, [photos], folder / "photos", few=False)
+    yield "photos", job(demo, photos, folder / "photos", SLOW)
     few = str(resources.files("finer_ray.demo") / "photos" / "photos-0001.tar")
-    yield "few photos", job(demo, [few], folder / "few_photos", few=True)
+    yield "few photos", job(demo, few, folder / "few_photos")
     for name, count in BIRDS_A_SPECIES.items():
-        drawn = folder / f"shards_{name}"
+        out = folder / name.replace(" ", "_")
+        drawn = folder / f"{out.name}_shards"
         if not drawn.exists():
             write_birds(drawn, "test", count)
-        title = "birds" if name == "all" else "few birds"
-        yield title, job(species, [str(drawn / "*.tar")], folder / title.replace(" ", "_"), few=name == "few")
+        yield name, job(species, str(drawn / "*.tar"), out, () if name == "few birds" else (*SLOW, *MASKED))
 
 
 def main() -> None:
