@@ -33,7 +33,7 @@ from finer_ray.saliency.methods import METHODS
 from finer_ray.store.reading import Export, open_export
 
 JOB = Path(__file__).with_name("all_maps.yaml")
-# Left out where images are many: what takes hundreds of forward passes, or linear systems; and of birds, which are there
+# Left out where images are many: what takes hundreds of forward passes or linear systems; and of birds, which are there
 # for the parts that differ, what needs many passes.
 SLOW = ("scorecam", "rise", "mask", "road")
 MASKED = ("deletion", "insertion", "srg", "average_drop")
