@@ -495,7 +495,7 @@ class Switches(Section):
 class MetricsConfig(Switches):
     """Which metrics are computed for every image and map."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="of deletion and insertion")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="of deletion, insertion and srg")
     fill: Fill = Field("mean", description="of masked pixels; mean: the colour that normalisation maps to zero")
     insert_into: Fill = Field("blur", description="what insertion starts from")
 

@@ -10,6 +10,7 @@ from finer_ray.metrics.imputation import impute
 from finer_ray.metrics.metric import MapContext, Masking, Metric
 from finer_ray.metrics.perturbation import masked, random_ranks, ranks, replacing
 from finer_ray.saliency.budget import in_flight
+from finer_ray.saliency.gem import spread
 from finer_ray.saliency.objective import class_probabilities
 from finer_ray.saliency.registration import draw
 from finer_ray.saliency.split_classifier import SplitClassifier
@@ -89,9 +90,8 @@ class MetricContext(MapContext[Tensor]):
 
         Maps are scaled from their lowest to their highest value, and then drawn.
         """
-        low, high = (extreme[..., None, None] for extreme in self.maps.flatten(2).aminmax(dim=2))
-        share = (self.maps - low) / (high - low).clamp(min=torch.finfo(self.maps.dtype).tiny)
-        share = draw(share, (self.images.shape[2], self.images.shape[3]), self.registration).to(self.images.dtype)
+        size = self.images.shape[2], self.images.shape[3]
+        share = draw(spread(self.maps), size, self.registration).to(self.images.dtype)
         fill = self.fill(self.images, self.config.fill).expand_as(self.images)
         batch, maps = share.shape[:2]
         found = []

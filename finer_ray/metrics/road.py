@@ -32,7 +32,7 @@ def road(context: MetricContext) -> Tensor:
 
 ROAD = Metric(
     "road",
-    "ROAD",
+    "remove and debias (ROAD)",
     Switch("road", "ROAD: 8 forward passes per image and map, and as many linear systems, which take longer on CPUs"),
     road,
     "ROAD",

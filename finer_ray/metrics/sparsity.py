@@ -25,7 +25,8 @@ def gini(maps: Tensor) -> Tensor:
     count = cells.shape[2]
     # Made on the device: numbers of the host would make a GPU be waited for.
     weights = cells.new_ones(count).cumsum(0) * 2 - (count + 1)
-    return cells @ weights / (count * cells.sum(2))
+    # No product of matrices, which autocast would round to half precision.
+    return (cells * weights).sum(2) / (count * cells.sum(2))
 
 
 def _compute(context: MapContext[Tensor]) -> Tensor:

@@ -124,3 +124,13 @@ def test_a_switch_counts_for_the_fingerprint(name: str) -> None:
 def test_names_that_are_no_columns_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="a metric cannot be called"):
         replace(METRICS["localisation"], name=name)
+
+
+def test_half_precision_is_for_the_model_alone(batch: Batch) -> None:
+    """Metrics of maps alone are the same, to the bit, under the autocast that a job in bf16 runs in."""
+    wanted = {"localisation", "rank_accuracy", "iou", "sparsity"}
+    exact = scores(batch, wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scores(batch, wanted)
+    assert len(found) == 5
+    assert all(torch.equal(found[name], values) for name, values in exact.items())

@@ -125,3 +125,24 @@ def test_the_random_order_is_an_images_own(images: Tensor) -> None:
     assert torch.equal(random_ranks(many[3:4], (4, 4)), order[3:4])
     assert len({tuple(row) for row in order.flatten(1)[:, :50].tolist()}) == 8
     assert (order.flatten(1).sort(1).values == torch.arange(SIZE * SIZE)).all()
+
+
+def test_neighbours_do_not_decide_what_shares_a_forward(images: Tensor) -> None:
+    """Nor how many do: an image's last bits would depend on whether the maps of another one agree."""
+    maps = torch.rand((BATCH, 3, 8, 8), generator=torch.Generator().manual_seed(2))
+    order, change = ranks(maps, (SIZE, SIZE)), replacing(images, torch.zeros(1, 3, 1, 1))
+
+    def owners(order: Tensor) -> list[list[int]]:
+        calls: list[list[int]] = []
+
+        def answers(changed: Tensor, owner: Tensor) -> Tensor:
+            calls.append(owner.tolist())
+            return changed.new_zeros((len(owner), 1))
+
+        masked(answers, images, change, order, [100, 200, 300, 400], 2**30)
+        return calls
+
+    alike = order.clone()
+    alike[0, 1:] = alike[0, :1]
+    assert owners(order) == [[0] * 8, [0] * 4, [1] * 8, [1] * 4]
+    assert owners(alike) == [[0] * 4, [1] * 8, [1] * 4]

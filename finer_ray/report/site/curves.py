@@ -1,4 +1,4 @@
-"""Curves: the target's probability while pixels go (deletion) or come (insertion), most salient first."""
+"""Curves: the target's probability while pixels go, or come, in some order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,9 +53,9 @@ def image_curves(metrics: Sequence[dict[str, Any]], curve: str) -> list[Series]:
 
 
 def curve_charts(curves: dict[str, list[Series]]) -> dict[str, tuple[Metric, Markup]]:
-    """The metric and a chart for each curve that there is, by its kind: `deletion` for `deletion_curve`."""
+    """The metric and a chart for each curve that there is, by its kind in words: `least first` of least_first_curve."""
     return {
-        name.removesuffix("_curve"): (
+        name.removesuffix("_curve").replace("_", " "): (
             CURVES[name],
             line_chart(series, CURVES[name].x_title, "probability of the target", zero=True),
         )

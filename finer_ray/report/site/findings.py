@@ -34,7 +34,7 @@ class Finding:
 
 
 def findings(table: list[dict[str, Any]], maps: Sequence[str], finer: str, baseline: str) -> list[Finding]:
-    """A finding for each metric of the annotated objects, or, without any, for the first metric that there is.
+    """A finding for each metric of `SAID`, or, without any, for the metric by which maps are judged (`Metric.rank`).
 
     Args:
         table: of `overview.metric_table`.
@@ -42,7 +42,9 @@ def findings(table: list[dict[str, Any]], maps: Sequence[str], finer: str, basel
         finer, baseline: the maps that are compared.
     """
     known = [line for line in table if line["cells"][maps.index(finer)]["difference"] is not None]
-    lines = [line for line in known if line["metric"].name in SAID] or known[:1]
+    lines = [line for line in known if line["metric"].name in SAID] or sorted(
+        known, key=lambda line: line["metric"].rank
+    )[:1]
     return [
         _finding(line["metric"], line["cells"][maps.index(finer)], line["cells"][maps.index(baseline)], finer, baseline)
         for line in lines

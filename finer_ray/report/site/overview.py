@@ -91,7 +91,7 @@ def difference_charts(table: list[dict[str, Any]], maps: Sequence[str], baseline
 
 
 def distribution_charts(export: Export) -> list[tuple[str, Markup]]:
-    """Words and histogram of each metric but the pointing hit, which is yes or no."""
+    """Words and histogram of each metric but those that are yes or no."""
     values = {name: metric_values(export, name) for name in export.manifest.layout.maps}
     found = []
     for metric in REPORTED.values():

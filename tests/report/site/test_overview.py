@@ -135,11 +135,16 @@ def test_findings_say_which_map_is_better_and_what_may_be_chance(tmp_path: Path)
     assert swapped[0].verdict == "worse by 10.0 points"
 
 
-def test_without_regions_the_first_metric_is_told(tmp_path: Path) -> None:
+def test_without_shares_of_the_object_the_metric_that_judges_is_told(tmp_path: Path) -> None:
     made = measured(make(tmp_path, metrics=False, curves=()), deletion_auc={"gradcam": 0.25, "finer_gradcam": 0.125})
     [found] = findings(metric_table(made), ["gradcam", "finer_gradcam"], "finer_gradcam", "gradcam")
     assert found.text == "Finer-CAM has deletion AUC 0.125 (lower is better); plain Grad-CAM 0.250"
     assert (found.better, found.verdict) == (True, "better by 0.125")
+    both = {name: {"gradcam": 0.25, "finer_gradcam": 0.5} for name in ("sparsity", "iou")}
+    made = measured(make(tmp_path / "more", metrics=False, curves=()), **both)
+    [found] = findings(metric_table(made), ["gradcam", "finer_gradcam"], "finer_gradcam", "gradcam")
+    assert "has overlap with the object" in found.text
+    assert best_map(made).metric == "iou"
 
 
 def test_the_interval_of_a_perfect_accuracy_has_a_width(tmp_path: Path) -> None:

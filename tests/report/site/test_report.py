@@ -302,6 +302,16 @@ def test_curves_are_the_tables_mean_with_its_interval(tmp_path: Path) -> None:
     ]
 
 
+def test_curves_and_yes_or_no_are_in_words(tmp_path: Path) -> None:
+    export = make(tmp_path, images=1, curves=("deletion", "least_first"))
+    export.metrics = pa.Table.from_pylist([line | {"increase": True} for line in export.metrics.to_pylist()], METRICS)
+    text = report(tmp_path, export)["images/0.html"].text
+    assert "Deletion, least first" in text
+    assert "Least first curve" in text
+    assert "least_first" not in text
+    assert re.search(r"increase in confidence ↑\s*yes", text)
+
+
 def test_curves_that_were_not_computed_are_not_drawn(tmp_path: Path) -> None:
     found = report(tmp_path, make(tmp_path / "one", images=1))
     assert "Deletion curve" in found["images/0.html"].text
