@@ -75,7 +75,7 @@ def agree_on_a_batch(name: str, precision: str) -> None:
         model = prepare(deepcopy(classifier), DEVICE, precision)
         scorer = Scorer(METRICS, model, DEVICE, 2**26)
         sent, area = images.to(DEVICE), region.to(DEVICE)
-        same = Explanation(**{field: values.to(DEVICE) for field, values in vars(here).items()})
+        same = Explanation(**{field: values.to(DEVICE) for field, values in vars(here).items() if values is not None})
         waits.clear()
         with autocast(DEVICE, precision):
             # In half precision of the same classes, and metrics of the same maps: what is nearly equal may swap places.
