@@ -87,7 +87,7 @@ def largest(changes: pa.Table, name: str | None) -> list[dict[str, Any]]:
     lines = changes.filter(pc.equal(changes["map"], name)) if name else changes.slice(0, 0)
     order = pc.sort_indices(lines, [("flipped", "descending"), ("correlation", "ascending")])[:SHOWN]
     found: list[dict[str, Any]] = lines.take(order).to_pylist()
-    return [line for line in found if line["flipped"] or (line["correlation"] or 0) < 1]
+    return [line for line in found if line["flipped"] or (line["correlation"] is not None and line["correlation"] < 1)]
 
 
 def job_differences(a: Export, b: Export) -> list[str]:
