@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.compare.images import CHANGES
-from finer_ray.compare.page import largest
+from finer_ray.compare.page import job_differences, largest
 from finer_ray.compare.placed import POINTS, common_boxes, placed
 from finer_ray.compare.run import compare
 from finer_ray.compare.shown import shown
@@ -240,3 +240,19 @@ def test_one_image_has_no_intervals(tmp_path: Path) -> None:
     assert "1.000" in screen
     assert "nan" not in screen
     assert "[–" not in (tmp_path / "to" / "index.html").read_text(encoding="utf-8")
+
+
+def test_defaults_that_came_later_are_no_difference(tmp_path: Path) -> None:
+    now, before = make(tmp_path / "a", images=1), make(tmp_path / "b", images=1)
+    for tree, came in (("metrics", "road"), ("saliency", "legrad"), ("output", "map_embedding")):
+        del before.manifest.config[tree][came]
+    now.manifest.config["input"]["shards"] = before.manifest.config["input"]["shards"]
+    assert job_differences(before, now) == job_differences(now, before) == []
+    now.manifest.config["metrics"]["road"] = True
+    now.manifest.config["compute"]["precision"] = "bf16"
+    now.manifest.config["model"]["weights"] = "/home/anna/w.pth"
+    assert job_differences(before, now) == [
+        "model.weights 'random' in A, 'w.pth' in B",
+        "compute.precision 'fp32' in A, 'bf16' in B",
+        "metrics.road not given in A, True in B",
+    ]
