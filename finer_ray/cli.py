@@ -73,8 +73,9 @@ def export(
 ) -> None:
     """Explain every image of the config's shards.
 
-    Running it again does only what is missing. On the Ray cluster that RAY_ADDRESS names (HOST:6379, auto; a job that
-    `ray job submit` has started knows its own), else on this machine.
+    Running it again does only what is missing. On the Ray cluster that
+    RAY_ADDRESS names (HOST:6379, auto; a job that `ray job submit` has started
+    knows its own), else on this machine.
     """
     # Before torch and Ray are imported, which takes seconds.
     from finer_ray.config.loading import load_config
@@ -128,7 +129,8 @@ def fetch(
 ) -> None:
     """Fetch what a job's model needs, for machines without a network.
 
-    Says what was fetched, how large it is, and which folders a job needs elsewhere.
+    Says what was fetched, how large it is, and which folders a job needs
+    elsewhere.
     """
     from finer_ray.config.loading import load_config
 
@@ -176,8 +178,9 @@ def sanity(
 ) -> None:
     """Say whether the job's maps depend on the model.
 
-    The model is randomised from the head down (Adebayo et al. 2018), and its maps are compared with those that they
-    were. Writes TO/sanity.parquet and TO/sanity.png.
+    The model is randomised from the head down (Adebayo et al. 2018), and its maps
+    are compared with those that they were. Writes TO/sanity.parquet and
+    TO/sanity.png.
     """
     from finer_ray.config.loading import load_config
 
@@ -427,10 +430,13 @@ def report(
 ) -> None:
     """Write a report for the browser, with live maps.
 
-    A folder that opens from disk: numbers, charts, classes, pairs, and images whose maps follow the controls. With
-    --single-file one file that holds them all, for e-mail.
-    --where asks columns of the table images and metrics of the main map; label_name, predicted_name and target_name
-    are the classes' names. The first --images by row are shown instead of a draw, and no pairs.
+    A folder that opens from disk: numbers, charts, classes, pairs, and images
+    whose maps follow the controls. With --single-file one file that holds them
+    all, for e-mail.
+
+    --where asks columns of the table images and metrics of the main map;
+    label_name, predicted_name and target_name are the classes' names. The first
+    --images by row are shown instead of a draw, and no pairs.
     """
     from finer_ray.report.site import write_report, write_single_file
     from finer_ray.report.site.asked import asked_for
@@ -463,10 +469,13 @@ def compare(
 ) -> None:
     """Say what changed between two exports.
 
-    Predictions, maps and metrics of the images in both, joined by shard and key; distributions of all. Writes
-    compare.parquet, drift.parquet and a page with the largest changes.
-    Held against --fail-over are the share of flipped predictions, for each map 1 - its mean correlation, and the mean
-    differences of metrics that are sure; where less than half of the images are in both, also the PSI of each
+    Predictions, maps and metrics of the images in both, joined by shard and key;
+    distributions of all. Writes compare.parquet, drift.parquet and a page with
+    the largest changes.
+
+    Held against --fail-over are the share of flipped predictions, 1 less the mean
+    correlation of each map, and the mean differences of metrics that are sure;
+    where less than half of the images are in both, also the PSI of each
     distribution, unless chance explains it.
     """
     from finer_ray.compare.run import compare as run
@@ -493,7 +502,8 @@ def pairs(
 ) -> None:
     """Say what tells each class from its references, over all images.
 
-    Writes OUT/pairs.parquet, unless the job has. The pairs that are taken for each other most often come first.
+    Writes OUT/pairs.parquet, unless the job has. The pairs that are taken for
+    each other most often come first.
     """
     from finer_ray.pairs.shown import class_index, shown_pairs
     from finer_ray.pairs.table import NAME, news
@@ -536,7 +546,8 @@ def traits(
 ) -> None:
     """Say what images of a class show that tells it from others.
 
-    Writes OUT/traits.parquet: of all pairs both ways, of what they share, and of each class against its references.
+    Writes OUT/traits.parquet: of all pairs both ways, of what they share, and of
+    each class against its references.
     """
     from rich.progress import track
 
@@ -592,8 +603,8 @@ def query(
 ) -> None:
     """Ask the tables of an export in SQL (DuckDB).
 
-    Tables: images, metrics, classes, failures, similarity, pairs, traits, names, embeddings. Nothing is written,
-    no other file is read.
+    Tables: images, metrics, classes, failures, similarity, pairs, traits, names,
+    embeddings. Nothing is written, no other file is read.
     """
     from finer_ray.report.query_result import EXAMPLES, answer_table, ask, overview, write_answer
     from finer_ray.store.query import connect, open_committed
@@ -634,15 +645,19 @@ def similar(
 ) -> None:
     """Find the images that are most like one of them.
 
-    By the cosine of their embeddings; --by map compares what the model sees where the finer map is high.
+    By the cosine of their embeddings; --by map compares what the model sees where
+    the finer map is high.
     """
     if (row is None) == (key is None):
         raise typer.BadParameter("give one of --row and --key")
+    from finer_ray.report.figure_file import check_figure
     from finer_ray.report.image_figure import find_row
     from finer_ray.report.query_result import answer_table, write_answer
     from finer_ray.similar import similar_images
     from finer_ray.store.reading import open_export
 
+    if picture is not None:
+        check_figure(picture)
     made = open_export(url)
     row = find_row(made, key or "") if row is None else row
     found = similar_images(made, row, count, by, index)
@@ -666,8 +681,8 @@ def embeddings(
 ) -> None:
     """Write the embeddings as Parquet files, for other tools.
 
-    The columns are uuid, emb and row. uuid is the image's key; where two images share a key, its shard and place
-    there, SHARD#INDEX.
+    The columns are uuid, emb and row. uuid is the image's key; where two images
+    share a key, its shard and place there, SHARD#INDEX.
     """
     from finer_ray.store.reading import open_export
     from finer_ray.store.vector_files import write_vector_files
@@ -719,7 +734,8 @@ def figure(
 ) -> None:
     """Draw an image, or what tells two classes apart, for a paper.
 
-    As SVG (its text stays text), PDF (its fonts are inside) or PNG; the same bytes each time.
+    As SVG (its text stays text), PDF (its fonts are inside) or PNG; the same
+    bytes each time.
     """
     from finer_ray.report.figure_file import check_figure
 
@@ -754,7 +770,8 @@ def to(
 ) -> None:
     """Write maps for FiftyOne, COCO or Label Studio, or as PNGs.
 
-    Maps are 8-bit PNGs in the pixels of their photos as displayed; the photos lie beside them.
+    Maps are 8-bit PNGs in the pixels of their photos as displayed; the photos lie
+    beside them.
     """
     if tool not in TOOLS:
         raise typer.BadParameter(f"{tool!r} is none of {', '.join(TOOLS)}", param_hint="TOOL")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -64,6 +65,16 @@ def test_a_wrong_config_is_refused_before_torch_and_ray_are_loaded(tmp_path: Pat
         assert (code, loaded) == (2, []), name
         assert "the config is wrong" in said, name
         assert "Traceback" not in said, name
+
+
+def test_help_is_broken_by_nobody_on_a_screen_of_80_columns() -> None:
+    commands = [("finer-ray", typer.main.get_command(app))]
+    for name, command in commands:
+        commands += [(f"{name} {own}", found) for own, found in getattr(command, "commands", {}).items()]
+        # Of the first paragraph lines are joined, of others they are kept.
+        _, *paragraphs = (command.help or "").split("\n\n")
+        assert [line for line in "\n".join(paragraphs).split("\n") if len(line) > 78] == [], name
+    assert len(commands) > 20
 
 
 @pytest.fixture

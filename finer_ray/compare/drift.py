@@ -75,7 +75,7 @@ def embedding_drift(a: Values, b: Values) -> Iterator[tuple[str, Stability | Non
     alike both are.
 
     Args:
-        a, b: (n, E) and (m, E).
+        a, b: embeddings, (n, E) and (m, E), finite.
     """
     if not (len(a) and len(b)):
         return

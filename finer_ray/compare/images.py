@@ -81,9 +81,9 @@ def changes(a: Export, b: Export, both: Joined, advance: Callable[[int], None]) 
     """A line per image of both and map of both, or with map null where they have no map in common.
 
     Args:
-        a, b: exports.
-        both: their common images.
-        advance: told of how many images more are done.
+        a, b: two exports.
+        both: the images that these have in common.
+        advance: is called with the number of images that are done since it was called last.
 
     Returns:
         A table with the schema CHANGES, by row of `a`, maps in their order.

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from finer_ray.store.reading import Export
 
-COLUMNS = ["row", "shard", "key", "width", "height"]
-# The n-th image of a key in a shard belongs to the n-th of that key in the other export's.
+KEY = ["row", "shard", "key"]
+# The n-th image of a key in a shard belongs to the n-th of that key in the other export's; what could not be explained
+# counts, and has no size.
 SQL = """
 WITH one AS (SELECT *, row_number() OVER (PARTITION BY shard, key ORDER BY row) AS nth FROM a),
      other AS (SELECT *, row_number() OVER (PARTITION BY shard, key ORDER BY row) AS nth FROM b)
@@ -21,6 +22,7 @@ SELECT one.row AS row_a, other.row AS row_b,
        one.width = other.width AND one.height = other.height AS same_size
 FROM one JOIN shards ON shards.a = one.shard
          JOIN other ON other.shard = shards.b AND other.key = one.key AND other.nth = one.nth
+WHERE one.width IS NOT NULL AND other.width IS NOT NULL
 ORDER BY row_a
 """
 
@@ -111,5 +113,6 @@ def _fingerprints(export: Export) -> dict[str, Any]:
 
 
 def _lines(export: Export) -> pa.Table:
-    schema = pa.schema([export.schemas["images"].field(name) for name in COLUMNS])
-    return pa.Table.from_batches((batch.cast(schema) for batch in export.batches("images", COLUMNS)), schema)
+    """The images, and the failures, whose sizes are null."""
+    images, failures = export.images.select([*KEY, "width", "height"]), export.failures.select(KEY)
+    return pa.concat_tables([images, failures], promote_options="default")

@@ -16,8 +16,8 @@ def notes(a: Export, b: Export, both: Joined) -> list[str]:
     """What a reader must know of a comparison.
 
     Args:
-        a, b: the exports.
-        both: their common images.
+        a, b: two exports.
+        both: the images that these have in common.
     """
     return [*_of_images(both), *_of_classes(a, b), *_of_the_rest(a, b)]
 
@@ -52,7 +52,7 @@ def _of_the_rest(a: Export, b: Export) -> Iterator[str]:
     lengths = [export.manifest.layout.embedding for export in (a, b)]
     if lengths[0] != lengths[1]:
         lengths_a, lengths_b = ("none" if length is None else f"{length} numbers" for length in lengths)
-        yield f"embeddings are not compared: A has {lengths_a} an image, B {lengths_b}"
+        yield f"embeddings are not compared: of each image A has {lengths_a}, B {lengths_b}"
 
 
 def _measured(export: Export) -> list[str]:

@@ -16,6 +16,7 @@ from finer_ray.compare.images import common_maps
 from finer_ray.compare.summary import Summary
 from finer_ray.compare.words import change_words, drift_name, drift_words
 from finer_ray.config.messages import differences
+from finer_ray.config.schema import UNCOVERED, fingerprinted
 from finer_ray.errors import FinerRayError
 from finer_ray.report.best_map import best_map
 from finer_ray.report.overlay import overlay
@@ -87,25 +88,29 @@ def largest(changes: pa.Table, name: str | None) -> list[dict[str, Any]]:
     lines = changes.filter(pc.equal(changes["map"], name)) if name else changes.slice(0, 0)
     order = pc.sort_indices(lines, [("flipped", "descending"), ("correlation", "ascending")])[:SHOWN]
     found: list[dict[str, Any]] = lines.take(order).to_pylist()
-    return [line for line in found if line["flipped"] or (line["correlation"] or 0) < 1]
+    return [line for line in found if line["flipped"] or (line["correlation"] is not None and line["correlation"] < 1)]
 
 
 def job_differences(a: Export, b: Export) -> list[str]:
     """Keys of the config that differ and decide results; and the model, where no key says that it is another."""
-    trees = [
-        {
-            key: shareable_config(value)
-            for key, value in made.manifest.config.items()
-            if key not in ("output", "compute")
-        }
-        for made in (a, b)
-    ]
+    trees = [_deciding(made.manifest.config) for made in (a, b)]
     found = differences(trees[0], trees[1], ("in A", "in B"))
     for what in ("model", "head"):
         prints = {getattr(made.manifest, f"{what}_fingerprint") for made in (a, b)}
         if len(prints) > 1 and trees[0]["model"] == trees[1]["model"]:
             found.append(f"the {what} of B has other weights under the same names")
     return found
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides results; defaults that have come since an export was made are left out."""
+    tree = fingerprinted(config)
+    del tree["output"]
+    # Of these the fingerprints cover what the files hold, not their names.
+    for section, keys in {"input": ("shards",), "model": UNCOVERED["model"]}.items():
+        tree[section] |= {key: config[section][key] for key in keys if key in config[section]}
+    shareable: dict[str, Any] = shareable_config(tree)
+    return shareable
 
 
 def _cards(a: Export, b: Export, lines: Sequence[dict[str, Any]], name: str, folder: Path) -> list[Card]:

@@ -73,4 +73,7 @@ def _table(title: str) -> Table:
 
 
 def _written(found: Estimate, form: str = ".3f") -> str:
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]" if found.count else "-"
+    if not found.count:
+        return "-"
+    # One image has no interval.
+    return f"{found.mean:{form}}" + (f" [{found.low:{form}}, {found.high:{form}}]" if found.count > 1 else "")

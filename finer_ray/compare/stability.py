@@ -25,8 +25,8 @@ class Stability:
 
     Attributes:
         psi: 0 where both have the same shares.
-        bins: over how many.
-        spread: 1/n + 1/m, by which chance grows.
+        bins: how many bins it is the sum over.
+        spread: 1/n + 1/m for samples of n and m, by which chance grows.
     """
 
     psi: float
@@ -52,7 +52,8 @@ def of_values(a: NDArray[np.float64], b: NDArray[np.float64]) -> Stability | Non
     """The PSI of numbers, over the deciles of the first sample.
 
     Args:
-        a, b: (n,) and (m,); NaN does not count. For fewer than 50 values of `a` there are fewer bins.
+        a, b: (n,) and (m,) numbers, a sample each; NaN does not count. For fewer than 50 values of `a` there are fewer
+            bins.
 
     Returns:
         None where `a` has fewer than 10 values, or `b` none.
@@ -71,7 +72,7 @@ def of_names(a: NDArray[Any], b: NDArray[Any]) -> Stability | None:
     """The PSI of names: each that `a` has `LEAST` times or more is a bin, and all others together are one.
 
     Args:
-        a, b: (n,) and (m,).
+        a, b: (n,) and (m,) names, a sample each.
 
     Returns:
         None where no name is so frequent, or `b` is empty.

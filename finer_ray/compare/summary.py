@@ -20,7 +20,13 @@ from finer_ray.metrics.table import REPORTED
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images with its 95 % bootstrap interval; NaN where no image has a value."""
+    """A mean over images with its 95 % bootstrap interval.
+
+    Attributes:
+        count: of the images that have a value.
+        mean: over these; NaN where there is none.
+        low, high: the interval; NaN for fewer than two images.
+    """
 
     count: int
     mean: float

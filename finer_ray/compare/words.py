@@ -24,7 +24,7 @@ DRIFTS = ((0.25, "large"), (0.1, "moderate"), (0.0, "small"))
 def map_words(correlation: float | None) -> str:
     """What a correlation says of two maps; None or NaN where it is not defined."""
     if correlation is None or math.isnan(correlation):
-        return "not comparable: zero everywhere in both"
+        return "not comparable: one value everywhere in both"
     return next((word for least, word in MAPS if correlation >= least), "other places")
 
 

@@ -16,7 +16,7 @@ def similar_sheet(export: Export, row: int, found: pa.Table, path: Path) -> None
 
     Args:
         export: with a finer map and its baseline.
-        row: of the image.
+        row: of the image that others were compared with.
         found: as `finer_ray.similar.similar_images` gives them.
         path: of the .png, .svg or .pdf file; folders on the way are made.
 

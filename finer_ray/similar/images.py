@@ -28,8 +28,8 @@ def similar_images(
 
     Args:
         export: any.
-        row: of the image.
-        count: how many.
+        row: of the image that others are compared with.
+        count: how many images are found, at the most.
         by: `embedding`, what the model says of the whole image; or `map`, what it sees where the finer map is high
             (`output.map_embedding`).
         index: a folder for an index (see `finer_ray.similar.index`), which finds nearly always the same; all images

@@ -17,7 +17,7 @@ def nearest(
     Args:
         blocks: all vectors there are.
         wanted: (E,). A vector of length 0 has no direction: nothing is near it, and it is near nothing.
-        count: how many.
+        count: how many are found, at the most.
 
     Returns:
         Rows and cosines, at most `count` of them, the largest first; of equal ones the lower row.

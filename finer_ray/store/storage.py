@@ -172,7 +172,9 @@ class Folder:
 
         def names() -> list[str]:
             self.fs.invalidate_cache()
-            return [posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path(name), detail=False)]
+            paths = (str(path) for path in self.fs.ls(self.path(name), detail=False))
+            # That of the sub-folder itself is an empty object, by which object stores keep empty folders.
+            return [posixpath.basename(path.rstrip("/")) for path in paths if path != f"{self.path(name).rstrip('/')}/"]
 
         try:
             return sorted(base for base in self._reading(name, names) if base.endswith(suffix))

@@ -25,7 +25,7 @@ def write_vector_files(export: Export, by: By, url: str) -> tuple[list[str], boo
 
     Args:
         export: any.
-        by: which vectors.
+        by: which vectors are written, a key of `ARRAYS`.
         url: a folder that is new or empty, or its URL.
 
     Returns:

@@ -26,8 +26,8 @@ def vector_blocks(
 
     Args:
         export: any.
-        by: which vectors.
-        columns: of `images`, beside `row`.
+        by: which vectors are read, a key of `ARRAYS`.
+        columns: names of columns of the table `images`, beside `row`.
 
     Yields:
         These columns of n images, and their vectors.

@@ -2,21 +2,26 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from rich.console import Console
 from scipy.interpolate import RegularGridInterpolator
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
 from finer_ray.compare.images import CHANGES
+from finer_ray.compare.page import job_differences, largest
 from finer_ray.compare.placed import POINTS, common_boxes, placed
 from finer_ray.compare.run import compare
+from finer_ray.compare.shown import shown
 from finer_ray.compare.summary import Summary
 from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
@@ -218,3 +223,36 @@ def test_the_page_shows_what_changed_most(run: Run, tmp_path: Path) -> None:
     assert page.count('class="card-image"') == COUNT
     assert "the model of B has other weights under the same names" in page
     assert str(Path(one.folder.url).parent) not in page
+
+
+def test_images_that_did_not_change_are_not_shown() -> None:
+    columns = {"map": ["m"] * 4, "flipped": [False, False, True, False], "correlation": [None, 1.0, None, 0.5]}
+    lines = largest(pa.table(columns, pa.schema({"map": "string", "flipped": "bool", "correlation": "double"})), "m")
+    assert [(line["flipped"], line["correlation"]) for line in lines] == [(True, None), (False, 0.5)]
+
+
+def test_one_image_has_no_intervals(tmp_path: Path) -> None:
+    made = make(tmp_path / "a", images=1)
+    console = Console(width=200, record=True, file=StringIO())
+    for table in shown(compare(made, made, tmp_path / "to")):
+        console.print(table)
+    screen = console.export_text()
+    assert "1.000" in screen
+    assert "nan" not in screen
+    assert "[–" not in (tmp_path / "to" / "index.html").read_text(encoding="utf-8")
+
+
+def test_defaults_that_came_later_are_no_difference(tmp_path: Path) -> None:
+    now, before = make(tmp_path / "a", images=1), make(tmp_path / "b", images=1)
+    for tree, came in (("metrics", "road"), ("saliency", "legrad"), ("output", "map_embedding")):
+        del before.manifest.config[tree][came]
+    now.manifest.config["input"]["shards"] = before.manifest.config["input"]["shards"]
+    assert job_differences(before, now) == job_differences(now, before) == []
+    now.manifest.config["metrics"]["road"] = True
+    now.manifest.config["compute"]["precision"] = "bf16"
+    now.manifest.config["model"]["weights"] = "/home/anna/w.pth"
+    assert job_differences(before, now) == [
+        "model.weights 'random' in A, 'w.pth' in B",
+        "compute.precision 'fp32' in A, 'bf16' in B",
+        "metrics.road not given in A, True in B",
+    ]

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finer_ray.compare.joining import joined, shard_pairs
+from finer_ray.store.tables import FAILURES
 from tests.report.site.exports import make
 
 
@@ -35,6 +36,15 @@ def test_the_nth_of_a_key_is_the_nth_of_that_key(tmp_path: Path) -> None:
     # Three of `a` and one of `b` in each; `c`, `d` and `x` are in one alone.
     assert list(zip(found.rows_a, found.rows_b, strict=True)) == [(0, 1), (1, 2), (2, 3), (4, 5)]
     assert (found.only_a, found.only_b, found.other_files) == (1, 2, 1)
+
+
+def test_a_failure_is_one_of_its_key(tmp_path: Path) -> None:
+    one, other = (make(tmp_path / name, images=5, key=lambda row: "abaca"[row]) for name in "ab")
+    [line] = other.images.slice(0, 1).select(["row", "shard", "index", "key"]).to_pylist()
+    failed = [{**line, "stage": "decode", "error": "broken"}, {"shard": line["shard"], "stage": "read", "error": "cut"}]
+    other.images, other.failures = other.images.slice(1), pa.Table.from_pylist(failed, FAILURES)
+    found = joined(one, other)
+    assert found.rows_a.tolist() == found.rows_b.tolist() == [1, 2, 3, 4]
 
 
 def test_one_key_of_photos_of_two_sizes_is_two_images(tmp_path: Path) -> None:

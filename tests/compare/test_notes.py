@@ -30,7 +30,7 @@ def test_what_one_of_the_two_lacks_is_named(one: Export, tmp_path: Path) -> None
         "maps that only A has: finer_gradcam",
         "maps that only B has: layercam",
         "metrics that only A has: relative_drop_05, localisation",
-        "embeddings are not compared: A has 6 numbers an image, B none",
+        "embeddings are not compared: of each image A has 6 numbers, B none",
     ]
 
 

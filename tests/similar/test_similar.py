@@ -110,5 +110,7 @@ def test_the_command(made: Export, tmp_path: Path) -> None:
     assert all(f"k{line.split(',')[0]}" in shown.stdout for line in lines[1:])
     for wrong in ([], ["--row", "1", "--key", "k1"]):
         assert CliRunner().invoke(app, ["similar", url, *wrong]).exit_code == 2
+    with pytest.raises(QueryError, match=r"x\.gif: a figure is"):
+        CliRunner().invoke(app, ["similar", "nowhere", "--row", "7", "--picture", "x.gif"], catch_exceptions=False)
     written = CliRunner().invoke(app, ["embeddings", url, "--to", str(tmp_path / "to")])
     assert written.stdout == f"60 images, files: 1, in {tmp_path / 'to'}\n"

@@ -36,6 +36,15 @@ def test_a_file_is_replaced_only_as_it_was_read(folder: Folder) -> None:
         folder.replace("a.json", b"3", b"2")
 
 
+def test_an_empty_folder_of_an_object_store_is_empty(s3: Server, tmp_path: Path) -> None:
+    folder = Folder(f"s3://bucket/{tmp_path.name}")
+    # As a store's console makes one.
+    folder.fs.pipe_file(folder.path(""), b"")
+    assert folder.names("", "") == []
+    folder.write("a/b.txt", b"")
+    assert (folder.names("", ""), folder.names("a", "")) == (["a"], ["b.txt"])
+
+
 def _swap(url: str, start: Any, results: Any, number: int) -> None:
     folder = Folder(url)
     start.wait()
