@@ -12,7 +12,7 @@ from finer_ray.compare.joining import Joined
 from finer_ray.compare.placed import Sizes, common_boxes, placed
 from finer_ray.metrics.table import AVERAGED
 from finer_ray.report.paper_table import metric_values
-from finer_ray.report.site.batches import Batch, Held
+from finer_ray.store.batches import Batch, Held
 from finer_ray.store.reading import Export
 
 # Images whose maps are in memory together.

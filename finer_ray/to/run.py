@@ -21,7 +21,7 @@ from finer_ray.metrics.table import REPORTED
 from finer_ray.pipeline.progress import late_bar
 from finer_ray.report.best_map import best_map
 from finer_ray.report.photos import try_samples
-from finer_ray.report.site.batches import Batch, Held, batches, with_lines
+from finer_ray.store.batches import Batch, Held, batches, with_lines
 from finer_ray.store.reading import Export
 from finer_ray.to.region import region_of
 from finer_ray.to.tool import Item, Made, Tool

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finer_ray.metrics.table import REPORTED
-from finer_ray.report.site.batches import of_rows
 from finer_ray.report.site.embedding_map import embedding_map
 from finer_ray.report.site.map_data import input_size, main_map
+from finer_ray.store.batches import of_rows
 from finer_ray.store.reading import Export
 
 # A column of texts with more values than this is searched for a text, not chosen from a list.

@@ -19,10 +19,10 @@ from finer_ray.metrics.table import CURVES, REPORTED
 from finer_ray.report.gamma_sweep import sweep_scores
 from finer_ray.report.overlay import overlay
 from finer_ray.report.photos import try_rows
-from finer_ray.report.site.batches import Batch, Held
 from finer_ray.report.site.curves import curve_charts, image_curves
 from finer_ray.report.site.map_data import SHOWN, map_data
 from finer_ray.report.site.templating import environment, write_page
+from finer_ray.store.batches import Batch, Held
 from finer_ray.store.reading import Export
 
 GAMMAS = np.linspace(-1, 3, 41).round(6)

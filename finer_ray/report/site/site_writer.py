@@ -20,7 +20,6 @@ from finer_ray.report.overlay import MODES, STRENGTH
 from finer_ray.report.paper_table import baselines
 from finer_ray.report.site import overview
 from finer_ray.report.site.asked import Asked
-from finer_ray.report.site.batches import batches, with_lines
 from finer_ray.report.site.class_errors import class_errors
 from finer_ray.report.site.class_pages import class_lines, confusions, galleries
 from finer_ray.report.site.curves import curve_charts, mean_curves
@@ -41,6 +40,7 @@ from finer_ray.report.site.templating import environment, write_page
 from finer_ray.report.site.workers import in_order
 from finer_ray.saliency.aggregation import AGGREGATIONS
 from finer_ray.saliency.objective import WEIGHTINGS
+from finer_ray.store.batches import batches, with_lines
 from finer_ray.store.reading import Export
 
 # Cards of the gallery that stand in the page itself; gallery.js adds as many at a time.

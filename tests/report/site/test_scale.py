@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from finer_ray.errors import ExportError
-from finer_ray.report.site import batches as site_batches
 from finer_ray.report.site import write_report
-from finer_ray.report.site.batches import Held, batches, with_lines
 from finer_ray.report.site.image_pages import Shown
 from finer_ray.report.site.workers import in_order
+from finer_ray.store import batches as store_batches
+from finer_ray.store.batches import Held, batches, with_lines
 from tests.report.site.exports import PER_UNIT, SIZE, make
 from tests.report.site.work import dies, fails
 
@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_processes_write_what_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site_batches, "FEW", PER_UNIT)
+    monkeypatch.setattr(store_batches, "FEW", PER_UNIT)
     export = make(tmp_path, images=20, lacking=[3])
     write_report(export, tmp_path / "one")
     write_report(export, tmp_path / "two", jobs=2)
@@ -47,7 +47,7 @@ def test_batches_hold_every_row_once_and_break_between_units(tmp_path: Path) -> 
         found = batches(export, rows)
         assert [row for group in found for row in group] == rows
         for before, after in pairwise(found):
-            assert site_batches.FEW <= len(before) <= site_batches.MANY
+            assert store_batches.FEW <= len(before) <= store_batches.MANY
             assert before[-1] // PER_UNIT < after[0] // PER_UNIT
     assert [len(group) for group in batches(export, list(range(20)))] == [20]
 
