@@ -2,16 +2,17 @@
 
 python -m benchmarks.bench_maps PHOTOS [FOLDER]    prints tables as Markdown, writes benchmarks/bench_maps.json
 
-PHOTOS are WebDataset tars of photos and masks, as a glob. Of many images not all maps and metrics are made (`SLOW`,
-`MASKED`), but of few: 20 of these photos, which the demo has, and a bird of each species. Exports that FOLDER holds are
-gone on with. The job is `benchmarks/all_maps.yaml` over the demo's two.
+PHOTOS are WebDataset tars of photos and masks, as a glob. Of all images not all maps and metrics are made (`SLOW`,
+`MASKED`), but of every twentieth. Exports that FOLDER holds are gone on with. The job is `benchmarks/all_maps.yaml` over
+the demo's two.
 """
 
 import json
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import resources
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ JOB = Path(__file__).with_name("all_maps.yaml")
 # for the parts that differ, what needs many passes.
 SLOW = ("scorecam", "rise", "mask", "road")
 MASKED = ("deletion", "insertion", "srg", "average_drop")
-BIRDS_A_SPECIES = {"birds": 10, "few birds": 1}
+BIRDS_A_SPECIES, EVERY = 10, 20
 # Of which sets a sheet is drawn, and of which of their images.
 SHOWN = {"few photos": (0, 1, 2), "few birds": (0, 1, 2)}
 Cells = dict[str, dict[str, dict[str, Any]]]
@@ -106,18 +107,32 @@ def sheet(made: Export, rows: list[int], path: Path) -> None:
     figure.savefig(path)
 
 
+def thinned(shards: Sequence[str], every: int, to: Path) -> str:
+    """Every n-th sample of WebDataset tars, as one tar; its path."""
+    if not to.exists():
+        with tarfile.open(to, "w") as few:
+            numbers: dict[str, int] = {}
+            for shard in shards:
+                with tarfile.open(shard) as tar:
+                    for member in tar:
+                        number = numbers.setdefault(member.name.split(".")[0], len(numbers))
+                        if number % every == 0:
+                            few.addfile(member, tar.extractfile(member))
+    return str(to)
+
+
 def jobs(photos: str, folder: Path) -> Iterator[tuple[str, Config]]:
     """Each set of images: its name, and its job."""
-    demo, species = demo_config(folder), birds_config(folder)
-    yield "photos", job(demo, photos, folder / "photos", SLOW)
-    few = str(resources.files("finer_ray.demo") / "photos" / "photos-0001.tar")
-    yield "few photos", job(demo, few, folder / "few_photos")
-    for name, count in BIRDS_A_SPECIES.items():
-        out = folder / name.replace(" ", "_")
-        drawn = folder / f"{out.name}_shards"
-        if not drawn.exists():
-            write_birds(drawn, "test", count)
-        yield name, job(species, str(drawn / "*.tar"), out, () if name == "few birds" else (*SLOW, *MASKED))
+    drawn = folder / "birds_shards"
+    if not drawn.exists():
+        write_birds(drawn, "test", BIRDS_A_SPECIES)
+    for name, base, shards, without in (
+        ("photos", demo_config(folder), photos, SLOW),
+        ("birds", birds_config(folder), str(drawn / "*.tar"), (*SLOW, *MASKED)),
+    ):
+        yield name, job(base, shards, folder / name, without)
+        few = thinned(sorted(glob(shards)), EVERY, folder / f"few_{name}.tar")
+        yield f"few {name}", job(base, few, folder / f"few_{name}")
 
 
 def main() -> None:
