@@ -4,6 +4,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,12 @@ def test_the_node_tells_prometheus(tmp_path: Path, job: Callable[..., Config]) -
         while len(found := scraped(node, out)) < 8:
             assert time.monotonic() < deadline, found
             time.sleep(0.5)
-        ports = {
-            connection.laddr.ip
-            for process in psutil.Process().children(recursive=True)
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
+        ports: set[str] = set()
+        for process in psutil.Process().children(recursive=True):
+            # Some have ended since they were listed.
+            with suppress(psutil.NoSuchProcess):
+                connections = process.net_connections("tcp")
+                ports |= {where.laddr.ip for where in connections if where.status == psutil.CONN_LISTEN}
     units = {key[1]: value for key, value in found.items() if key[0] == "finer_ray_stage_units"}
     seconds = {key[1]: value for key, value in found.items() if key[0] == "finer_ray_stage_seconds"}
     assert (found["finer_ray_images", out], found["finer_ray_failures", out]) == (21, 1)
