@@ -42,7 +42,7 @@ BIRDS_A_SPECIES, EVERY = 10, 20
 # Metrics without a forward pass.
 PLAIN = (*OF_REGION, "sparsity")
 # Of which sets a sheet is drawn, and of which of their images.
-SHOWN = {"few photos": (1, 7), "few birds": (0, 3)}
+SHOWN = {"birds": (0, 3, 4)}
 Cells = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -106,6 +106,7 @@ def sheet(made: Export, rows: list[int], path: Path) -> None:
         axis.set_axis_off()
     for place, (row, photo) in enumerate(zip(rows, photos, strict=True)):
         axes[2 * place, 0].imshow(photo)
+        axes[2 * place + 1, 0].text(0.95, 0.5, "finer", transform=axes[2 * place + 1, 0].transAxes, ha="right")
         for line, prefix in enumerate(("", "finer_")):
             for axis, name in zip(axes[2 * place + line, 1:], plain, strict=True):
                 axis.imshow(overlay(photo, made.maps([row], prefix + name, photo.shape[:2])[0]))
