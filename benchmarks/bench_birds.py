@@ -274,6 +274,14 @@ def train_cheat(folder: Path) -> None:
     save_file({"weight": head.weight.detach(), "bias": head.bias.detach()}, target / "head.safetensors")
 
 
+def cheat_model(folder: Path) -> dict[str, Any]:
+    """The section `model` of that classifier, which is trained where the folder has none."""
+    cheat, head = folder / "cheat", folder / "cheat" / "head.safetensors"
+    if not head.exists():
+        train_cheat(folder)
+    return {"backbone": f"open_clip:local-dir:{cheat}", "weights": str(cheat / WEIGHTS), "head": str(head)}
+
+
 def machine() -> dict[str, Any]:
     return {"machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}}
 
@@ -345,13 +353,7 @@ def siblings_alone(folder: Path, layer: str, model: dict[str, Any]) -> dict[str,
 
 def cheating(folder: Path, honest: dict[str, Any]) -> dict[str, Any]:
     """A.2 for the honest probe and for the cheat, on the same marked pictures."""
-    if not (folder / "cheat" / "head.safetensors").exists():
-        train_cheat(folder)
-    cheat = {
-        "backbone": f"open_clip:local-dir:{folder / 'cheat'}",
-        "weights": str(folder / "cheat" / WEIGHTS),
-        "head": str(folder / "cheat" / "head.safetensors"),
-    }
+    cheat = cheat_model(folder)
     result: dict[str, Any] = {}
     attributes = folder / "marked" / "attributes.json"
     for name, model in (("honest", honest), ("cheat", cheat)):

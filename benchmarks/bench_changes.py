@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench_birds import LAYERS, WEIGHTS, job, run, train_cheat
+from benchmarks.bench_birds import LAYERS, cheat_model, job, run
 from birds.shards import write_birds
 from finer_ray.compare.run import compare
 from finer_ray.config.loading import parse_config
@@ -55,13 +55,7 @@ def birds(folder: Path) -> dict[str, Export]:
     for name, mark in (("few", False), ("marked", True)):
         if not (folder / name).exists():
             write_birds(folder / name, "test", PER_SPECIES, mark=mark)
-    if not (folder / "cheat" / "head.safetensors").exists():
-        train_cheat(folder)
-    cheat = {
-        "backbone": f"open_clip:local-dir:{folder / 'cheat'}",
-        "weights": str(folder / "cheat" / WEIGHTS),
-        "head": str(folder / "cheat" / "head.safetensors"),
-    }
+    cheat = cheat_model(folder)
     asked: dict[str, Any] = {"saliency": {"target": "predicted"}, "metrics": {"drops": True}, **INLINE}
     return {
         f"{who} {name}": run(

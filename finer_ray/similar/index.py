@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from finer_ray.errors import QueryError
 from finer_ray.store.derived import digest
 from finer_ray.store.reading import Export
-from finer_ray.store.vectors import ARRAYS, By, vector_blocks
+from finer_ray.store.vectors import ARRAYS, By, read_vectors, vector_blocks
 
 if TYPE_CHECKING:
     from usearch.index import Index
@@ -40,7 +40,7 @@ def open_index(export: Export, by: By, folder: Path) -> "Index":
         ) from None
     path = index_path(export, by, folder)
     if not path.exists():
-        size = getattr(export.manifest.layout, ARRAYS[by]) or 0
+        size = read_vectors(export, by, []).shape[1]
         index: Any = Index(ndim=size, metric="cos", dtype="f16")
         for batch, vectors in vector_blocks(export, by):
             # A vector of 0 is at no distance that orders it.

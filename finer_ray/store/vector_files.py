@@ -7,7 +7,7 @@ from finer_ray.errors import ExportError
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export
 from finer_ray.store.storage import Folder
-from finer_ray.store.vectors import ARRAYS, By, vector_blocks
+from finer_ray.store.vectors import ARRAYS, By, read_vectors, vector_blocks
 
 # Of one file, before compression.
 FILE_BYTES = 2**27
@@ -38,7 +38,7 @@ def write_vector_files(export: Export, by: By, url: str) -> tuple[list[str], boo
     folder = Folder(url)
     if there := folder.names("", suffix=""):
         raise ExportError(f"{url} holds {there[0]!r}, and nothing there is overwritten: name an empty folder with --to")
-    size = getattr(export.manifest.layout, ARRAYS[by]) or 1
+    size = read_vectors(export, by, []).shape[1]
     with connect(export) as connection:
         [(images, keys)] = connection.sql("SELECT count(*), count(DISTINCT key) FROM images").fetchall()
     by_key, per_file = images == keys, max(1, FILE_BYTES // (4 * size))
