@@ -14,15 +14,17 @@ from finer_ray.store.reading import Export
 
 KEY = ["row", "shard", "key"]
 # The n-th image of a key in a shard belongs to the n-th of that key in the other export's; what could not be explained
-# counts, and has no size.
+# counts, and has no size. A failure without a key is of all of a shard's images that are not found.
 SQL = """
 WITH one AS (SELECT *, row_number() OVER (PARTITION BY shard, key ORDER BY row) AS nth FROM a),
-     other AS (SELECT *, row_number() OVER (PARTITION BY shard, key ORDER BY row) AS nth FROM b)
-SELECT one.row AS row_a, other.row AS row_b,
-       one.width = other.width AND one.height = other.height AS same_size
+     other AS (SELECT *, row_number() OVER (PARTITION BY shard, key ORDER BY row) AS nth FROM b WHERE key IS NOT NULL),
+     broken AS (SELECT DISTINCT shard FROM b WHERE key IS NULL)
+SELECT one.row AS row_a, other.row AS row_b, other.width IS NULL AS failed,
+       coalesce(one.width = other.width AND one.height = other.height, false) AS same_size
 FROM one JOIN shards ON shards.a = one.shard
-         JOIN other ON other.shard = shards.b AND other.key = one.key AND other.nth = one.nth
-WHERE one.width IS NOT NULL AND other.width IS NOT NULL
+         LEFT JOIN other ON other.shard = shards.b AND other.key = one.key AND other.nth = one.nth
+         LEFT JOIN broken ON broken.shard = shards.b
+WHERE one.width IS NOT NULL AND (other.key IS NOT NULL OR broken.shard IS NOT NULL)
 ORDER BY row_a
 """
 
@@ -37,6 +39,7 @@ class Joined:
         only_a: how many images the first export alone has.
         only_b: how many the second alone has.
         other_size: how many keys stand in both for photos of other sizes, which are not joined.
+        failed: how many images the first has explained that are among the second's failures, or in a shard of these.
         other_files: how many shards are paired by name whose fingerprints differ: their photos may.
     """
 
@@ -45,6 +48,7 @@ class Joined:
     only_a: int
     only_b: int
     other_size: int = 0
+    failed: int = 0
     other_files: int = 0
 
     def __len__(self) -> int:
@@ -60,14 +64,15 @@ def joined(a: Export, b: Export) -> Joined:
         for name, table in (("a", _lines(a)), ("b", _lines(b)), ("shards", names)):
             connection.register(name, table)
         found = connection.execute(SQL).fetchnumpy()
-    same = np.asarray(found["same_size"], bool)
-    rows_a, rows_b = (np.asarray(found[name], np.int64)[same] for name in ("row_a", "row_b"))
+    same, failed = (np.asarray(found[name], bool) for name in ("same_size", "failed"))
+    rows_a, rows_b = (np.asarray(found[name][same], np.int64) for name in ("row_a", "row_b"))
     return Joined(
         rows_a,
         rows_b,
         only_a=a.manifest.counts["images"] - len(rows_a),
         only_b=b.manifest.counts["images"] - len(rows_b),
-        other_size=int((~same).sum()),
+        other_size=int((~same & ~failed).sum()),
+        failed=int(failed.sum()),
         other_files=sum(prints_a[one] != prints_b[other] for one, other in pairs.items()),
     )
 

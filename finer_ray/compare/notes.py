@@ -25,6 +25,8 @@ def notes(a: Export, b: Export, both: Joined) -> list[str]:
 def _of_images(both: Joined) -> Iterator[str]:
     if both.other_size:
         yield f"{both.other_size} keys stand for photos of another size in B: those are other photos, not joined"
+    if both.failed:
+        yield f"images that A has explained and that are among B's failures: {both.failed}"
     if both.other_files and len(both):
         yield (
             f"{both.other_files} of the shards that are joined by name hold other bytes in B than in A: if keys are "

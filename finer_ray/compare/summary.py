@@ -92,6 +92,7 @@ class Summary:
 
     Attributes:
         joined, only_a, only_b: images in both, and in one alone.
+        failed: images that A has explained and B has among its failures.
         flipped: images of both whose predicted class is another.
         maps, metrics: of the images in both.
         drift: lines of `finer_ray.compare.drift.DRIFT`.
@@ -101,6 +102,7 @@ class Summary:
     joined: int
     only_a: int
     only_b: int
+    failed: int
     flipped: int
     maps: list[MapChange]
     metrics: list[MetricChange]
@@ -116,11 +118,14 @@ class Summary:
     def held(self) -> dict[str, float]:
         """The figures that a schedule's limit is held against, by what they are; each is 0 where nothing changed.
 
-        Of images in both: the share of flipped predictions; for each map 1 less the mean correlation; of each metric
-        that is not `Metric.skewed` the size of the mean difference. Where `apart` is true: for each line of `drift` the
-        PSI. A difference or a PSI that may be chance counts as 0.
+        Of images that A has explained and B has tried: the share that failed. Of images in both: the share of flipped
+        predictions; for each map 1 less the mean correlation; of each metric that is not `Metric.skewed` the size of
+        the mean difference. Where `apart` is true: for each line of `drift` the PSI. A difference or a PSI that may be
+        chance counts as 0.
         """
         found: dict[str, float] = {}
+        if tried := self.joined + self.failed:
+            found["share of images that fail in B alone"] = self.failed / tried
         if self.joined:
             found["share of predictions flipped"] = self.flipped / self.joined
             found |= {
@@ -170,6 +175,7 @@ def summarise(changes: pa.Table, drift: pa.Table, both: Joined, maps: list[str],
         joined=len(both),
         only_a=both.only_a,
         only_b=both.only_b,
+        failed=both.failed,
         flipped=pc.sum(images["flipped"]).as_py() or 0,
         maps=[_map_change(name, lines) for name, lines in by_map.items()],
         metrics=[change for name, lines in by_map.items() for change in _metric_changes(name, lines)],

@@ -23,6 +23,7 @@ from finer_ray.compare.placed import POINTS, common_boxes, placed
 from finer_ray.compare.run import compare
 from finer_ray.compare.shown import shown
 from finer_ray.compare.summary import Summary
+from finer_ray.config.schema import Config
 from finer_ray.errors import ExportError
 from finer_ray.images.transform import Transform
 from finer_ray.pipeline.export import export
@@ -193,6 +194,21 @@ def test_a_schedule_sees_the_exit_code(run: Run, tmp_path: Path) -> None:
     assert "over 0.1: " in done[-1].stderr
     held = json.loads((tmp_path / "to" / "report.json").read_text())["held"]
     assert held["1 - correlation of gradcam"] > 0.1
+
+
+def test_lost_images_are_over_the_limit(job: Callable[..., Config], tmp_path: Path) -> None:
+    whole = [sample(f"k{seed}", seed) for seed in range(6)]
+    cut = [[(name, body[:200] if name == "k1.jpg" else body) for name, body in each] for each in whole]
+    urls = [str(tmp_path / name) for name in ("a", "b")]
+    for url, samples in zip(urls, (whole, cut), strict=True):
+        shard = write_tar(Path(url + "_in") / "0.tar", [member for each in samples for member in each])
+        export(job(str(shard), output={"url": url}))
+    for pair, code in ((urls, 8), (urls[::-1], 0)):
+        done = CliRunner().invoke(app, ["compare", *pair, "--to", str(tmp_path / "to"), "--fail-over", "0.1"])
+        assert done.exit_code == code, done.stderr
+        figures = json.loads((tmp_path / "to" / "report.json").read_text())
+        assert figures["held"]["share of images that fail in B alone"] == pytest.approx(1 / 6 if code else 0)
+        assert any(note.endswith("failures: 1") for note in figures["notes"]) == (code == 8)
 
 
 def test_a_limit_is_refused_where_nothing_can_be_held_to_it(tmp_path: Path) -> None:

@@ -45,6 +45,21 @@ def test_a_failure_is_one_of_its_key(tmp_path: Path) -> None:
     other.images, other.failures = other.images.slice(1), pa.Table.from_pylist(failed, FAILURES)
     found = joined(one, other)
     assert found.rows_a.tolist() == found.rows_b.tolist() == [1, 2, 3, 4]
+    assert (found.only_a, found.failed, found.other_size) == (1, 1, 0)
+    assert joined(other, one).failed == 0
+
+
+def test_what_a_broken_shard_lost_has_failed(tmp_path: Path) -> None:
+    one, other = (make(tmp_path / name, images=5) for name in "ab")
+    shard = other.images["shard"][0].as_py()
+    cut = [{"shard": shard, "stage": "read", "error": "cut"}]
+    other.images, whole = other.images.slice(0, 3), other.failures
+    assert joined(one, other).failed == 0
+    other.failures = pa.Table.from_pylist(cut, FAILURES)
+    found = joined(one, other)
+    assert (found.rows_a.tolist(), found.failed) == ([0, 1, 2], 2)
+    other.images, other.failures = other.images.slice(0, 0), whole
+    assert (len(joined(one, other)), joined(one, other).failed) == (0, 0)
 
 
 def test_one_key_of_photos_of_two_sizes_is_two_images(tmp_path: Path) -> None:
