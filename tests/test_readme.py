@@ -19,16 +19,14 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from finer_ray.cli import app
-from finer_ray.compare.drift import DRIFT
-from finer_ray.compare.images import CHANGES
 from finer_ray.config.loading import parse_config, parse_section
 from finer_ray.metrics.table import AVERAGED
 from finer_ray.plugins import VARIABLE
 from finer_ray.probe.config import ProbesConfig
+from finer_ray.schemas import TABLES
 from finer_ray.store.layout import ARRAYS
 from finer_ray.store.query import connect
 from finer_ray.store.reading import Export, open_export
-from finer_ray.store.tables import SCHEMAS
 from tests.pages import ROOT, Command, blocks, commands, pages, text_of
 
 OUTPUTS = text_of("docs/outputs.md")
@@ -172,9 +170,6 @@ def rows_of(heading: str) -> list[list[str]]:
     table = re.search(r"(^\|.*\n)+", text, re.MULTILINE)
     assert table
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.group().splitlines()[2:]]
-
-
-TABLES = {**SCHEMAS, "compare": CHANGES, "drift": DRIFT}
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
