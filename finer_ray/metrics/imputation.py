@@ -4,8 +4,8 @@
 
 for every pixel i that is gone, where neighbours that are gone, too, are as unknown as it is: a linear system. It is
 symmetric and positive definite, and solved by conjugate gradients, on the device where the images are, in a number of
-steps that their size decides, so that nothing waits. The noise is the authors', too: without it the model could tell by
-their smoothness which pixels are gone.
+steps that their size decides, so that nothing waits; on a CPU, which need not, until the error is small. The noise is
+the authors', too: without it the model could tell by their smoothness which pixels are gone.
 """
 
 from math import ceil
@@ -17,6 +17,9 @@ NOISE = 0.01
 # Of conjugate gradients, as a multiple of the longer side: values must travel that far. With 80 % of 224 x 224 pixels
 # gone in one piece, the largest error is then 0.0006 (0.27 at half as many steps), with 20 % gone none is seen.
 STEPS = 2
+# On a CPU, steps after which images are left out whose residual's norm is below this in every channel: of photos of 224
+# pixels errors were then at most 0.0001, after half of all steps on average.
+CHECK, SMALL = 16, 2e-5
 
 
 def impute(images: Tensor, gone: Tensor, noise: float = NOISE) -> Tensor:
@@ -62,13 +65,24 @@ def _solve(unknown: Tensor, weights: Tensor, right: Tensor, found: Tensor) -> Te
     tiny = torch.finfo(found.dtype).tiny
     rest = right - apply(found)
     direction, size = rest, product(rest, rest)
-    for _ in range(ceil(STEPS * max(unknown.shape[2:]))):
+    solved, left = found.clone(), torch.arange(len(found), device=found.device)
+    for step in range(ceil(STEPS * max(unknown.shape[2:]))):
+        if step % CHECK == 0 and found.device.type == "cpu":
+            going = (size > SMALL**2).flatten(1).any(1)
+            solved[left] = found
+            left = left[going]
+            if not len(left):
+                return solved
+            unknown, weights, found, rest, direction, size = (
+                part[going] for part in (unknown, weights, found, rest, direction, size)
+            )
         changed = apply(direction)
         length = size / product(direction, changed).clamp(min=tiny)
         found, rest = found + length * direction, rest - length * changed
         before, size = size, product(rest, rest)
         direction = rest + size / before.clamp(min=tiny) * direction
-    return found
+    solved[left] = found
+    return solved
 
 
 def _from_coarse(known: Tensor, share: Tensor) -> Tensor:
