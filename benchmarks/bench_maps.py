@@ -3,7 +3,7 @@
 python -m benchmarks.bench_maps PHOTOS [FOLDER]    prints tables as Markdown, writes benchmarks/bench_maps.json
 
 PHOTOS are WebDataset tars of photos and masks, as a glob. The job is `benchmarks/all_maps.yaml` over the demo's two. Of
-all images it leaves out what is slow (`SLOW`, `MASKED`), and makes all of every twentieth. Exports that FOLDER holds
+all images it leaves out what is slow (`SLOW`), and makes all of every twentieth. Exports that FOLDER holds
 are gone on with.
 """
 
@@ -34,10 +34,8 @@ from finer_ray.saliency.methods import METHODS
 from finer_ray.store.reading import Export, open_export
 
 JOB = Path(__file__).with_name("all_maps.yaml")
-# Left out where images are many: what takes hundreds of forward passes or linear systems; and of birds, which are there
-# for the parts that differ, what needs many passes.
+# Left out where images are many: what takes hundreds of forward passes or linear systems.
 SLOW = ("scorecam", "rise", "mask", "road")
-MASKED = ("deletion", "insertion", "srg", "average_drop")
 BIRDS_A_SPECIES, EVERY = 10, 20
 # Metrics without a forward pass.
 PLAIN = (*OF_REGION, "sparsity")
@@ -134,11 +132,11 @@ def jobs(photos: str, folder: Path) -> Iterator[tuple[str, Config]]:
     drawn = folder / "birds_shards"
     if not drawn.exists():
         write_birds(drawn, "test", BIRDS_A_SPECIES)
-    for name, base, shards, without in (
-        ("photos", demo_config(folder), photos, SLOW),
-        ("birds", birds_config(folder), str(drawn / "*.tar"), (*SLOW, *MASKED)),
+    for name, base, shards in (
+        ("photos", demo_config(folder), photos),
+        ("birds", birds_config(folder), str(drawn / "*.tar")),
     ):
-        yield name, job(base, shards, folder / name, without)
+        yield name, job(base, shards, folder / name, SLOW)
         few = thinned(sorted(glob(shards)), EVERY, folder / f"few_{name}.tar")
         yield f"few {name}", job(base, few, folder / f"few_{name}")
 

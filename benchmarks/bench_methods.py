@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.timed import in_turns
 from finer_ray.config.schema import ModelConfig
 from finer_ray.models import Classifier, build_classifier
+from finer_ray.models.preparing import prepare
 from finer_ray.saliency import MapSpec, SaliencySpec, explain
 from finer_ray.saliency.method import Method
 from finer_ray.saliency.methods import METHODS
@@ -48,7 +49,7 @@ def spec_of(method: Method) -> SaliencySpec:
 
 def measure(options: dict[str, Any]) -> dict[str, Any]:
     """Cost of each method of a model, in forward passes."""
-    classifier = build_classifier(ModelConfig(weights="random", **options))
+    classifier = prepare(build_classifier(ModelConfig(weights="random", **options)), torch.device("cpu"), "fp32")
     images = torch.randn((BATCH, 3, *classifier.transform.size))
     names = [name for name, method in METHODS.items() if method.refusal(classifier, False) is None]
     short, long = ([name for name in names if (name in LONG) is is_long] for is_long in (False, True))
