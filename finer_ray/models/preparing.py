@@ -9,6 +9,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from finer_ray.models.allocator import keep_freed_memory
 from finer_ray.models.classifier import Classifier
 from finer_ray.models.split import Split
 
@@ -21,6 +22,7 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
     - Matrix products and convolutions in float32 are IEEE float32 on a GPU, too, unless `precision` is tf32. (torch
       itself lets cuDNN's convolutions use TF32, with 10 bits of mantissa.) This is a setting of the whole process.
     - CNNs have their channels last on a GPU, as its tensor cores read them.
+    - Memory that is freed is kept for the next layers on a CPU (`keep_freed_memory`): also of the whole process.
     - For bf16 and fp16, weights of the trunk's linear layers and convolutions are kept in half precision. Autocast
       would make them so for each batch anew: 0.5 GB of traffic for a ViT-B.
     - Keys lose their bias for these two. It adds the same to all of a query's scores, which the softmax drops; where it
@@ -34,6 +36,8 @@ def prepare(classifier: Classifier, device: torch.device, precision: str) -> Cla
         precision: fp32, tf32, bf16 or fp16, as `compute.precision`.
     """
     classifier.to(device).eval()
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         # By these two names, because torch's compiler reads them, and refuses where the newer ones were set.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
