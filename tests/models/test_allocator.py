@@ -5,26 +5,28 @@ import subprocess
 import sys
 
 import pytest
-
-# Buffers of 40 MB, up to 9766 pages, one after the other, 64 after the first ones. In the main thread, or in one begun
-# later.
-SCRIPT = """
-import resource, sys, threading
 import torch
-from finer_ray.models.allocator import keep_freed_memory
+
+from finer_ray.config.schema import ModelConfig
+from finer_ray.models import allocator, build_classifier, preparing
+
+# Buffers of 40 MB, up to 9766 pages, one after the other, 8 after the first ones. In the main thread, or in one begun
+# later. Of the package only the module, so that no torch is imported.
+SCRIPT = f"""
+import resource, runpy, sys, threading
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def work():
-    for turn in range(80):
+    for turn in range(24):
         if turn == 16:
             before = faults()
-        torch.ones(10_000_000)
-    print((faults() - before) / 64)
+        b"x" * 40_000_000
+    print((faults() - before) / 8)
 
 if "keep" in sys.argv:
-    assert keep_freed_memory()
+    assert runpy.run_path({allocator.__file__!r})["keep_freed_memory"]()
 if "thread" in sys.argv:
     thread = threading.Thread(target=work)
     thread.start()
@@ -47,11 +49,6 @@ def test_keeps_buffers(where: str) -> None:
 
 
 def test_a_prepared_model_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from finer_ray.config.schema import ModelConfig
-    from finer_ray.models import build_classifier, preparing
-
     kept: list[bool] = []
     monkeypatch.setattr(preparing, "keep_freed_memory", lambda: kept.append(True))
     model = build_classifier(ModelConfig(backbone="timm:test_resnet", weights="random", image_size=64))
@@ -60,7 +57,5 @@ def test_a_prepared_model_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    from finer_ray.models import allocator
-
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
     assert allocator.keep_freed_memory() is False

@@ -5,6 +5,7 @@ from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,19 +82,26 @@ def test_refusals(made: Export, row: int, by: str, error: type[Exception], said:
         similar_images(made, row, by=by)  # type: ignore[arg-type]
 
 
+def same(found: pa.Table, expected: pa.Table) -> bool:
+    """Whether rows are the same, and similarities but for their last bit, which is that of another sum."""
+    names = [name for name in expected.column_names if name != "similarity"]
+    near = np.allclose(found["similarity"], expected["similarity"], rtol=0, atol=1e-6)
+    return near and found.select(names).equals(expected.select(names))
+
+
 def test_an_index_is_made_once_for_each_state(made: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Threads that add vectors side by side may leave one unreachable: by one alone the index is the same each time.
     monkeypatch.setattr(Index, "add", partialmethod(Index.add, threads=1))
     folder = tmp_path / "indexes"
     exact = similar_images(made, 3, 5)
     for _ in range(2):
-        assert similar_images(made, 3, 5, index=folder).equals(exact)
+        assert same(similar_images(made, 3, 5, index=folder), exact)
     assert similar_images(made, 3, 1000, index=folder).num_rows == COUNT - 3
     [file] = folder.iterdir()
     assert file == index_path(made, "embedding", folder)
     before = file.stat().st_mtime_ns
     other = Export(made.folder, made.manifest.model_copy(update={"revision": made.manifest.revision + 1}))
-    assert similar_images(other, 3, 5, index=folder).equals(exact)
+    assert same(similar_images(other, 3, 5, index=folder), exact)
     assert len(list(folder.iterdir())) == 2
     assert file.stat().st_mtime_ns == before
 
