@@ -28,8 +28,8 @@ from finer_ray.models.allocator import keep_freed_memory
 from finer_ray.saliency import MapSpec, SaliencySpec, explain
 
 MODELS = ("timm:efficientnet_lite0", "timm:resnet50", "timm:vit_small_patch16_224")
-BATCHES = (1, 8, 32)
-ROUNDS, IMAGES, LEAST = 3, 48, 3
+BATCHES = (8, 32)
+ROUNDS, IMAGES, LEAST = 3, 32, 3
 MAPS = SaliencySpec((MapSpec("gradcam"), MapSpec("finer_gradcam", gamma=0.6)))
 SETTINGS = ("given back", "kept")
 MEASURES = ("forward", "explain", "pages", "peak")
