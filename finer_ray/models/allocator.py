@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
     """Have this process keep the memory that it frees, instead of giving it back to the system.
 
     Of a CNN every layer's output has a buffer of its own, of megabytes. By glibc's defaults each comes from the system
-    and goes back to it, and the kernel fills each page with zeros anew: a third to a half of EfficientNet-Lite0's time
-    in batches (`benchmarks/bench_allocator.py`). Peak memory stays the same; it is kept until the process ends.
+    and goes back to it, and the kernel fills each page with zeros anew: in batches of 32 two thirds of
+    EfficientNet-Lite0's time, and a tenth of a ViT-S's. What is kept, 2 to 13 % more than the peak without, is kept
+    until the process ends (`benchmarks/bench_allocator.py`).
 
     A setting of the whole process, for all its threads but those that have memory of their own already. Where the C
     library is another one (macOS, musl) or the allocator was replaced (jemalloc), nothing changes.

@@ -10,7 +10,7 @@ FOOTPRINT = 32
 # The same with the graph of a full backward pass: from 47 (ViT-Ti/16) over 140 to 155 (ConvNeXt-T, ResNet-50,
 # EfficientNet-Lite0) to 183 (ViT-B/16).
 GRAPH_FOOTPRINT = 192
-# On a CPU larger batches are no faster: EfficientNet-Lite0 takes 19 ms an image at 8 and 20 at 32 (one thread, freed
+# On a CPU larger batches are no faster: EfficientNet-Lite0 takes 18 ms an image at both 8 and 32 (one thread, freed
 # memory kept; given back to the system, 31 and 52), ViT-B/16 about 170 ms at both 8 and 32.
 CPU_BATCH = 8
 
