@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# File by file, with one thread each: of more than there are cores, each waits for the others in a loop. More processes
-# than cores, because they wait for servers and for processes to start; two where clusters must not starve.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# Two at a time, file by file, because half of a test on Ray is waiting for processes to start. With one thread each: of
+# more than there are cores, each waits for the others in a loop.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-faults test-slow test-all lint format schemas docs bench clean
@@ -25,17 +25,17 @@ demo: $(INSTALLED) ## Explain 40 real photos and look at the result (about two m
 	$(BIN)/finer-ray demo demo_export
 
 test: $(INSTALLED) ## Run the tests, all but those of the next two (five minutes on 2 cores)
-	$(PYTEST) -n 3 -m "not faults and not slow"
+	$(PYTEST) -m "not faults and not slow"
 
 test-faults: $(INSTALLED) ## Kill processes, lose nodes, fail stores, fill disks, fuzz
-	$(PYTEST) -n 2 -m faults
+	$(PYTEST) -m faults
 
 test-slow: $(INSTALLED) ## Train, draw, browse the report, run the demo, notebooks, every command of the docs, benchmarks in miniature
-	$(PYTEST) -n 2 -m "slow and not faults"
+	$(PYTEST) -m "slow and not faults"
 
 # The last two together, so that neither process waits for the other twice.
 test-all: test ## Run all of them
-	$(PYTEST) -n 2 -m "faults or slow"
+	$(PYTEST) -m "faults or slow"
 
 lint: $(INSTALLED) ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -293,8 +293,8 @@ def test_half_precision_gives_float32_results_close_to_it(name: str, precision: 
 def test_compiled_models(name: str) -> None:
     model = copy.deepcopy(build(name)).float()
     if hasattr(model.split.encoder, "blocks"):
-        # All blocks are alike, and the compiler takes its time for each.
-        model.split.encoder.blocks = model.split.encoder.blocks[-3:]
+        # All blocks but the last are alike, and the compiler takes its time for each.
+        model.split.encoder.blocks = model.split.encoder.blocks[-2:]
     x = images(model, 2).float()
     plain = explain(model, x, SaliencySpec(GRADS))
     model.split.trunk = torch.compile(model.split.trunk)  # type: ignore[method-assign]
