@@ -13,10 +13,11 @@ def keep_freed_memory() -> bool:
 
     Of a CNN every layer's output has a buffer of its own, of megabytes. By glibc's defaults each comes from the system
     and goes back to it, and the kernel fills each page with zeros anew: in batches of 32 two thirds of
-    EfficientNet-Lite0's time, and a tenth of a ViT-S's. What is kept, 2 to 13 % more than the peak without, is kept
+    EfficientNet-Lite0's time, and a tenth of a ViT-S's. What is kept, at most 13 % more than the peak without, is kept
     until the process ends (`benchmarks/bench_allocator.py`).
 
-    A setting of the whole process, for all its threads but those that have memory of their own already. Where the C
+    A setting of the whole process, for all its threads but those that have memory of their own already, as Ray's have:
+    these still give large blocks back, a third of the pages (a forward pass 50 to 28 ms, others 52 to 18). Where the C
     library is another one (macOS, musl) or the allocator was replaced (jemalloc), nothing changes.
 
     Returns:
