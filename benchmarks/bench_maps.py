@@ -3,8 +3,8 @@
 python -m benchmarks.bench_maps PHOTOS [FOLDER]    prints tables as Markdown, writes benchmarks/bench_maps.json
 
 PHOTOS are WebDataset tars of photos and masks, as a glob. The job is `benchmarks/all_maps.yaml` over the demo's two. Of
-all images it leaves out what is slow (`SLOW`), and makes all of every twentieth. Exports that FOLDER holds
-are gone on with.
+all images it leaves out what is slow (`SLOW`), and makes all of every twentieth. Exports that FOLDER holds are gone on
+with.
 """
 
 import json

@@ -16,9 +16,10 @@ def keep_freed_memory() -> bool:
     EfficientNet-Lite0's time, and a tenth of a ViT-S's. What is kept, at most 13 % more than the peak without, is kept
     until the process ends (`benchmarks/bench_allocator.py`).
 
-    A setting of the whole process, for all its threads but those that have memory of their own already, as Ray's have:
-    these still give large blocks back, a third of the pages (a forward pass 50 to 28 ms, others 52 to 18). Where the C
-    library is another one (macOS, musl) or the allocator was replaced (jemalloc), nothing changes.
+    A setting of the whole process, for all its threads but those that have memory of their own already: these still
+    give a third of the pages back (a forward pass takes 28 ms in place of 50, where others take 18). So it seems to be
+    in part on Ray, whose processes have many threads before a model is prepared. Where the C library is another one
+    (macOS, musl) or the allocator was replaced (jemalloc), nothing changes.
 
     Returns:
         Whether the C library has these settings.
